@@ -1,0 +1,232 @@
+//! What the native side tells the log: a bounded ring for each listener, drained by the main isolate.
+//!
+//! The listener's thread writes, one reader reads. A full ring drops the event and counts it: the
+//! relay never waits for the log.
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::layout::Event;
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $text:literal;)+) => {
+        /// What an event tells, and what its `value` means there.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum EventKind { $($(#[doc = $doc])+ $name = $code,)+ }
+
+        impl EventKind {
+            /// Every kind, in the order of its code.
+            pub const ALL: &'static [EventKind] = &[$(EventKind::$name,)+];
+
+            /// The name in JSON logs.
+            pub const fn name(self) -> &'static str {
+                match self { $(EventKind::$name => $text,)+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A connection was closed for its header, with what came instead. `value`: bytes that had come.
+    HeaderRefused = 1, "header_refused";
+    /// No complete header in time. `value`: bytes that had come.
+    HeaderTimeout = 2, "header_timeout";
+    /// A peer outside the allowed subnets was closed or its datagram dropped.
+    PeerRefused = 3, "peer_refused";
+    /// The connection to the service failed; `errno` says why, or is 0 when nothing answered in time.
+    ConnectFailed = 4, "connect_failed";
+    /// The client's port could not be had; an ephemeral one is used. `value`: the port asked for.
+    PortFallback = 5, "port_fallback";
+    /// Accepting pauses for want of descriptors or memory. `value`: milliseconds.
+    AcceptPaused = 6, "accept_paused";
+    /// This host has no such address family: said once each. `value`: 4 or 6.
+    FamilyUnavailable = 7, "family_unavailable";
+    /// A connection is relayed to the service.
+    ConnectionOpened = 8, "connection_opened";
+    /// A relayed connection ended; `errno` is the error that ended it, or 0.
+    ConnectionClosed = 9, "connection_closed";
+    /// Datagrams were dropped. `value`: how many since the last such event for this reason.
+    DatagramsRefused = 10, "datagrams_refused";
+    /// A UDP flow was opened.
+    FlowOpened = 11, "flow_opened";
+    /// A UDP flow ended.
+    FlowClosed = 12, "flow_closed";
+    /// A UDP flow could not be opened; `errno` says why.
+    FlowFailed = 13, "flow_failed";
+    /// The flow table is full: the longest idle flow makes room. Said once a minute at most.
+    FlowsFull = 14, "flows_full";
+    /// The ring was full. `value`: how many events were lost before this one.
+    EventsLost = 15, "events_lost";
+}
+
+/// Events a ring holds. A power of two.
+const CAPACITY: usize = 1024;
+
+/// One listener's ring.
+pub struct EventRing {
+    slots: Box<[UnsafeCell<MaybeUninit<Event>>]>,
+    /// The next slot to read; only the reader stores it.
+    head: AtomicUsize,
+    /// The next slot to write; only the writer stores it.
+    tail: AtomicUsize,
+    /// Dropped since the reader last asked.
+    lost: AtomicUsize,
+}
+
+// SAFETY: a slot is written only between head+CAPACITY and tail by the one writer, and read only
+// between head and tail by the one reader; the stores of `tail` and `head` are releases that the
+// other side acquires. `Service` upholds that there is one of each: a listener's ring is written by
+// the thread in `serve` and read under the drain lock.
+unsafe impl Sync for EventRing {}
+// SAFETY: the slots hold plain data, which any thread may drop.
+unsafe impl Send for EventRing {}
+
+impl Default for EventRing {
+    fn default() -> EventRing {
+        EventRing {
+            slots: (0..CAPACITY).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
+            head: AtomicUsize::new(0),
+            tail: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl EventRing {
+    /// Queues an event and wakes the reader; `false` when the ring is full and the event is lost.
+    /// One thread at a time may push.
+    pub fn push(&self, event: Event) -> bool {
+        let tail = self.tail.load(Ordering::Relaxed);
+        if tail.wrapping_sub(self.head.load(Ordering::Acquire)) == CAPACITY {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let slot = &self.slots[tail % CAPACITY];
+        // SAFETY: the slot lies outside head..tail, so the reader does not look at it, and there is
+        // one writer.
+        unsafe { (*slot.get()).write(event) };
+        self.tail.store(tail.wrapping_add(1), Ordering::Release);
+        true
+    }
+
+    /// The oldest event, if any. One thread at a time may pop.
+    pub fn pop(&self) -> Option<Event> {
+        let head = self.head.load(Ordering::Relaxed);
+        if head == self.tail.load(Ordering::Acquire) {
+            return None;
+        }
+        let slot = &self.slots[head % CAPACITY];
+        // SAFETY: the slot lies inside head..tail: it was written, and the writer leaves it alone
+        // until `head` has passed it.
+        let event = unsafe { (*slot.get()).assume_init_read() };
+        self.head.store(head.wrapping_add(1), Ordering::Release);
+        Some(event)
+    }
+
+    /// Whether `pop` would give an event.
+    pub fn has_some(&self) -> bool {
+        self.head.load(Ordering::Relaxed) != self.tail.load(Ordering::Acquire)
+    }
+
+    /// How many events were lost since the last call.
+    pub fn take_lost(&self) -> usize {
+        self.lost.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// Wakes the reader when a ring has something. A ring costs a system call only while it sleeps.
+#[derive(Default)]
+pub struct Doorbell {
+    waiting: AtomicBool,
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Doorbell {
+    /// Wakes the reader, if it sleeps.
+    pub fn ring(&self) {
+        if self.waiting.swap(false, Ordering::SeqCst) {
+            *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Sleeps until a ring or the timeout, unless `ready` finds something first.
+    pub fn wait(&self, timeout: Duration, ready: impl Fn() -> bool) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        *rung = false;
+        self.waiting.store(true, Ordering::SeqCst);
+        if !ready() {
+            let _ = self.changed.wait_timeout_while(rung, timeout, |rung| !*rung);
+        }
+        self.waiting.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(value: u32) -> Event {
+        Event { value, ..Event::new(EventKind::HeaderRefused, 0) }
+    }
+
+    #[test]
+    fn a_full_ring_drops_the_newest_and_counts() {
+        let ring = EventRing::default();
+        for value in 0..CAPACITY as u32 {
+            assert!(ring.push(event(value)));
+        }
+        assert!(!ring.push(event(9999)));
+        assert_eq!(ring.take_lost(), 1);
+        assert_eq!(ring.take_lost(), 0);
+        for value in 0..CAPACITY as u32 {
+            assert_eq!(ring.pop().map(|event| event.value), Some(value));
+        }
+        assert!(ring.pop().is_none());
+        assert!(ring.push(event(1)));
+    }
+
+    #[test]
+    fn events_arrive_in_order_across_threads() {
+        let ring = EventRing::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut value = 0;
+                while value < 100_000 {
+                    if ring.push(event(value)) {
+                        value += 1;
+                    } else {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let mut next = 0;
+            while next < 100_000 {
+                match ring.pop() {
+                    Some(event) => {
+                        assert_eq!(event.value, next);
+                        next += 1;
+                    }
+                    None => std::thread::yield_now(),
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_doorbell_wakes_a_sleeper() {
+        let bell = Doorbell::default();
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| bell.wait(Duration::from_secs(60), || false));
+            while !sleeper.is_finished() {
+                bell.ring();
+                std::thread::yield_now();
+            }
+        });
+    }
+}

@@ -1,0 +1,63 @@
+//! What the program needs of the file system and the process, so that `--allow-ffi` is enough.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::errors::{Error, Result};
+
+const LARGEST: u64 = 64 << 20;
+
+/// Reads a file; returns its size. A buffer that is too small gets nothing.
+pub fn read(path: &[u8], content: &mut [u8]) -> Result<i32> {
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    let refused =
+        |error: io::Error| Error::system(format!("Cannot read {}", path.display()), &error);
+    let mut read = Vec::new();
+    File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut read)).map_err(refused)?;
+    if read.len() as u64 == LARGEST {
+        return Err(Error::invalid(format!("Cannot read {}: larger than 64 MiB", path.display())));
+    }
+    if let Some(room) = content.get_mut(..read.len()) {
+        room.copy_from_slice(&read);
+    }
+    Ok(read.len() as i32)
+}
+
+/// Raises `RLIMIT_NOFILE` to the hard limit (getrlimit(2)); returns what is in force.
+pub fn raise_limit() -> u32 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the length of both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
+            return 0;
+        }
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raised) == 0 {
+            limit = raised;
+        }
+    }
+    u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_buffer_learns_the_size_and_gets_nothing() {
+        let path = std::env::temp_dir().join(format!("mmproxy-read-{}", std::process::id()));
+        std::fs::write(&path, "192.0.2.0/24\n").unwrap();
+        let name = path.as_os_str().as_bytes();
+        let mut short = [7; 4];
+        assert_eq!(read(name, &mut short).unwrap(), 13);
+        assert_eq!(short, [7; 4]);
+        let mut enough = [0; 13];
+        assert_eq!(read(name, &mut enough).unwrap(), 13);
+        assert_eq!(&enough, b"192.0.2.0/24\n");
+        std::fs::remove_file(&path).unwrap();
+        let gone = read(name, &mut enough).unwrap_err();
+        assert!(gone.text().starts_with("Cannot read "), "{}", gone.text());
+    }
+}

@@ -1,0 +1,248 @@
+//! The C ABI of the native core, and nothing else.
+//!
+//! Numbers are `u32` and `i32`; everything larger goes through a buffer that the caller owns.
+//! Services and listeners are integer handles, never pointers. A result below zero is a `status`
+//! code whose sentence `last_error` gives on the same thread.
+
+#![warn(missing_docs)]
+
+mod errors;
+mod events;
+mod files;
+mod frame;
+mod layout;
+mod listener;
+mod refusal;
+mod relay;
+mod service;
+mod socket;
+mod stats;
+mod subnets;
+
+pub use layout::describe;
+
+use std::ffi::c_void;
+use std::time::Duration;
+
+#[cfg(feature = "bindgen")]
+use deno_bindgen::deno_bindgen;
+
+use errors::{guard, Error};
+use layout::{Event, ServiceConfig, SubnetRecord};
+
+/// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
+/// aligned to 8.
+pub type Buffer = *mut u8;
+
+/// The hash of the layout that this library was built with; it must equal `ABI_VERSION`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn abi_version() -> u32 {
+    layout::fingerprint()
+}
+
+/// Copies the sentence of this thread's last failed call, UTF-8; returns its whole length in bytes.
+///
+/// # Safety
+/// `text` is valid for writing `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn last_error(text: Buffer, length: u32) -> u32 {
+    // SAFETY: the caller's promise.
+    errors::copy_last(unsafe { bytes_mut(text, length) }) as u32
+}
+
+/// Reads a file into `content`; returns the file's size in bytes, which may be larger than `length`
+/// (then nothing is copied, and a larger buffer is needed). Files of 64 MiB and more are refused.
+///
+/// # Safety
+/// `path` is valid for reading `path_length` bytes of UTF-8, `content` for writing `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn read_file(
+    path: Buffer,
+    path_length: u32,
+    content: Buffer,
+    length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (path, content) = unsafe { (bytes(path, path_length), bytes_mut(content, length)) };
+        files::read(path, content)
+    })
+}
+
+/// Raises the limit of open files to the hard limit; returns the limit now in force.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn raise_file_limit() -> u32 {
+    files::raise_limit()
+}
+
+/// Checks what a service needs of the system (capabilities, a free port) and prepares it; returns
+/// its handle. Nothing listens yet.
+///
+/// # Safety
+/// `config` is valid for reading `length` bytes: one `ServiceConfig`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn open_service(config: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `ServiceConfig`.
+        let configs: &[ServiceConfig] = unsafe { records(config, length)? };
+        let [config] = configs else {
+            return Err(Error::invalid("open_service takes one configuration"));
+        };
+        service::open(config)
+    })
+}
+
+/// Sets, or replaces, the subnets whose peers may send headers, in every listener of a service.
+/// Until it is called, all may. Connections that are open stay so.
+///
+/// # Safety
+/// `subnets` is valid for reading `length` bytes: one or more `SubnetRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn set_subnets(service: u32, subnets: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `SubnetRecord`.
+        let subnets: &[SubnetRecord] = unsafe { records(subnets, length)? };
+        service::find(service)?.set_subnets(subnets)
+    })
+}
+
+/// Opens one more listener of a service: its sockets join the reuseport group and start to queue.
+/// Returns the listener's handle.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn open_listener(service: u32) -> i32 {
+    guard(|| service::open_listener(service))
+}
+
+/// Where a listener's scratch region lies: `SCRATCH_SIZE` bytes, valid while the process lives; null
+/// for a handle that is not a listener's.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn scratch(listener: u32) -> *const c_void {
+    service::find_listener(listener)
+        .map_or(std::ptr::null(), |listener| listener.scratch.address().cast())
+}
+
+/// Serves a listener on the calling thread until its service is stopped (then 0) or it fails.
+/// `on_header(length, carrier)` decodes the header in the scratch region and returns an `Action`.
+///
+/// # Safety
+/// `on_header` is a C function of two `u32` that returns one, callable on this thread until `serve`
+/// has returned.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn serve(listener: u32, on_header: *const c_void) -> i32 {
+    guard(|| {
+        if on_header.is_null() {
+            return Err(Error::invalid("serve needs a decoder"));
+        }
+        // SAFETY: the caller's promise.
+        let on_header: listener::OnHeader = unsafe { std::mem::transmute(on_header) };
+        let listener = service::find_listener(listener)?;
+        listener::serve(&listener, on_header)
+    })
+}
+
+/// Asks every listener of a service to stop accepting, to let its connections finish, and to end
+/// those that remain after `grace_ms` milliseconds.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn stop(service: u32, grace_ms: u32) -> i32 {
+    guard(|| service::find(service)?.stop(Duration::from_millis(u64::from(grace_ms))))
+}
+
+/// Moves queued events into `events`, waiting up to `timeout_ms` milliseconds for the first;
+/// returns how many there are now.
+///
+/// # Safety
+/// `events` is valid for writing `length` bytes: room for one or more `Event`.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn next_events(
+    service: u32,
+    events: Buffer,
+    length: u32,
+    timeout_ms: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is an `Event`.
+        let events: &mut [Event] = unsafe { records_mut(events, length)? };
+        service::find(service)?.next_events(events, Duration::from_millis(u64::from(timeout_ms)))
+    })
+}
+
+/// Writes the counters of a service, summed over its listeners, then the refusals by code; returns
+/// how many `u64` (host byte order) were written.
+///
+/// # Safety
+/// `counters` is valid for writing `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn stats(service: u32, counters: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `u64`.
+        let counters: &mut [u64] = unsafe { records_mut(counters, length)? };
+        service::find(service)?.stats(counters)
+    })
+}
+
+/// # Safety
+/// `start` is valid for reading `length` bytes, unless `length` is 0.
+unsafe fn bytes<'a>(start: Buffer, length: u32) -> &'a [u8] {
+    if start.is_null() || length == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(start, length as usize) }
+}
+
+/// # Safety
+/// `start` is valid for writing `length` bytes, unless `length` is 0, and nobody else looks at them.
+unsafe fn bytes_mut<'a>(start: Buffer, length: u32) -> &'a mut [u8] {
+    if start.is_null() || length == 0 {
+        return &mut [];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts_mut(start, length as usize) }
+}
+
+/// The whole buffer as records of one kind; an error if it is not a whole number of them.
+///
+/// # Safety
+/// As `bytes`, and every bit pattern is a `T`.
+unsafe fn records<'a, T>(start: Buffer, length: u32) -> errors::Result<&'a [T]> {
+    let count = record_count::<T>(start, length)?;
+    if count == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: the caller's promise; size and alignment were checked.
+    Ok(unsafe { std::slice::from_raw_parts(start.cast(), count) })
+}
+
+/// # Safety
+/// As `bytes_mut`, and every bit pattern is a `T`.
+unsafe fn records_mut<'a, T>(start: Buffer, length: u32) -> errors::Result<&'a mut [T]> {
+    let count = record_count::<T>(start, length)?;
+    if count == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: the caller's promise; size and alignment were checked.
+    Ok(unsafe { std::slice::from_raw_parts_mut(start.cast(), count) })
+}
+
+fn record_count<T>(start: Buffer, length: u32) -> errors::Result<usize> {
+    let size = std::mem::size_of::<T>();
+    if start.is_null() && length > 0
+        || start as usize % std::mem::align_of::<T>() != 0
+        || length as usize % size != 0
+    {
+        return Err(Error::invalid(format!("{length} bytes are not records of {size} bytes")));
+    }
+    Ok(length as usize / size)
+}

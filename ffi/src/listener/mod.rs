@@ -1,0 +1,161 @@
+//! One listener's thread: one epoll, from a connection's first byte to its last.
+
+mod deadlines;
+pub mod poll;
+pub mod slab;
+mod tcp;
+mod udp;
+
+use std::net::SocketAddr;
+use std::sync::TryLockError;
+use std::time::Instant;
+
+use crate::errors::{Error, Result};
+use crate::layout::{action, Endpoint};
+use crate::refusal::Refusal;
+use crate::service::Listener;
+use crate::stats::Counter;
+use poll::{Events, Interest, Poll, Token};
+
+/// The decoder in TypeScript: the header's length in bytes and its `carrier`; an `action` comes back,
+/// and the verdict in the scratch region.
+pub type OnHeader = extern "C" fn(u32, u32) -> u32;
+
+/// What a header came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Refuse(Refusal),
+    /// Connect from the client's address.
+    Client(SocketAddr),
+    /// Connect from the proxy's own.
+    Own,
+}
+
+/// What both protocols need of their thread.
+pub struct Context<'a> {
+    pub listener: &'a Listener,
+    pub poll: Poll,
+    /// Milliseconds since the service was opened: read once a turn.
+    pub now: u64,
+    on_header: OnHeader,
+}
+
+/// Serves a listener until its service is stopped.
+pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
+    let _serving = match listener.serving.try_lock() {
+        Ok(guard) => guard,
+        // A thread that panicked here has unwound: the listener is free.
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::invalid("the listener is served by another thread"))
+        }
+    };
+    let failed = |error: std::io::Error| Error::system("Cannot serve a listener", &error);
+    listener.stats.clear_gauges();
+    let opened = listener.service.opened;
+    let mut cx =
+        Context { listener, poll: Poll::new().map_err(failed)?, now: since(opened), on_header };
+    // Edge-triggered: it tells once of each signal, and nobody needs to read it.
+    cx.poll.add(listener.wake.fd(), Token::Wake, Interest::Changes).map_err(failed)?;
+    let mut tcp = tcp::Listening::start(&cx).map_err(failed)?;
+    let mut udp = udp::Listening::start(&cx).map_err(failed)?;
+    let mut events = Events::new();
+    loop {
+        let timeout = if tcp.has_work() {
+            0
+        } else {
+            sleep_ms(cx.now, [tcp.next_deadline(), udp.next_deadline(), stop_in(&cx, opened)])
+        };
+        cx.poll.wait(&mut events, timeout).map_err(failed)?;
+        cx.now = since(opened);
+        for index in 0..events.len() {
+            match events.get(index) {
+                (Token::Wake, _) => {}
+                (Token::TcpListener, _) => tcp.set_acceptable(),
+                (Token::UdpListener, _) => udp.set_receivable(),
+                (Token::Flow(key), _) => udp.on_reply(&mut cx, key),
+                (token, bits) => tcp.on_event(&mut cx, token, bits),
+            }
+        }
+        tcp.turn(&mut cx);
+        udp.turn(&mut cx);
+        if let Some(stop_at) = listener.service.stop_at() {
+            let finished = tcp.stop(&cx) & udp.stop(&cx);
+            if finished || Instant::now() >= stop_at {
+                return Ok(0);
+            }
+        }
+    }
+}
+
+/// Milliseconds to sleep until the earliest of the deadlines; -1 without any.
+fn sleep_ms(now: u64, deadlines: [Option<u64>; 3]) -> i32 {
+    match deadlines.into_iter().flatten().min() {
+        None => -1,
+        Some(at) => i32::try_from(at.saturating_sub(now)).unwrap_or(i32::MAX),
+    }
+}
+
+fn since(opened: Instant) -> u64 {
+    opened.elapsed().as_millis() as u64
+}
+
+fn stop_in(cx: &Context, opened: Instant) -> Option<u64> {
+    let at = cx.listener.service.stop_at()?.saturating_duration_since(opened);
+    // A millisecond more than the whole ones, so that the deadline has passed on waking.
+    Some(at.as_millis() as u64 + 1)
+}
+
+impl Context<'_> {
+    /// Asks the decoder about a whole header.
+    pub fn decode(&self, header: &[u8], carrier: u32) -> Decision {
+        #[cfg(feature = "fault-injection")]
+        assert!(!header.ends_with(b"mmproxy: panic"), "a header asked for it");
+        // SAFETY: this is the serving thread, and the slice ends before the decoder is called.
+        let scratch = unsafe { self.listener.scratch.header() };
+        match scratch.get_mut(..header.len()) {
+            Some(room) => room.copy_from_slice(header),
+            None => return Decision::Refuse(Refusal::Decoder),
+        }
+        let answer = (self.on_header)(header.len() as u32, carrier);
+        // SAFETY: this is the serving thread.
+        let verdict = unsafe { self.listener.scratch.verdict() };
+        let stats = &self.listener.stats;
+        if answer == action::DROP {
+            let refusal = Refusal::from_code(verdict.refusal).unwrap_or(Refusal::Decoder);
+            return Decision::Refuse(refusal);
+        }
+        match verdict.version {
+            1 => stats.add(Counter::HeadersV1, 1),
+            2 => stats.add(Counter::HeadersV2, 1),
+            _ => stats.add(Counter::HeadersSpp, 1),
+        }
+        let client = Endpoint {
+            family: verdict.family,
+            port: verdict.client_port,
+            address: verdict.client_address,
+            ..Endpoint::default()
+        };
+        match (answer, client.socket_addr()) {
+            (action::OWN, _) => {
+                stats.add(Counter::HeadersOwn, 1);
+                Decision::Own
+            }
+            (action::CLIENT, Some(client)) => Decision::Client(client),
+            _ => Decision::Refuse(Refusal::Decoder),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleep_ends_at_the_earliest_deadline() {
+        assert_eq!(sleep_ms(5, [None, None, None]), -1);
+        assert_eq!(sleep_ms(5, [Some(9), None, Some(7)]), 2);
+        assert_eq!(sleep_ms(5, [Some(3), None, None]), 0);
+        assert_eq!(sleep_ms(0, [Some(u64::MAX), None, None]), i32::MAX);
+    }
+}

@@ -1,0 +1,515 @@
+//! A TCP connection's way: accept, subnet check, header, verdict, connect, relay.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use super::deadlines::Deadlines;
+use super::poll::{Interest, Key, Token};
+use super::slab::Slab;
+use super::{Context, Decision};
+use crate::events::EventKind;
+use crate::frame::{self, Frame};
+use crate::layout::{carrier, level, Endpoint, Event};
+use crate::refusal::Refusal;
+use crate::relay::tcp::{Relay, Side, Tools, Turn};
+use crate::service::lock;
+use crate::socket::{self, RawAddr, Source};
+use crate::stats::Counter;
+use crate::subnets::Subnets;
+
+/// Connections accepted before the others have their turn.
+const ACCEPTS_A_TURN: usize = 32;
+/// How long accepting pauses when descriptors or memory have run out.
+const PAUSE_MS: u64 = 100;
+
+/// The listening socket and all its connections.
+pub struct Listening {
+    socket: Option<RawFd>,
+    acceptable: bool,
+    /// When accepting goes on, while it pauses.
+    resume_at: Option<u64>,
+    connections: Slab<Connection>,
+    /// Those that have more to move without waiting for an event.
+    ready: Vec<Key>,
+    ready_now: Vec<Key>,
+    header_deadlines: Deadlines,
+    connect_deadlines: Deadlines,
+    tools: Tools,
+    subnets: Option<Arc<Subnets>>,
+    subnets_version: u32,
+    /// Families that this host turned out to lack: said once each.
+    missing_families: Vec<u8>,
+}
+
+struct Connection {
+    client: Side,
+    peer: SocketAddr,
+    phase: Phase,
+    /// Waits in `ready`.
+    queued: bool,
+}
+
+enum Phase {
+    /// The header so far: empty until a first piece came.
+    Header(Vec<u8>),
+    Connecting(Upstream),
+    Relaying(Upstream),
+}
+
+struct Upstream {
+    side: Side,
+    relay: Relay,
+    source: Source,
+    service: SocketAddr,
+}
+
+/// Why a connection ends.
+enum End {
+    /// It was refused; nothing was relayed.
+    Refused,
+    /// The service could not be reached.
+    Unreachable,
+    /// The relay is over, with the error that broke it, if any.
+    Over(Option<i32>),
+}
+
+impl Listening {
+    /// Starts with the listener's socket; without one there is nothing to do.
+    pub fn start(cx: &Context) -> io::Result<Listening> {
+        let settings = &cx.listener.service.settings;
+        let socket = lock(&cx.listener.tcp).as_ref().map(AsRawFd::as_raw_fd);
+        if let Some(socket) = socket {
+            cx.poll.add(socket, Token::TcpListener, Interest::Readable)?;
+        }
+        Ok(Listening {
+            socket,
+            acceptable: false,
+            resume_at: None,
+            connections: Slab::default(),
+            ready: Vec::new(),
+            ready_now: Vec::new(),
+            header_deadlines: Deadlines::new(settings.header_timeout.as_millis() as u64),
+            connect_deadlines: Deadlines::new(settings.connect_timeout.as_millis() as u64),
+            tools: Tools::new(),
+            subnets: None,
+            subnets_version: 0,
+            missing_families: Vec::new(),
+        })
+    }
+
+    /// The listening socket has connections.
+    pub fn set_acceptable(&mut self) {
+        self.acceptable = true;
+    }
+
+    /// Whether `turn` has something to do without an event.
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// When `turn` must be called at the latest.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let deadlines =
+            [self.header_deadlines.next(), self.connect_deadlines.next(), self.resume_at];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// An event on one side of a connection.
+    pub fn on_event(&mut self, cx: &mut Context, token: Token, bits: u32) {
+        let (key, of_client) = match token {
+            Token::Client(key) => (key, true),
+            Token::Upstream(key) => (key, false),
+            _ => return,
+        };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match &mut connection.phase {
+            _ if of_client => connection.client.note(bits),
+            Phase::Connecting(upstream) | Phase::Relaying(upstream) => upstream.side.note(bits),
+            Phase::Header(_) => {}
+        }
+        self.advance(cx, key);
+    }
+
+    /// Everything that is due: connections with more to move, deadlines, new connections.
+    pub fn turn(&mut self, cx: &mut Context) {
+        let mut ready = std::mem::take(&mut self.ready_now);
+        std::mem::swap(&mut ready, &mut self.ready);
+        for key in ready.drain(..) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.queued = false;
+                self.advance(cx, key);
+            }
+        }
+        self.ready_now = ready;
+        self.pass_deadlines(cx);
+        if std::mem::take(&mut self.acceptable) {
+            self.accept(cx);
+        }
+    }
+
+    /// Stops accepting; whether every connection has ended.
+    pub fn stop(&mut self, cx: &Context) -> bool {
+        if self.socket.take().is_some() {
+            *lock(&cx.listener.tcp) = None;
+            self.resume_at = None;
+            self.acceptable = false;
+        }
+        self.connections.len() == 0
+    }
+
+    fn accept(&mut self, cx: &mut Context) {
+        let Some(socket) = self.socket else { return };
+        for _ in 0..ACCEPTS_A_TURN {
+            match socket::accept(socket) {
+                Ok((client, peer)) => self.admit(cx, client, peer),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        return self.pause_accepting(cx, socket, &error);
+                    }
+                    // EAGAIN: that was all. Anything else concerns the one connection that is gone
+                    // (ECONNABORTED, a network error: accept(2)); level-triggered epoll comes back.
+                    _ => return,
+                },
+            }
+        }
+    }
+
+    fn pause_accepting(&mut self, cx: &Context, socket: RawFd, error: &io::Error) {
+        cx.poll.remove(socket);
+        self.resume_at = Some(cx.now + PAUSE_MS);
+        cx.listener.stats.add(Counter::AcceptPauses, 1);
+        let event = Event::new(EventKind::AcceptPaused, level::WARN);
+        let errno = error.raw_os_error().unwrap_or(0);
+        cx.listener.tell(Event { errno, value: PAUSE_MS as u32, ..event });
+    }
+
+    fn admit(&mut self, cx: &mut Context, client: OwnedFd, peer: RawAddr) {
+        let stats = &cx.listener.stats;
+        stats.add(Counter::Accepted, 1);
+        let Some(peer) = peer.socket_addr() else { return };
+        if !self.is_allowed(cx, peer) {
+            stats.refuse(Refusal::PeerNotAllowed);
+            let event = Event::new(EventKind::PeerRefused, level::WARN);
+            let refusal = Refusal::PeerNotAllowed as u8;
+            return cx.listener.tell(Event { refusal, peer: peer.into(), ..event });
+        }
+        stats.add(Counter::ConnectionsActive, 1);
+        let fd = client.as_raw_fd();
+        let key = self.connections.insert(Connection {
+            client: Side::new(client),
+            peer,
+            phase: Phase::Header(Vec::new()),
+            queued: false,
+        });
+        self.header_deadlines.push(key.index, cx.now);
+        if cx.poll.add(fd, Token::Client(key), Interest::Changes).is_err() {
+            self.end(cx, key, End::Refused);
+        }
+    }
+
+    fn is_allowed(&mut self, cx: &Context, peer: SocketAddr) -> bool {
+        let version = cx.listener.service.subnets_version();
+        if version != self.subnets_version {
+            self.subnets = cx.listener.service.subnets();
+            self.subnets_version = version;
+        }
+        self.subnets.as_ref().is_none_or(|subnets| subnets.contain(peer.ip()))
+    }
+
+    /// Takes a connection as far as it goes without waiting.
+    fn advance(&mut self, cx: &mut Context, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let end = match &mut connection.phase {
+            Phase::Header(_) => self.read_header(cx, key),
+            Phase::Connecting(upstream) => {
+                let fd = upstream.side.fd.as_raw_fd();
+                let errno = if upstream.side.has_failed() { socket::take_error(fd) } else { 0 };
+                if errno == libc::ECONNRESET {
+                    // It was established, and reset before we looked.
+                    upstream.relay.break_off(errno);
+                } else if errno != 0 {
+                    let end = self.unreachable(cx, key, errno);
+                    return self.end(cx, key, end);
+                }
+                if upstream.side.is_writable() {
+                    self.establish(cx, key);
+                    self.relay(key)
+                } else {
+                    None
+                }
+            }
+            Phase::Relaying(_) => self.relay(key),
+        };
+        if let Some(end) = end {
+            self.end(cx, key, end);
+        }
+    }
+
+    fn read_header(&mut self, cx: &mut Context, key: Key) -> Option<End> {
+        let connection = self.connections.get_mut(key)?;
+        let Phase::Header(so_far) = &mut connection.phase else { return None };
+        let buffer = &mut self.tools.buffer;
+        while connection.client.is_readable() {
+            let received = match connection.client.receive(buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(_) => 0,
+            };
+            if received == 0 {
+                return Some(refuse(cx, connection, Refusal::Incomplete));
+            }
+            // One piece is the rule, and needs no copy; more pieces are collected.
+            let bytes = if so_far.is_empty() {
+                &buffer[..received]
+            } else {
+                so_far.extend_from_slice(&buffer[..received]);
+                &so_far[..]
+            };
+            match frame::stream(bytes) {
+                Frame::Partial if so_far.is_empty() => *so_far = bytes.to_vec(),
+                Frame::Partial => {}
+                Frame::Refused(refusal) => {
+                    *so_far = bytes.to_vec();
+                    return Some(refuse(cx, connection, refusal));
+                }
+                Frame::Header(length) => {
+                    let payload: Box<[u8]> = bytes[length..].into();
+                    return match cx.decode(&bytes[..length], carrier::STREAM) {
+                        Decision::Refuse(refusal) => {
+                            *so_far = bytes[..length].to_vec();
+                            Some(refuse(cx, connection, refusal))
+                        }
+                        Decision::Client(client) => {
+                            self.connect(cx, key, Source::Client(client), payload)
+                        }
+                        Decision::Own => self.connect(cx, key, Source::Own, payload),
+                    };
+                }
+            }
+        }
+        None
+    }
+
+    fn connect(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        source: Source,
+        payload: Box<[u8]>,
+    ) -> Option<End> {
+        self.header_deadlines.remove(key.index);
+        let connection = self.connections.get_mut(key)?;
+        let settings = &cx.listener.service.settings;
+        let family_of = match source {
+            Source::Client(client) => client.ip(),
+            Source::Own => connection.peer.ip(),
+        };
+        let service = settings.upstream(family_of);
+        let opened = socket::connect_tcp(source, service, settings.mark).and_then(|opened| {
+            let fd = opened.socket.as_raw_fd();
+            cx.poll.add(fd, Token::Upstream(key), Interest::Changes)?;
+            Ok(opened)
+        });
+        match opened {
+            Ok(opened) => {
+                if opened.port_fallback {
+                    tell_fallback(cx, connection.peer, source, service);
+                }
+                connection.phase = Phase::Connecting(Upstream {
+                    side: Side::new(opened.socket),
+                    relay: Relay::owing(payload),
+                    source,
+                    service,
+                });
+                self.connect_deadlines.push(key.index, cx.now);
+                None
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                Some(self.failed_to_connect(cx, key, source, service, errno))
+            }
+        }
+    }
+
+    fn unreachable(&mut self, cx: &Context, key: Key, errno: i32) -> End {
+        let Some(connection) = self.connections.get(key) else { return End::Unreachable };
+        let Phase::Connecting(upstream) = &connection.phase else { return End::Unreachable };
+        let (source, service) = (upstream.source, upstream.service);
+        self.failed_to_connect(cx, key, source, service, errno)
+    }
+
+    /// Tells why the service was not reached; an `errno` of 0 is a timeout.
+    fn failed_to_connect(
+        &mut self,
+        cx: &Context,
+        key: Key,
+        source: Source,
+        service: SocketAddr,
+        errno: i32,
+    ) -> End {
+        let stats = &cx.listener.stats;
+        stats.add(if errno == 0 { Counter::ConnectTimeouts } else { Counter::ConnectErrors }, 1);
+        let mut event = Event::new(EventKind::ConnectFailed, level::WARN);
+        if errno == libc::EAFNOSUPPORT {
+            let family = if service.is_ipv4() { 4 } else { 6 };
+            if self.missing_families.contains(&family) {
+                return End::Unreachable;
+            }
+            self.missing_families.push(family);
+            event = Event::new(EventKind::FamilyUnavailable, level::WARN);
+            event.value = u32::from(family);
+        }
+        let peer = self.connections.get(key).map(|connection| connection.peer);
+        cx.listener.tell(Event {
+            errno,
+            peer: peer.map(Endpoint::from).unwrap_or_default(),
+            client: client_of(source),
+            upstream: service.into(),
+            ..event
+        });
+        End::Unreachable
+    }
+
+    fn establish(&mut self, cx: &Context, key: Key) {
+        self.connect_deadlines.remove(key.index);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let phase = std::mem::replace(&mut connection.phase, Phase::Header(Vec::new()));
+        let Phase::Connecting(upstream) = phase else { return };
+        cx.listener.stats.add(Counter::Connected, 1);
+        if cx.listener.logs(level::DEBUG) {
+            let event = Event::new(EventKind::ConnectionOpened, level::DEBUG);
+            cx.listener.tell(described(event, connection.peer, &upstream));
+        }
+        connection.phase = Phase::Relaying(upstream);
+    }
+
+    fn relay(&mut self, key: Key) -> Option<End> {
+        let connection = self.connections.get_mut(key)?;
+        let Phase::Relaying(upstream) = &mut connection.phase else { return None };
+        match upstream.relay.turn(&mut connection.client, &mut upstream.side, &mut self.tools) {
+            Turn::Waiting => None,
+            Turn::Ready => {
+                if !connection.queued {
+                    connection.queued = true;
+                    self.ready.push(key);
+                }
+                None
+            }
+            Turn::Ended(error) => Some(End::Over(error)),
+        }
+    }
+
+    fn pass_deadlines(&mut self, cx: &mut Context) {
+        while let Some(index) = self.header_deadlines.pop_due(cx.now) {
+            if let Some(key) = self.connections.key_at(index) {
+                if let Some(connection) = self.connections.get(key) {
+                    let end = refuse(cx, connection, Refusal::Timeout);
+                    self.end(cx, key, end);
+                }
+            }
+        }
+        while let Some(index) = self.connect_deadlines.pop_due(cx.now) {
+            if let Some(key) = self.connections.key_at(index) {
+                let end = self.unreachable(cx, key, 0);
+                self.end(cx, key, end);
+            }
+        }
+        if self.resume_at.is_some_and(|at| at <= cx.now) {
+            self.resume_at = None;
+            if let Some(socket) = self.socket {
+                if cx.poll.add(socket, Token::TcpListener, Interest::Readable).is_err() {
+                    self.resume_at = Some(cx.now + PAUSE_MS);
+                }
+            }
+        }
+    }
+
+    /// Closes both sides; a relay that broke is reset, so that each end learns it.
+    fn end(&mut self, cx: &Context, key: Key, end: End) {
+        self.header_deadlines.remove(key.index);
+        self.connect_deadlines.remove(key.index);
+        let Some(connection) = self.connections.remove(key) else { return };
+        let stats = &cx.listener.stats;
+        stats.lower(Counter::ConnectionsActive);
+        let reset = match end {
+            End::Refused => false,
+            End::Unreachable => true,
+            End::Over(error) => error.is_some(),
+        };
+        if reset {
+            socket::reset_on_close(connection.client.fd.as_raw_fd());
+        }
+        let Phase::Relaying(upstream) = connection.phase else { return };
+        if reset {
+            socket::reset_on_close(upstream.side.fd.as_raw_fd());
+        }
+        stats.add(Counter::BytesUp, upstream.relay.up.bytes);
+        stats.add(Counter::BytesDown, upstream.relay.down.bytes);
+        if cx.listener.logs(level::DEBUG) {
+            let mut event = Event::new(EventKind::ConnectionClosed, level::DEBUG);
+            if let End::Over(Some(errno)) = end {
+                event.errno = errno;
+            }
+            cx.listener.tell(described(event, connection.peer, &upstream));
+        }
+    }
+}
+
+/// Tells that a connection ends without a header that we take, and what came in its place.
+fn refuse(cx: &Context, connection: &Connection, refusal: Refusal) -> End {
+    cx.listener.stats.refuse(refusal);
+    let came: &[u8] = match &connection.phase {
+        Phase::Header(so_far) => so_far,
+        _ => &[],
+    };
+    // Load balancers and monitors probe a port by opening and closing it.
+    let probe = refusal == Refusal::Incomplete && came.is_empty();
+    let kind = match refusal {
+        Refusal::Timeout => EventKind::HeaderTimeout,
+        _ => EventKind::HeaderRefused,
+    };
+    let event = Event::new(kind, if probe { level::DEBUG } else { level::WARN });
+    cx.listener.tell(
+        Event {
+            refusal: refusal as u8,
+            value: came.len() as u32,
+            peer: connection.peer.into(),
+            ..event
+        }
+        .with_sample(came),
+    );
+    End::Refused
+}
+
+/// Counts and tells that a client's port could not be had.
+pub fn tell_fallback(cx: &Context, peer: SocketAddr, source: Source, service: SocketAddr) {
+    cx.listener.stats.add(Counter::PortFallbacks, 1);
+    let client = client_of(source);
+    let event = Event::new(EventKind::PortFallback, level::DEBUG);
+    cx.listener.tell(Event {
+        value: u32::from(client.port),
+        peer: peer.into(),
+        client,
+        upstream: service.into(),
+        ..event
+    });
+}
+
+fn described(event: Event, peer: SocketAddr, upstream: &Upstream) -> Event {
+    Event {
+        peer: peer.into(),
+        client: client_of(upstream.source),
+        upstream: upstream.service.into(),
+        ..event
+    }
+}
+
+/// The client of a source; empty for the proxy's own.
+pub fn client_of(source: Source) -> Endpoint {
+    match source {
+        Source::Client(client) => client.into(),
+        Source::Own => Endpoint::default(),
+    }
+}

@@ -1,0 +1,633 @@
+//! UDP flows and the batches that carry their datagrams.
+//!
+//! Datagrams come in by `recvmmsg` and go out by `sendmmsg`; neighbours of one size and one flow go
+//! as one segmented send (udp(7), UDP_SEGMENT). Buffers are allocated once a thread.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use super::{flows, routes};
+use crate::frame::SPP_LENGTH;
+use crate::service::lock;
+use crate::socket::{check, sized, RawAddr};
+
+/// Datagrams in one batch, and segments in one send (the kernel's UDP_MAX_SEGMENTS).
+pub const BATCH: usize = 64;
+/// The largest UDP datagram, and one byte more: a longer one shows.
+const ROOM: usize = 65_536;
+/// The distance between two buffers. A multiple of 64 KiB would put the head of every datagram into
+/// the same set of the processor's caches.
+const STRIDE: usize = ROOM + 9 * 64;
+/// The kernel refuses segmented sends of more.
+const MOST_BYTES: usize = 65_000;
+/// Room for one IPV6_PKTINFO and one UDP_SEGMENT.
+const CONTROL: usize = 96;
+
+/// Whose flow it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    /// The client's that a header names.
+    Client(SocketAddr),
+    /// The peer's own: LOCAL, UNKNOWN, UNSPEC.
+    Peer(SocketAddr),
+}
+
+/// Where a datagram came from, and which address of ours it was sent to (on a wildcard listener).
+#[derive(Clone, Copy, PartialEq)]
+pub struct Path {
+    pub peer: RawAddr,
+    local: Local,
+}
+
+/// An address of this host, to reply from. Family 0: the listener's own, which needs no telling.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Local {
+    family: u8,
+    address: [u8; 16],
+    /// Only for link-local addresses, which mean nothing without it.
+    interface: u32,
+}
+
+/// A flow's upstream socket and the way back. Any listener may send on it; its own reads it.
+pub struct Flow {
+    pub socket: OwnedFd,
+    last_used: AtomicU64,
+    /// Which route last sent for the client: the way back is that route's.
+    route: AtomicU64,
+    way_back: Mutex<Option<WayBack>>,
+}
+
+/// Where replies go, and what precedes each.
+#[derive(Clone, Copy)]
+pub struct WayBack {
+    path: Path,
+    /// A Simple Proxy Protocol header, as it came.
+    header: Option<[u8; SPP_LENGTH]>,
+}
+
+/// The flows of all listeners, so that a client keeps its flow when its next peer is served by
+/// another listener.
+#[derive(Default)]
+pub struct Directory {
+    flows: Mutex<HashMap<Owner, Weak<Flow>>>,
+}
+
+impl Flow {
+    pub fn new(socket: OwnedFd, now: u64) -> Flow {
+        Flow {
+            socket,
+            last_used: AtomicU64::new(now),
+            route: AtomicU64::new(0),
+            way_back: Mutex::new(None),
+        }
+    }
+
+    /// Notes that the flow carried something.
+    #[inline]
+    pub fn touch(&self, now: u64) {
+        self.last_used.store(now, Ordering::Relaxed);
+    }
+
+    /// Replies go back along this route from now on. `serial` is unique to the route.
+    #[inline]
+    pub fn come_by(&self, serial: u64, way_back: impl FnOnce() -> WayBack) {
+        if self.route.load(Ordering::Relaxed) != serial {
+            *lock(&self.way_back) = Some(way_back());
+            self.route.store(serial, Ordering::Release);
+        }
+    }
+
+    /// The serial of the route that last sent.
+    #[inline]
+    pub fn route(&self) -> u64 {
+        self.route.load(Ordering::Acquire)
+    }
+
+    /// The way back along it.
+    pub fn way_back(&self) -> Option<WayBack> {
+        *lock(&self.way_back)
+    }
+}
+
+impl flows::Flow for Arc<Flow> {
+    fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+}
+
+impl Directory {
+    /// The flow of an owner, wherever it is served; or the one that `open` makes.
+    pub fn find_or_open<E>(
+        &self,
+        owner: Owner,
+        open: impl FnOnce() -> Result<Arc<Flow>, E>,
+    ) -> Result<Found, E> {
+        // The lock is held while the socket is opened: two listeners must not open the same flow.
+        let mut flows = lock(&self.flows);
+        if let Some(flow) = flows.get(&owner).and_then(Weak::upgrade) {
+            return Ok(Found::Elsewhere(flow));
+        }
+        let flow = open()?;
+        flows.insert(owner, Arc::downgrade(&flow));
+        Ok(Found::Opened(flow))
+    }
+
+    /// Forgets a flow that has ended.
+    pub fn remove(&self, owner: &Owner, flow: &Arc<Flow>) {
+        let mut flows = lock(&self.flows);
+        if flows.get(owner).is_some_and(|known| known.as_ptr() == Arc::as_ptr(flow)) {
+            flows.remove(owner);
+        }
+    }
+}
+
+/// What `find_or_open` came to.
+pub enum Found {
+    Elsewhere(Arc<Flow>),
+    Opened(Arc<Flow>),
+}
+
+impl routes::Path for Path {
+    #[inline]
+    fn bytes(&self) -> impl AsRef<[u8]> {
+        let mut bytes = [0; 52];
+        let peer = self.peer.bytes();
+        bytes[..peer.len()].copy_from_slice(peer);
+        bytes[28..44].copy_from_slice(&self.local.address);
+        bytes[44..48].copy_from_slice(&self.local.interface.to_ne_bytes());
+        bytes[48] = self.local.family;
+        bytes
+    }
+}
+
+impl WayBack {
+    /// The way back along a path; `header` is what the replies are wrapped in, if they are.
+    pub fn new(path: Path, header: Option<&[u8]>) -> WayBack {
+        WayBack { path, header: header.and_then(|header| header.try_into().ok()) }
+    }
+}
+
+/// One datagram of a batch.
+pub struct Received<'a> {
+    pub data: &'a [u8],
+    pub path: Path,
+    /// Longer than any UDP datagram can be.
+    pub truncated: bool,
+}
+
+/// A batch of datagrams from peers.
+pub struct Inbox {
+    buffer: Box<[u8]>,
+    peers: Box<[RawAddr]>,
+    controls: Box<[Control]>,
+    iovecs: Box<[libc::iovec]>,
+    messages: Box<[libc::mmsghdr]>,
+}
+
+/// Control messages want their alignment (cmsg(3)).
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; CONTROL]);
+
+const NO_IOVEC: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+fn no_messages() -> Box<[libc::mmsghdr]> {
+    // SAFETY: zeroes are a valid mmsghdr: no name, no buffers, no control.
+    vec![unsafe { zeroed::<libc::mmsghdr>() }; BATCH].into()
+}
+
+impl Inbox {
+    pub fn new() -> Inbox {
+        Inbox {
+            buffer: vec![0; BATCH * STRIDE].into(),
+            peers: vec![RawAddr::empty(); BATCH].into(),
+            controls: vec![Control([0; CONTROL]); BATCH].into(),
+            iovecs: vec![NO_IOVEC; BATCH].into(),
+            messages: no_messages(),
+        }
+    }
+
+    /// Receives what is there, up to a batch; how many.
+    pub fn receive(&mut self, listener: RawFd) -> io::Result<usize> {
+        for slot in 0..BATCH {
+            self.iovecs[slot] = libc::iovec {
+                iov_base: self.buffer[slot * STRIDE..].as_mut_ptr().cast(),
+                iov_len: ROOM,
+            };
+            let header = &mut self.messages[slot].msg_hdr;
+            header.msg_name = self.peers[slot].as_mut_ptr();
+            header.msg_namelen = RawAddr::ROOM;
+            header.msg_iov = &mut self.iovecs[slot];
+            header.msg_iovlen = 1;
+            header.msg_control = self.controls[slot].0.as_mut_ptr().cast();
+            header.msg_controllen = CONTROL as _;
+        }
+        // SAFETY: every message points to its own buffers, all of which outlive the call.
+        unsafe { receive_many(listener, &mut self.messages) }
+    }
+
+    /// A datagram of the last batch.
+    pub fn get(&self, slot: usize) -> Received<'_> {
+        let message = &self.messages[slot];
+        let mut peer = self.peers[slot];
+        peer.set_length(message.msg_hdr.msg_namelen);
+        let start = slot * STRIDE;
+        Received {
+            data: &self.buffer[start..start + message.msg_len as usize],
+            path: Path { peer, local: local_of(&message.msg_hdr) },
+            truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        }
+    }
+}
+
+/// # Safety
+/// Every message points to valid names, buffers and control space.
+unsafe fn receive_many(fd: RawFd, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    sized(|| {
+        // SAFETY: the caller's promise; no timeout is passed.
+        let count = unsafe {
+            libc::recvmmsg(
+                fd,
+                messages.as_mut_ptr(),
+                messages.len() as u32,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        count as isize
+    })
+}
+
+/// Which address of ours a datagram was sent to, if the kernel says so (ip(7), ipv6(7)).
+fn local_of(header: &libc::msghdr) -> Local {
+    // SAFETY: the kernel filled the control space that the header points to, up to msg_controllen.
+    let Some(control) = (unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }) else {
+        return Local::default();
+    };
+    let mut local = Local::default();
+    // SAFETY: a control message of this level and type carries this structure.
+    unsafe {
+        match (control.cmsg_level, control.cmsg_type) {
+            (libc::SOL_IP, libc::IP_PKTINFO) => {
+                let info: libc::in_pktinfo =
+                    libc::CMSG_DATA(control).cast::<libc::in_pktinfo>().read_unaligned();
+                local.family = 4;
+                // ipi_spec_dst: for a broadcast it is ours, where ipi_addr is not.
+                local.address[..4].copy_from_slice(&info.ipi_spec_dst.s_addr.to_ne_bytes());
+            }
+            (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+                let info: libc::in6_pktinfo =
+                    libc::CMSG_DATA(control).cast::<libc::in6_pktinfo>().read_unaligned();
+                local.family = 6;
+                local.address = info.ipi6_addr.s6_addr;
+                if local.address.starts_with(&[0xfe, 0x80]) {
+                    local.interface = info.ipi6_ifindex;
+                }
+            }
+            _ => {}
+        }
+    }
+    local
+}
+
+/// Datagrams of one flow on their way to the service, in order: gathered, then sent as one.
+pub struct Outgoing {
+    iovecs: Vec<libc::iovec>,
+    bytes: usize,
+    /// Cleared for good when the kernel cannot segment (EIO: the device computes no checksums).
+    segmenting: bool,
+}
+
+/// What became of datagrams that were sent.
+#[derive(Clone, Copy, Default)]
+pub struct Sent {
+    pub sent: u64,
+    pub lost: u64,
+    /// ICMP errors met on the way.
+    pub unreachable: u64,
+}
+
+impl Outgoing {
+    pub fn new() -> Outgoing {
+        Outgoing { iovecs: Vec::with_capacity(BATCH), bytes: 0, segmenting: true }
+    }
+
+    /// Adds a datagram; sends what is gathered first where it cannot join it.
+    ///
+    /// The payload must stay where it is until `flush`.
+    #[inline]
+    pub fn add(&mut self, flow: &Flow, payload: &[u8], result: &mut Sent) {
+        if !self.joins(payload.len()) {
+            self.flush(flow, result);
+        }
+        self.bytes += payload.len();
+        self.iovecs.push(libc::iovec {
+            iov_base: payload.as_ptr().cast_mut().cast(),
+            iov_len: payload.len(),
+        });
+    }
+
+    /// Whether a datagram of this length can be the next segment: all but the last are of one
+    /// length, and the last is no longer than they.
+    fn joins(&self, length: usize) -> bool {
+        let Some((first, last)) = self.iovecs.first().zip(self.iovecs.last()) else { return true };
+        self.segmenting
+            && length > 0
+            && length <= first.iov_len
+            && last.iov_len == first.iov_len
+            && self.iovecs.len() < BATCH
+            && self.bytes + length <= MOST_BYTES
+    }
+
+    /// Sends what is gathered.
+    pub fn flush(&mut self, flow: &Flow, result: &mut Sent) {
+        let fd = flow.socket.as_raw_fd();
+        match self.iovecs.len() {
+            0 => return,
+            1 => send_one(fd, &self.iovecs[0], result),
+            count => {
+                let segment = self.iovecs[0].iov_len as u16;
+                match again_after_icmp(result, || send_segmented(fd, &self.iovecs, segment)) {
+                    Ok(_) => result.sent += count as u64,
+                    Err(error) if is_segmentation_refused(&error) => {
+                        self.segmenting &= error.raw_os_error() != Some(libc::EIO);
+                        self.iovecs.iter().for_each(|one| send_one(fd, one, result));
+                    }
+                    Err(_) => result.lost += count as u64,
+                }
+            }
+        }
+        self.iovecs.clear();
+        self.bytes = 0;
+    }
+}
+
+/// EIO: no checksum offload on the device. EINVAL, EMSGSIZE: a segment exceeds the path's MTU; such
+/// a datagram goes out in fragments when it is sent alone (udp(7)).
+fn is_segmentation_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
+}
+
+fn send_one(fd: RawFd, payload: &libc::iovec, result: &mut Sent) {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the payload is valid until `flush` has returned (see `add`).
+    let send = || sized(|| unsafe { libc::send(fd, payload.iov_base, payload.iov_len, flags) });
+    match again_after_icmp(result, send) {
+        Ok(_) => result.sent += 1,
+        Err(_) => result.lost += 1,
+    }
+}
+
+/// A send may report an ICMP error of an earlier one, and sends nothing then: once more.
+fn again_after_icmp(
+    result: &mut Sent,
+    mut send: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    match send() {
+        Err(error) if is_icmp(&error) => {
+            result.unreachable += 1;
+            send()
+        }
+        sent => sent,
+    }
+}
+
+/// An error that an ICMP message left on a socket: it ends nothing.
+fn is_icmp(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EPROTO)
+    )
+}
+
+fn send_segmented(fd: RawFd, segments: &[libc::iovec], segment: u16) -> io::Result<usize> {
+    let mut control = Control([0; CONTROL]);
+    // SAFETY: zeroes are a valid msghdr.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_iov = segments.as_ptr().cast_mut();
+    header.msg_iovlen = segments.len() as _;
+    let mut controls = Controls::new(&mut header, &mut control);
+    controls.push(libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the header points to iovecs and control space that outlive the call.
+    sized(|| unsafe { libc::sendmsg(fd, &header, flags) })
+}
+
+/// Writes control messages one behind another.
+struct Controls<'a> {
+    header: &'a mut libc::msghdr,
+    used: usize,
+}
+
+impl<'a> Controls<'a> {
+    fn new(header: &'a mut libc::msghdr, space: &'a mut Control) -> Controls<'a> {
+        header.msg_control = space.0.as_mut_ptr().cast();
+        header.msg_controllen = 0;
+        Controls { header, used: 0 }
+    }
+
+    fn push<T>(&mut self, level: i32, kind: i32, value: T) {
+        let size = size_of::<T>() as u32;
+        // SAFETY: CMSG_SPACE and CMSG_LEN only compute.
+        let (space, length) = unsafe { (libc::CMSG_SPACE(size), libc::CMSG_LEN(size)) };
+        assert!(self.used + space as usize <= CONTROL);
+        // SAFETY: the space behind `used` is free, large enough (asserted) and aligned: `Control`
+        // is aligned to 8 and CMSG_SPACE keeps that.
+        unsafe {
+            let at = self.header.msg_control.cast::<u8>().add(self.used).cast::<libc::cmsghdr>();
+            (*at).cmsg_level = level;
+            (*at).cmsg_type = kind;
+            (*at).cmsg_len = length as _;
+            libc::CMSG_DATA(at).cast::<T>().write_unaligned(value);
+        }
+        self.used += space as usize;
+        self.header.msg_controllen = self.used as _;
+    }
+}
+
+/// Replies of many flows, gathered and sent by the listener at once.
+pub struct Replies {
+    buffer: Box<[u8]>,
+    lengths: [usize; BATCH],
+    used: usize,
+    /// Runs of neighbours that go as one message.
+    runs: Vec<Run>,
+    receive_iovecs: Box<[libc::iovec]>,
+    receive_messages: Box<[libc::mmsghdr]>,
+    send_iovecs: Vec<libc::iovec>,
+    send_messages: Box<[libc::mmsghdr]>,
+    controls: Box<[Control]>,
+    segmenting: bool,
+}
+
+/// Datagrams `first..first + count` of the ring, for one peer.
+#[derive(Clone, Copy)]
+struct Run {
+    first: usize,
+    count: usize,
+    way_back: WayBack,
+}
+
+impl Replies {
+    pub fn new() -> Replies {
+        Replies {
+            buffer: vec![0; BATCH * STRIDE].into(),
+            lengths: [0; BATCH],
+            used: 0,
+            runs: Vec::with_capacity(BATCH),
+            receive_iovecs: vec![NO_IOVEC; BATCH].into(),
+            receive_messages: no_messages(),
+            send_iovecs: Vec::with_capacity(2 * BATCH),
+            send_messages: no_messages(),
+            controls: vec![Control([0; CONTROL]); BATCH].into(),
+            segmenting: true,
+        }
+    }
+
+    /// Whether the ring is full: `flush` before the next `receive`.
+    pub fn is_full(&self) -> bool {
+        self.used == BATCH
+    }
+
+    /// Receives what the service sent to a flow, as far as there is room; how many datagrams.
+    pub fn receive(&mut self, flow: &Flow, way_back: WayBack) -> io::Result<usize> {
+        for slot in self.used..BATCH {
+            self.receive_iovecs[slot] = libc::iovec {
+                iov_base: self.buffer[slot * STRIDE..].as_mut_ptr().cast(),
+                iov_len: ROOM,
+            };
+            let header = &mut self.receive_messages[slot].msg_hdr;
+            header.msg_iov = &mut self.receive_iovecs[slot];
+            header.msg_iovlen = 1;
+        }
+        let messages = &mut self.receive_messages[self.used..];
+        // SAFETY: every message points to its own buffer, which outlives the call.
+        let count = unsafe { receive_many(flow.socket.as_raw_fd(), messages) }?;
+        for slot in self.used..self.used + count {
+            let length = self.receive_messages[slot].msg_len as usize;
+            self.lengths[slot] = length;
+            let joined = self.segmenting && slot > self.used;
+            match self.runs.last_mut().filter(|run| joined && joins(run, &self.lengths, length)) {
+                Some(run) => run.count += 1,
+                None => self.runs.push(Run { first: slot, count: 1, way_back }),
+            }
+        }
+        self.used += count;
+        Ok(count)
+    }
+
+    /// Sends everything from the listener's socket.
+    pub fn flush(&mut self, listener: RawFd) -> Sent {
+        let mut result = Sent::default();
+        let mut from = 0;
+        while from < self.runs.len() {
+            let until = self.runs.len();
+            match self.send(listener, from, until) {
+                Ok(sent) => {
+                    let runs = &self.runs[from..from + sent];
+                    result.sent += runs.iter().map(|run| run.count as u64).sum::<u64>();
+                    from += sent;
+                }
+                Err(error) if self.runs[from].count > 1 && is_segmentation_refused(&error) => {
+                    self.segmenting &= error.raw_os_error() != Some(libc::EIO);
+                    self.split(from);
+                }
+                // This one cannot be sent; the next may be for a peer that can be reached.
+                Err(_) => {
+                    result.lost += self.runs[from].count as u64;
+                    from += 1;
+                }
+            }
+        }
+        self.runs.clear();
+        self.used = 0;
+        result
+    }
+
+    /// Turns a run into runs of one datagram each.
+    fn split(&mut self, at: usize) {
+        let run = self.runs[at];
+        let singles =
+            (run.first..run.first + run.count).map(|first| Run { first, count: 1, ..run });
+        self.runs.splice(at..=at, singles);
+    }
+
+    fn send(&mut self, listener: RawFd, from: usize, until: usize) -> io::Result<usize> {
+        self.send_iovecs.clear();
+        for (slot, run) in self.runs[from..until].iter_mut().enumerate() {
+            let first_iovec = self.send_iovecs.len();
+            for datagram in run.first..run.first + run.count {
+                if let Some(header) = &mut run.way_back.header {
+                    self.send_iovecs.push(libc::iovec {
+                        iov_base: header.as_mut_ptr().cast(),
+                        iov_len: SPP_LENGTH,
+                    });
+                }
+                self.send_iovecs.push(libc::iovec {
+                    iov_base: self.buffer[datagram * STRIDE..].as_mut_ptr().cast(),
+                    iov_len: self.lengths[datagram],
+                });
+            }
+            let message = &mut self.send_messages[slot].msg_hdr;
+            message.msg_name = run.way_back.path.peer.as_mut_ptr();
+            message.msg_namelen = run.way_back.path.peer.bytes().len() as u32;
+            message.msg_iovlen = (self.send_iovecs.len() - first_iovec) as _;
+            // The vector holds twice a batch from the start, so that it never moves.
+            message.msg_iov = &mut self.send_iovecs[first_iovec];
+            let mut controls = Controls::new(message, &mut self.controls[slot]);
+            push_local(&mut controls, &run.way_back.path.local);
+            if run.count > 1 {
+                let wrapped = run.way_back.header.map_or(0, |header| header.len());
+                let segment = (self.lengths[run.first] + wrapped) as u16;
+                controls.push(libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+            }
+        }
+        // SAFETY: every message points to a name, iovecs, buffers and control space of `self`, none of
+        // which moves before the call returns.
+        let sent = check(unsafe {
+            libc::sendmmsg(
+                listener,
+                self.send_messages.as_mut_ptr(),
+                (until - from) as u32,
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            )
+        })?;
+        Ok(sent as usize)
+    }
+}
+
+/// Whether the next datagram can be a segment of the run before it.
+fn joins(run: &Run, lengths: &[usize; BATCH], length: usize) -> bool {
+    let wrapped = run.way_back.header.map_or(0, |header| header.len());
+    let (first, last) = (lengths[run.first], lengths[run.first + run.count - 1]);
+    length > 0
+        && length <= first
+        && last == first
+        && (run.count + 1) * (first + wrapped) <= MOST_BYTES
+}
+
+/// Replies leave from the address that the peer spoke to (ip(7), ipv6(7)).
+fn push_local(controls: &mut Controls, local: &Local) {
+    match local.family {
+        4 => {
+            let [a, b, c, d, ..] = local.address;
+            let spec = libc::in_addr { s_addr: u32::from_ne_bytes([a, b, c, d]) };
+            let any = libc::in_addr { s_addr: 0 };
+            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec, ipi_addr: any };
+            controls.push(libc::SOL_IP, libc::IP_PKTINFO, info);
+        }
+        6 => {
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr { s6_addr: local.address },
+                ipi6_ifindex: local.interface,
+            };
+            controls.push(libc::SOL_IPV6, libc::IPV6_PKTINFO, info);
+        }
+        _ => {}
+    }
+}

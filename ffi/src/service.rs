@@ -1,0 +1,374 @@
+//! Services and their listeners: what the handles stand for.
+//!
+//! A service is one configuration with any number of listeners; each listener is served by one
+//! thread. Everything that several threads touch lives here.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use crate::errors::{Error, Result};
+use crate::events::{Doorbell, EventKind, EventRing};
+use crate::layout::{
+    level, protocol, udp_header, Endpoint, Event, ServiceConfig, SubnetRecord, HEADER_OFFSET,
+    MAX_HEADER, SCRATCH_SIZE,
+};
+use crate::relay::udp::Directory;
+use crate::socket;
+use crate::stats::{Counter, Stats, STATS_LENGTH};
+use crate::subnets::Subnets;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub upstream4: SocketAddr,
+    pub upstream6: SocketAddr,
+    pub tcp: bool,
+    pub udp: bool,
+    pub udp_header: u32,
+    pub mark: u32,
+    pub header_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub close_after: Duration,
+    pub log_level: u8,
+    pub max_flows: usize,
+}
+
+impl Settings {
+    fn new(config: &ServiceConfig) -> Result<Settings> {
+        let missing = || Error::invalid("an address of the configuration is missing");
+        let address = |endpoint: &Endpoint| endpoint.socket_addr().ok_or_else(missing);
+        let settings = Settings {
+            listen: address(&config.listen)?,
+            upstream4: address(&config.upstream4)?,
+            upstream6: address(&config.upstream6)?,
+            tcp: config.protocols & protocol::TCP != 0,
+            udp: config.protocols & protocol::UDP != 0,
+            udp_header: config.udp_header,
+            mark: config.mark,
+            header_timeout: Duration::from_millis(u64::from(config.header_timeout_ms)),
+            connect_timeout: Duration::from_millis(u64::from(config.connect_timeout_ms)),
+            close_after: Duration::from_millis(u64::from(config.close_after_ms)),
+            log_level: u8::try_from(config.log_level).unwrap_or(level::DEBUG),
+            max_flows: config.max_flows.max(1) as usize,
+        };
+        if !settings.upstream4.is_ipv4() || !settings.upstream6.is_ipv6() {
+            return Err(Error::invalid("an upstream is not of its family"));
+        }
+        if !settings.tcp && !settings.udp || settings.udp_header > udp_header::SPP {
+            return Err(Error::invalid("the configuration names no protocol that there is"));
+        }
+        Ok(settings)
+    }
+
+    /// Where traffic of an address's family goes.
+    pub fn upstream(&self, of: IpAddr) -> SocketAddr {
+        if of.is_ipv4() {
+            self.upstream4
+        } else {
+            self.upstream6
+        }
+    }
+}
+
+/// One configuration and its listeners.
+pub struct Service {
+    pub settings: Settings,
+    /// All listeners count their milliseconds from here.
+    pub opened: Instant,
+    /// UDP flows by client, over all listeners.
+    pub flows: Directory,
+    listeners: Mutex<Vec<Arc<Listener>>>,
+    subnets: Mutex<Option<Arc<Subnets>>>,
+    /// Grows whenever `subnets` changes, so that a listener looks without taking the lock.
+    subnets_version: AtomicU32,
+    /// Set once, when the service is told to stop.
+    stop_at: OnceLock<Instant>,
+    doorbell: Doorbell,
+    draining: Mutex<()>,
+}
+
+/// One listener: its sockets outlive the thread that serves them, so that a restart loses nothing
+/// that waits in their queues.
+pub struct Listener {
+    pub index: u32,
+    pub service: Arc<Service>,
+    pub stats: Stats,
+    pub scratch: Scratch,
+    pub wake: Wake,
+    pub tcp: Mutex<Option<Socket>>,
+    pub udp: Mutex<Option<Socket>>,
+    /// Held while a thread serves the listener.
+    pub serving: Mutex<()>,
+    events: EventRing,
+}
+
+static SERVICES: Mutex<Vec<Arc<Service>>> = Mutex::new(Vec::new());
+static LISTENERS: Mutex<Vec<Arc<Listener>>> = Mutex::new(Vec::new());
+
+/// A lock whose data stays usable when a thread panicked with it: every writer leaves it whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Checks the system and registers a service; returns its handle.
+pub fn open(config: &ServiceConfig) -> Result<i32> {
+    let settings = Settings::new(config)?;
+    socket::check_capabilities(settings.mark).map_err(|error| {
+        let what = if settings.mark == 0 { "" } else { " and mark its packets" };
+        Error::system(format!("Cannot use the clients' addresses{what}"), &error)
+    })?;
+    for (wanted, stream) in [(settings.tcp, true), (settings.udp, false)] {
+        if wanted {
+            socket::check_free(settings.listen, stream)
+                .map_err(|error| cannot_listen(settings.listen, stream, &error))?;
+        }
+    }
+    let service = Arc::new(Service {
+        opened: Instant::now(),
+        flows: Directory::default(),
+        listeners: Mutex::default(),
+        subnets: Mutex::default(),
+        subnets_version: AtomicU32::new(0),
+        stop_at: OnceLock::new(),
+        doorbell: Doorbell::default(),
+        draining: Mutex::default(),
+        settings,
+    });
+    Ok(register(&SERVICES, service))
+}
+
+/// Opens a listener of a service; returns its handle.
+pub fn open_listener(service: u32) -> Result<i32> {
+    let service = find(service)?;
+    let listen = service.settings.listen;
+    let open = |wanted: bool, stream: bool, open: fn(SocketAddr) -> io::Result<Socket>| {
+        if !wanted {
+            return Ok(None);
+        }
+        open(listen).map(Some).map_err(|error| cannot_listen(listen, stream, &error))
+    };
+    let mut siblings = lock(&service.listeners);
+    let listener = Arc::new(Listener {
+        index: siblings.len() as u32,
+        stats: Stats::default(),
+        scratch: Scratch::new(),
+        wake: Wake::new().map_err(|error| Error::system("Cannot open an eventfd", &error))?,
+        tcp: Mutex::new(open(service.settings.tcp, true, socket::tcp_listener)?),
+        udp: Mutex::new(open(service.settings.udp, false, socket::udp_listener)?),
+        serving: Mutex::default(),
+        events: EventRing::default(),
+        service: service.clone(),
+    });
+    siblings.push(listener.clone());
+    Ok(register(&LISTENERS, listener))
+}
+
+/// The service of a handle.
+pub fn find(handle: u32) -> Result<Arc<Service>> {
+    look_up(&SERVICES, handle)
+}
+
+/// The listener of a handle.
+pub fn find_listener(handle: u32) -> Result<Arc<Listener>> {
+    look_up(&LISTENERS, handle)
+}
+
+fn register<T>(table: &Mutex<Vec<Arc<T>>>, entry: Arc<T>) -> i32 {
+    let mut table = lock(table);
+    table.push(entry);
+    // Handles start at 1, so that a zeroed one is never valid.
+    table.len() as i32
+}
+
+fn look_up<T>(table: &Mutex<Vec<Arc<T>>>, handle: u32) -> Result<Arc<T>> {
+    let index = (handle as usize).wrapping_sub(1);
+    let found = lock(table).get(index).cloned();
+    found.ok_or_else(|| Error::invalid(format!("there is no handle {handle}")))
+}
+
+fn cannot_listen(on: SocketAddr, stream: bool, error: &io::Error) -> Error {
+    let protocol = if stream { "TCP" } else { "UDP" };
+    Error::system(format!("Cannot listen on {on} ({protocol})"), error)
+}
+
+impl Service {
+    /// Replaces the allowed subnets. An empty set is refused: it would look like "allow all".
+    pub fn set_subnets(&self, records: &[SubnetRecord]) -> Result<i32> {
+        if records.is_empty() {
+            return Err(Error::invalid("a set of subnets without a subnet allows nobody"));
+        }
+        let subnets = Subnets::new(records)
+            .ok_or_else(|| Error::invalid("a subnet's prefix is longer than its address"))?;
+        *lock(&self.subnets) = Some(Arc::new(subnets));
+        self.subnets_version.fetch_add(1, Ordering::Release);
+        Ok(0)
+    }
+
+    /// The version of the subnets: a change says to call `subnets` again.
+    #[inline]
+    pub fn subnets_version(&self) -> u32 {
+        self.subnets_version.load(Ordering::Acquire)
+    }
+
+    /// The subnets whose peers may send headers; `None` allows all.
+    pub fn subnets(&self) -> Option<Arc<Subnets>> {
+        lock(&self.subnets).clone()
+    }
+
+    /// How many UDP flows each listener may have.
+    pub fn flows_a_listener(&self) -> usize {
+        (self.settings.max_flows / lock(&self.listeners).len().max(1)).max(1)
+    }
+
+    /// Begins the end: no new connections, and none at all after `grace`.
+    pub fn stop(&self, grace: Duration) -> Result<i32> {
+        let _ = self.stop_at.set(Instant::now() + grace);
+        for listener in lock(&self.listeners).iter() {
+            listener.wake.signal();
+        }
+        Ok(0)
+    }
+
+    /// When the last connection must have ended, once `stop` was called.
+    pub fn stop_at(&self) -> Option<Instant> {
+        self.stop_at.get().copied()
+    }
+
+    /// Moves queued events into `into`; waits up to `timeout` for the first.
+    pub fn next_events(&self, into: &mut [Event], timeout: Duration) -> Result<i32> {
+        let _only_reader = lock(&self.draining);
+        let listeners: Vec<Arc<Listener>> = lock(&self.listeners).clone();
+        let mut count = drain(&listeners, into);
+        if count == 0 && !into.is_empty() {
+            let ready = || listeners.iter().any(|listener| listener.events.has_some());
+            self.doorbell.wait(timeout, ready);
+            count = drain(&listeners, into);
+        }
+        Ok(count as i32)
+    }
+
+    /// Writes the counters, summed over the listeners.
+    pub fn stats(&self, into: &mut [u64]) -> Result<i32> {
+        let mut sums = [0; STATS_LENGTH];
+        for listener in lock(&self.listeners).iter() {
+            listener.stats.read(&mut sums);
+        }
+        let room = into
+            .get_mut(..STATS_LENGTH)
+            .ok_or_else(|| Error::invalid(format!("{STATS_LENGTH} counters need more room")))?;
+        room.copy_from_slice(&sums);
+        Ok(STATS_LENGTH as i32)
+    }
+}
+
+fn drain(listeners: &[Arc<Listener>], into: &mut [Event]) -> usize {
+    let mut count = 0;
+    for listener in listeners {
+        let lost = listener.events.take_lost();
+        if lost > 0 && count < into.len() {
+            let event = Event::new(EventKind::EventsLost, level::WARN);
+            into[count] = Event { listener: listener.index, value: lost as u32, ..event };
+            count += 1;
+        }
+        while count < into.len() {
+            let Some(event) = listener.events.pop() else { break };
+            into[count] = event;
+            count += 1;
+        }
+    }
+    count
+}
+
+impl Listener {
+    /// Whether events of this level are wanted. Ask before building one on a busy path.
+    #[inline]
+    pub fn logs(&self, level: u8) -> bool {
+        level <= self.service.settings.log_level
+    }
+
+    /// Queues an event for the log, if its level is wanted. Only the serving thread may call it.
+    pub fn tell(&self, event: Event) {
+        if !self.logs(event.level) {
+            return;
+        }
+        if !self.events.push(Event { listener: self.index, ..event }) {
+            self.stats.add(Counter::EventsLost, 1);
+        }
+        self.service.doorbell.ring();
+    }
+}
+
+/// Memory that a listener shares with its decoder: the verdict, and the header behind it.
+pub struct Scratch {
+    start: *mut u8,
+}
+
+// SAFETY: the memory is written only by the thread that serves the listener, inside `serve` and in
+// the callback that `serve` calls; `Listener::serving` admits one such thread.
+unsafe impl Send for Scratch {}
+// SAFETY: as above.
+unsafe impl Sync for Scratch {}
+
+impl Scratch {
+    /// Allocated once a listener and never freed: TypeScript keeps a view of it.
+    fn new() -> Scratch {
+        let region = vec![0u64; SCRATCH_SIZE.div_ceil(8)].into_boxed_slice();
+        Scratch { start: Box::leak(region).as_mut_ptr().cast() }
+    }
+
+    /// The region's first byte, aligned to 8.
+    pub fn address(&self) -> *const u8 {
+        self.start
+    }
+
+    /// Where a header goes: room for the longest, and one byte more.
+    ///
+    /// # Safety
+    /// Only the serving thread may call it, and may hold one such slice at a time.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn header(&self) -> &mut [u8] {
+        // SAFETY: the region is SCRATCH_SIZE bytes, initialised and never freed; the caller promises
+        // that no other slice of it lives.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(HEADER_OFFSET), MAX_HEADER + 1) }
+    }
+
+    /// What the decoder answered.
+    ///
+    /// # Safety
+    /// Only the serving thread may call it.
+    pub unsafe fn verdict(&self) -> crate::layout::Verdict {
+        // SAFETY: the region starts with a `Verdict`, aligned, and any bit pattern is one.
+        unsafe { self.start.cast::<crate::layout::Verdict>().read() }
+    }
+}
+
+/// Wakes a listener's epoll from another thread (eventfd(2)).
+pub struct Wake(OwnedFd);
+
+impl Wake {
+    fn new() -> io::Result<Wake> {
+        // SAFETY: no pointers are passed.
+        let fd =
+            socket::check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+        Ok(Wake(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// The descriptor to poll. It stays readable: whoever wakes looks at what changed.
+    pub fn fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    fn signal(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: eight bytes are read from `one`. A full counter (EAGAIN) has woken it already.
+        unsafe { libc::write(self.fd(), one.as_ptr().cast(), one.len()) };
+    }
+}

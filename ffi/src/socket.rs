@@ -1,0 +1,435 @@
+//! Every system call on sockets, and the kernel's reasons.
+//!
+//! Callers pass values and get `io::Result`; nothing here keeps state or logs.
+
+use std::io;
+use std::mem::{size_of, size_of_val, zeroed};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::{c_int, socklen_t};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// An address in the kernel's form, 28 bytes at most: compared and hashed as it is.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct RawAddr {
+    storage: libc::sockaddr_in6,
+    length: socklen_t,
+}
+
+impl RawAddr {
+    /// Room for the kernel to write a peer's address to.
+    pub fn empty() -> RawAddr {
+        // SAFETY: zeroes are a valid, unspecified address.
+        RawAddr { storage: unsafe { zeroed() }, length: 0 }
+    }
+
+    /// Where the kernel reads or writes the address, and how much room there is.
+    pub fn as_mut_ptr(&mut self) -> *mut libc::c_void {
+        (&raw mut self.storage).cast()
+    }
+
+    /// Bytes of room.
+    pub const ROOM: socklen_t = size_of::<libc::sockaddr_in6>() as socklen_t;
+
+    /// Tells how much of the room the kernel used.
+    pub fn set_length(&mut self, length: socklen_t) {
+        self.length = length.min(Self::ROOM);
+    }
+
+    /// The kernel's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the storage is initialised and `length` never exceeds its size.
+        unsafe {
+            std::slice::from_raw_parts((&raw const self.storage).cast(), self.length as usize)
+        }
+    }
+
+    /// The address, IPv4-mapped IPv6 as IPv4; `None` for another family.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match c_int::from(self.storage.sin6_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says that a sockaddr_in lies here; it is the smaller one.
+                let v4: libc::sockaddr_in = unsafe { std::mem::transmute_copy(&self.storage) };
+                let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+                Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))
+            }
+            libc::AF_INET6 => {
+                let port = u16::from_be(self.storage.sin6_port);
+                let ip = Ipv6Addr::from(self.storage.sin6_addr.s6_addr);
+                Some(match ip.to_ipv4_mapped() {
+                    Some(v4) => SocketAddr::V4(SocketAddrV4::new(v4, port)),
+                    None => {
+                        let scope = self.storage.sin6_scope_id;
+                        SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope))
+                    }
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for RawAddr {
+    fn from(addr: SocketAddr) -> RawAddr {
+        let mut raw = RawAddr::empty();
+        match addr {
+            SocketAddr::V4(v4) => {
+                let storage = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
+                    sin_zero: [0; 8],
+                };
+                raw.length = size_of_val(&storage) as socklen_t;
+                // SAFETY: a sockaddr_in is smaller than the storage and may be written over it.
+                unsafe { raw.as_mut_ptr().cast::<libc::sockaddr_in>().write(storage) };
+            }
+            SocketAddr::V6(v6) => {
+                raw.storage.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                raw.storage.sin6_port = v6.port().to_be();
+                raw.storage.sin6_addr.s6_addr = v6.ip().octets();
+                raw.storage.sin6_scope_id = v6.scope_id();
+                raw.length = Self::ROOM;
+            }
+        }
+        raw
+    }
+}
+
+impl PartialEq for RawAddr {
+    fn eq(&self, other: &RawAddr) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+/// A listening TCP socket of a reuseport group (socket(7), SO_REUSEPORT).
+///
+/// TCP_NODELAY and SO_KEEPALIVE are inherited by what it accepts (tcp(7)), which saves two system
+/// calls a connection: a relay must not wait to fill segments, and the service can no longer notice
+/// by itself that a client has vanished.
+pub fn tcp_listener(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = bound(addr, Type::STREAM, Sharing::Reuseport)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    socket.listen(4096)?;
+    Ok(socket)
+}
+
+/// A UDP socket of a reuseport group; on a wildcard address it tells which address was spoken to.
+pub fn udp_listener(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = bound(addr, Type::DGRAM, Sharing::Reuseport)?;
+    if addr.ip().is_unspecified() {
+        let (level, name) = match addr {
+            SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_PKTINFO),
+            // Covers IPv4 peers too: their address comes in its mapped form.
+            SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_RECVPKTINFO),
+        };
+        set_int(socket.as_raw_fd(), level, name, 1)?;
+    }
+    Ok(socket)
+}
+
+/// Whether anything else listens on the address. A reuseport group would let a second program of the
+/// same user in without a word, and each would see half of the connections.
+pub fn check_free(addr: SocketAddr, stream: bool) -> io::Result<()> {
+    let kind = if stream { Type::STREAM } else { Type::DGRAM };
+    let socket = bound(addr, kind, Sharing::Alone)?;
+    if stream {
+        // bind(2) alone accepts an address whose listener set SO_REUSEADDR; listen(2) does not.
+        socket.listen(1)?;
+    }
+    Ok(())
+}
+
+enum Sharing {
+    Alone,
+    Reuseport,
+}
+
+fn bound(addr: SocketAddr, kind: Type, sharing: Sharing) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), kind.nonblocking().cloexec(), None)?;
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    if let Sharing::Reuseport = sharing {
+        socket.set_reuse_port(true)?;
+    }
+    if addr.is_ipv6() {
+        // `[::]` serves IPv4 as well, whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// Whether this process may use foreign source addresses and, if asked for, marks.
+pub fn check_capabilities(mark: u32) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
+    set_int(socket.as_raw_fd(), libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
+    set_mark(socket.as_raw_fd(), mark)
+}
+
+/// The next connection of a listening socket, with its peer (accept4(2)).
+pub fn accept(listener: RawFd) -> io::Result<(OwnedFd, RawAddr)> {
+    let mut peer = RawAddr::empty();
+    let mut length = RawAddr::ROOM;
+    // SAFETY: `peer` has `length` bytes of room and outlives the call.
+    let fd = check(unsafe {
+        libc::accept4(
+            listener,
+            peer.as_mut_ptr().cast(),
+            &mut length,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    })?;
+    peer.set_length(length);
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, peer))
+}
+
+/// From where the service sees a connection or a flow come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The proxy's own address, which the kernel picks.
+    Own,
+    /// The client's address and port; port 0 asks for an ephemeral one.
+    Client(SocketAddr),
+}
+
+/// A connection or flow towards the service, and whether the client's port had to be given up.
+pub struct Upstream {
+    pub socket: OwnedFd,
+    pub port_fallback: bool,
+}
+
+/// Starts a TCP connection to the service; it is established once the socket is writable.
+pub fn connect_tcp(source: Source, service: SocketAddr, mark: u32) -> io::Result<Upstream> {
+    with_port_fallback(source, |source| {
+        let socket = upstream(libc::SOCK_STREAM, service, mark)?;
+        set_int(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_NODELAY, 1)?;
+        if let Source::Client(client) = source {
+            // The port may be in TIME_WAIT, or in use towards another service: connect(2) then
+            // decides by the whole 4-tuple, not bind(2) by the port alone.
+            set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            bind_transparent(socket.as_raw_fd(), client)?;
+        }
+        match connect(socket.as_raw_fd(), service) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
+            Err(error) => Err(error),
+            Ok(()) => Ok(socket),
+        }
+    })
+}
+
+/// Opens a UDP socket that speaks to the service alone.
+pub fn connect_udp(source: Source, service: SocketAddr, mark: u32) -> io::Result<Upstream> {
+    with_port_fallback(source, |source| {
+        let socket = upstream(libc::SOCK_DGRAM, service, mark)?;
+        if let Source::Client(client) = source {
+            bind_transparent(socket.as_raw_fd(), client)?;
+        }
+        connect(socket.as_raw_fd(), service)?;
+        Ok(socket)
+    })
+}
+
+fn with_port_fallback(
+    source: Source,
+    open: impl Fn(Source) -> io::Result<OwnedFd>,
+) -> io::Result<Upstream> {
+    match (open(source), source) {
+        (Err(error), Source::Client(client)) if client.port() != 0 && is_port_taken(&error) => {
+            let ephemeral = Source::Client(SocketAddr::new(client.ip(), 0));
+            Ok(Upstream { socket: open(ephemeral)?, port_fallback: true })
+        }
+        (Ok(socket), Source::Client(client)) => {
+            Ok(Upstream { socket, port_fallback: client.port() == 0 })
+        }
+        (opened, _) => Ok(Upstream { socket: opened?, port_fallback: false }),
+    }
+}
+
+/// bind(2) says EADDRINUSE, connect(2) says EADDRNOTAVAIL when the 4-tuple exists (TIME_WAIT). A
+/// privileged port needs CAP_NET_BIND_SERVICE, or EACCES.
+fn is_port_taken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::EACCES))
+}
+
+fn upstream(kind: c_int, service: SocketAddr, mark: u32) -> io::Result<OwnedFd> {
+    let family = if service.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointers are passed.
+    let fd =
+        check(unsafe { libc::socket(family, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_mark(fd, mark)?;
+    Ok(socket)
+}
+
+fn set_mark(fd: RawFd, mark: u32) -> io::Result<()> {
+    if mark == 0 {
+        return Ok(());
+    }
+    set_int(fd, libc::SOL_SOCKET, libc::SO_MARK, mark as c_int)
+}
+
+/// Binds to an address that is not this host's (ip(7), IP_TRANSPARENT).
+fn bind_transparent(fd: RawFd, client: SocketAddr) -> io::Result<()> {
+    const IPV6_TRANSPARENT: c_int = 75;
+    let (level, name) = match client {
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, IPV6_TRANSPARENT),
+    };
+    set_int(fd, level, name, 1)?;
+    if client.port() == 0 {
+        // Lets connect(2) choose a port that is free for this 4-tuple, not for all of them.
+        set_int(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    }
+    let raw = RawAddr::from(client);
+    // SAFETY: the address is valid for the length of the call.
+    check(unsafe { libc::bind(fd, (&raw const raw.storage).cast(), raw.length) })?;
+    Ok(())
+}
+
+fn connect(fd: RawFd, to: SocketAddr) -> io::Result<()> {
+    let raw = RawAddr::from(to);
+    // SAFETY: the address is valid for the length of the call.
+    check(unsafe { libc::connect(fd, (&raw const raw.storage).cast(), raw.length) })?;
+    Ok(())
+}
+
+/// Sets a receive buffer, past net.core.rmem_max where the process may (socket(7)).
+pub fn set_receive_buffer(fd: RawFd, bytes: c_int) {
+    if set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {
+        // Without CAP_NET_ADMIN the limit of the system applies, which is no reason to fail.
+        let _ = set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
+    }
+}
+
+/// Makes close(2) send a reset, so that a reset is relayed as one (socket(7), SO_LINGER).
+pub fn reset_on_close(fd: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // A socket that cannot be told is closed in the ordinary way.
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+}
+
+/// The error that a socket holds, or 0 (socket(7), SO_ERROR).
+pub fn take_error(fd: RawFd) -> i32 {
+    let mut error: c_int = 0;
+    let mut length = size_of::<c_int>() as socklen_t;
+    // SAFETY: `error` has `length` bytes and outlives the call.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &mut length)
+    };
+    if result == 0 {
+        error
+    } else {
+        libc::EBADF
+    }
+}
+
+/// Receives bytes; 0 is the end of the stream (recv(2)).
+#[inline]
+pub fn receive(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is valid for its length.
+    sized(|| unsafe { libc::recv(fd, into.as_mut_ptr().cast(), into.len(), 0) })
+}
+
+/// Sends bytes, perhaps not all; a closed peer is an error, not a signal (send(2)).
+#[inline]
+pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is valid for its length.
+    sized(|| unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
+}
+
+/// Moves up to `length` bytes between a socket and a pipe, within the kernel (splice(2)).
+#[inline]
+pub fn splice(from: RawFd, to: RawFd, length: usize) -> io::Result<usize> {
+    let flags = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
+    // SAFETY: null offsets are what sockets and pipes need; no other pointers are passed.
+    sized(|| unsafe {
+        libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), length, flags)
+    })
+}
+
+/// Ends the sending direction of a connection (shutdown(2)).
+pub fn finish_sending(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::shutdown(fd, libc::SHUT_WR) })?;
+    Ok(())
+}
+
+fn set_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    set_option(fd, level, name, &value)
+}
+
+fn set_option<T>(fd: RawFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the value is valid for its size and outlives the call.
+    check(unsafe {
+        libc::setsockopt(fd, level, name, (value as *const T).cast(), size_of::<T>() as socklen_t)
+    })?;
+    Ok(())
+}
+
+/// A result below zero as the error in `errno`.
+#[inline]
+pub fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+/// A call that moves bytes, again when a signal interrupted it.
+#[inline]
+pub fn sized(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(size) => return Ok(size),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_keep_their_value_in_the_kernels_form() {
+        for text in ["192.0.2.1:80", "[2001:db8::1]:65535", "[fe80::1%3]:1"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            assert_eq!(RawAddr::from(addr).socket_addr(), Some(addr));
+        }
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
+        assert_eq!(RawAddr::from(mapped).socket_addr(), Some("192.0.2.1:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_busy_port_is_noticed_in_spite_of_reuseport() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let tcp = tcp_listener(any).unwrap();
+        let taken = tcp.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(check_free(taken, true).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        assert!(tcp_listener(taken).is_ok(), "the group itself may grow");
+        let udp = udp_listener(any).unwrap();
+        let taken = udp.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(check_free(taken, false).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        assert!(udp_listener(taken).is_ok());
+    }
+
+    #[test]
+    fn a_free_port_is_free_twice() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let free = tcp_listener(any).unwrap().local_addr().unwrap().as_socket().unwrap();
+        check_free(free, true).unwrap();
+        check_free(free, true).unwrap();
+    }
+}

@@ -1,0 +1,164 @@
+//! Counters of one listener: written by its thread alone, read by any.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::refusal::Refusal;
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident, $text:literal;)+) => {
+        /// What is counted. Gauges (`*Active`) go down again; everything else only grows.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Counter {
+            /// Every counter, in the order in which `Stats::read` writes them.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
+
+            /// The name in logs and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$name => $text,)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// TCP connections taken from the listening socket.
+    Accepted, "accepted";
+    /// TCP connections open now.
+    ConnectionsActive, "connections_active";
+    /// Headers by version: version 1.
+    HeadersV1, "headers_v1";
+    /// Version 2.
+    HeadersV2, "headers_v2";
+    /// Simple Proxy Protocol.
+    HeadersSpp, "headers_spp";
+    /// Headers without a client: LOCAL, UNKNOWN, UNSPEC, unix.
+    HeadersOwn, "headers_own";
+    /// Connections to the service that were established.
+    Connected, "connected";
+    /// Connections to the service that failed.
+    ConnectErrors, "connect_errors";
+    /// Connections to the service that were not answered within the connect timeout.
+    ConnectTimeouts, "connect_timeouts";
+    /// The client's port could not be had; an ephemeral one was used.
+    PortFallbacks, "port_fallbacks";
+    /// Bytes from clients to the service, TCP.
+    BytesUp, "bytes_up";
+    /// Bytes from the service to clients, TCP.
+    BytesDown, "bytes_down";
+    /// Times that accepting paused for want of file descriptors or memory.
+    AcceptPauses, "accept_pauses";
+    /// Datagrams from clients to the service.
+    DatagramsUp, "datagrams_up";
+    /// Datagrams from the service to clients.
+    DatagramsDown, "datagrams_down";
+    /// Datagrams the kernel would not take, in either direction.
+    DatagramsLost, "datagrams_lost";
+    /// ICMP errors of the service, reported on a flow's socket.
+    UpstreamUnreachable, "upstream_unreachable";
+    /// UDP flows opened.
+    FlowsOpened, "flows_opened";
+    /// UDP flows open now.
+    FlowsActive, "flows_active";
+    /// UDP flows ended early to make room for newer ones.
+    FlowsEvicted, "flows_evicted";
+    /// UDP flows that could not be opened.
+    FlowErrors, "flow_errors";
+    /// Events that found their ring full.
+    EventsLost, "events_lost";
+}
+
+const REFUSALS: usize = Refusal::ALL.len();
+const COUNTERS: usize = Counter::ALL.len();
+
+/// How many `u64` `Stats::read` writes.
+pub const STATS_LENGTH: usize = COUNTERS + REFUSALS;
+
+/// The counters of one listener.
+pub struct Stats {
+    counters: [AtomicU64; COUNTERS],
+    refusals: [AtomicU64; REFUSALS],
+}
+
+impl Default for Stats {
+    fn default() -> Stats {
+        Stats {
+            counters: [const { AtomicU64::new(0) }; COUNTERS],
+            refusals: [const { AtomicU64::new(0) }; REFUSALS],
+        }
+    }
+}
+
+impl Stats {
+    /// Adds to a counter. Only the listener's own thread may call it.
+    #[inline]
+    pub fn add(&self, counter: Counter, by: u64) {
+        bump(&self.counters[counter as usize], by);
+    }
+
+    /// Takes one off a gauge. Only the listener's own thread may call it.
+    #[inline]
+    pub fn lower(&self, counter: Counter) {
+        bump(&self.counters[counter as usize], u64::MAX);
+    }
+
+    /// Sets the gauges to zero: a thread that failed left nothing open. Only the listener's own thread
+    /// may call it.
+    pub fn clear_gauges(&self) {
+        for gauge in [Counter::ConnectionsActive, Counter::FlowsActive] {
+            self.counters[gauge as usize].store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a refusal. Only the listener's own thread may call it.
+    #[inline]
+    pub fn refuse(&self, refusal: Refusal) {
+        bump(&self.refusals[refusal as usize], 1);
+    }
+
+    #[cfg(test)]
+    fn get(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Adds every counter to `sums`: the counters, then the refusals.
+    pub fn read(&self, sums: &mut [u64; STATS_LENGTH]) {
+        for (sum, value) in sums.iter_mut().zip(self.counters.iter().chain(&self.refusals)) {
+            *sum = sum.wrapping_add(value.load(Ordering::Relaxed));
+        }
+    }
+}
+
+/// One writer: a load and a store are enough, and cost no bus lock.
+#[inline]
+fn bump(value: &AtomicU64, by: u64) {
+    value.store(value.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gauges_go_up_and_down() {
+        let stats = Stats::default();
+        stats.add(Counter::ConnectionsActive, 2);
+        stats.lower(Counter::ConnectionsActive);
+        assert_eq!(stats.get(Counter::ConnectionsActive), 1);
+    }
+
+    #[test]
+    fn reading_sums_over_listeners() {
+        let (one, two) = (Stats::default(), Stats::default());
+        one.add(Counter::BytesUp, 5);
+        two.add(Counter::BytesUp, 7);
+        two.refuse(Refusal::NotProxy);
+        let mut sums = [0; STATS_LENGTH];
+        one.read(&mut sums);
+        two.read(&mut sums);
+        assert_eq!(sums[Counter::BytesUp as usize], 12);
+        assert_eq!(sums[COUNTERS + Refusal::NotProxy as usize], 1);
+    }
+}
