@@ -150,7 +150,7 @@ pub unsafe extern "C" fn serve(listener: u32, on_header: *const c_void) -> i32 {
 }
 
 /// Asks every listener of a service to stop accepting, to let its connections finish, and to end
-/// those that remain after `grace_ms` milliseconds.
+/// those that remain after `grace_ms` milliseconds. Lets a waiting `next_events` return.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn stop(service: u32, grace_ms: u32) -> i32 {

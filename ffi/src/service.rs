@@ -227,12 +227,13 @@ impl Service {
         (self.settings.max_flows / lock(&self.listeners).len().max(1)).max(1)
     }
 
-    /// Begins the end: no new connections, and none at all after `grace`.
+    /// Begins the end: no new connections, and none at all after `grace`. Wakes the log, too.
     pub fn stop(&self, grace: Duration) -> Result<i32> {
         let _ = self.stop_at.set(Instant::now() + grace);
         for listener in lock(&self.listeners).iter() {
             listener.wake.signal();
         }
+        self.doorbell.ring();
         Ok(0)
     }
 

@@ -1,0 +1,32 @@
+/** mmproxy: PROXY protocol in, the client's own address out. */
+import config from "./deno.json" with { type: "json" };
+import { parseArguments, UsageError } from "./src/cli.ts";
+import { openLog } from "./src/log.ts";
+import { LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
+import { runService, StartError } from "./src/service.ts";
+
+/** Runs a command line; the process's exit code. */
+async function main(args: readonly string[]): Promise<number> {
+  try {
+    const request = parseArguments(args, config.version);
+    if (request.kind === "print") {
+      console.log(request.text.trimEnd());
+      return 0;
+    }
+    const { options } = request;
+    const library = loadLibrary(libraryPlaces(new URL("./", import.meta.url)));
+    await runService(options, library, openLog(options.logLevel, options.logFormat));
+    return 0;
+  } catch (error) {
+    if (error instanceof UsageError) return fail(error, 2);
+    if (error instanceof LibraryError || error instanceof StartError) return fail(error, 1);
+    throw error;
+  }
+}
+
+function fail(error: Error, code: number): number {
+  console.error(`mmproxy: ${error.message}`);
+  return code;
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -1,0 +1,104 @@
+/** What a service is started with: one checked, immutable value, and every default. */
+import { ENDPOINT, Level, Protocol, SERVICE_CONFIG, UdpHeader } from "./native/layout.ts";
+
+/** An IP address and port. */
+export interface Address {
+  readonly family: 4 | 6;
+  /** Network byte order: 4 or 16 bytes. */
+  readonly bytes: readonly number[];
+  readonly port: number;
+  /** The interface's number of a link-local IPv6 address, or 0. */
+  readonly scope: number;
+  /** As it was written. */
+  readonly text: string;
+}
+
+export type ProtocolName = "tcp" | "udp" | "both";
+export type UdpHeaderName = keyof typeof UdpHeader;
+export type LevelName = keyof typeof Level;
+export type LogFormat = "text" | "json";
+
+/** Everything that the command line decides. Times are in seconds. */
+export interface Options {
+  readonly ipv4: Address;
+  readonly ipv6: Address;
+  /** The path of the subnet file; without one every peer may send headers. */
+  readonly allowedSubnets?: string;
+  readonly closeAfter: number;
+  readonly listenAddr: Address;
+  readonly listeners: number;
+  readonly protocol: ProtocolName;
+  readonly mark: number;
+  readonly headerTimeout: number;
+  readonly connectTimeout: number;
+  readonly udpHeader: UdpHeaderName;
+  readonly logLevel: LevelName;
+  readonly logFormat: LogFormat;
+}
+
+/** The defaults, as they are typed on the command line. */
+export const DEFAULTS = {
+  ipv4: "127.0.0.1:443",
+  ipv6: "[::1]:443",
+  closeAfter: "60",
+  listenAddr: "0.0.0.0:8443",
+  listeners: "1",
+  protocol: "tcp",
+  mark: "0",
+  headerTimeout: "10",
+  connectTimeout: "5",
+  udpHeader: "datagram",
+  logLevel: "info",
+  logFormat: "text",
+} as const;
+
+/** Names to protocols' bits. */
+const PROTOCOLS: Record<ProtocolName, number> = {
+  tcp: Protocol.tcp,
+  udp: Protocol.udp,
+  both: Protocol.tcp | Protocol.udp,
+};
+
+/** Descriptors that no flow may take: the listeners' own, the runtime's, a few connections'. */
+const RESERVED_FILES = 64;
+const MOST_FLOWS = 65_536;
+const FEWEST_FLOWS = 16;
+
+/**
+ * How many UDP flows there may be: each takes a file descriptor, of which TCP needs its share.
+ *
+ * @param fileLimit the limit of open files
+ */
+export function mostFlows(fileLimit: number, protocol: ProtocolName): number {
+  const share = Math.floor((fileLimit - RESERVED_FILES) / (protocol === "both" ? 2 : 1));
+  return Math.max(FEWEST_FLOWS, Math.min(MOST_FLOWS, share));
+}
+
+/** The `ServiceConfig` record of these options. */
+export function encodeConfig(options: Options, fileLimit: number): Uint8Array<ArrayBuffer> {
+  const record = new Uint8Array(SERVICE_CONFIG.size);
+  const view = new DataView(record.buffer);
+  const number = (offset: number, value: number) => view.setUint32(offset, value, LITTLE_ENDIAN);
+  writeEndpoint(view, SERVICE_CONFIG.listen, options.listenAddr);
+  writeEndpoint(view, SERVICE_CONFIG.upstream4, options.ipv4);
+  writeEndpoint(view, SERVICE_CONFIG.upstream6, options.ipv6);
+  number(SERVICE_CONFIG.protocols, PROTOCOLS[options.protocol]);
+  number(SERVICE_CONFIG.udp_header, UdpHeader[options.udpHeader]);
+  number(SERVICE_CONFIG.mark, options.mark);
+  number(SERVICE_CONFIG.header_timeout_ms, options.headerTimeout * 1000);
+  number(SERVICE_CONFIG.connect_timeout_ms, options.connectTimeout * 1000);
+  number(SERVICE_CONFIG.close_after_ms, options.closeAfter * 1000);
+  number(SERVICE_CONFIG.log_level, Level[options.logLevel]);
+  number(SERVICE_CONFIG.max_flows, mostFlows(fileLimit, options.protocol));
+  return record;
+}
+
+/** Records are in host byte order. */
+export const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
+
+function writeEndpoint(view: DataView, offset: number, address: Address): void {
+  view.setUint8(offset + ENDPOINT.family, address.family);
+  view.setUint16(offset + ENDPOINT.port, address.port, LITTLE_ENDIAN);
+  view.setUint32(offset + ENDPOINT.scope, address.scope, LITTLE_ENDIAN);
+  address.bytes.forEach((byte, index) => view.setUint8(offset + ENDPOINT.address + index, byte));
+}

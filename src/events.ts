@@ -1,0 +1,219 @@
+/** The native core's events as lines for the log. */
+import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "./native/layout.ts";
+import { formatAddress } from "./address.ts";
+import { describeBytes } from "./came.ts";
+import { type LevelName, LITTLE_ENDIAN, type Options } from "./config.ts";
+import type { Log } from "./log.ts";
+
+/** An event, read from its record. */
+export interface NativeEvent {
+  readonly kind: keyof typeof EventKind;
+  readonly level: LevelName;
+  readonly listener: number;
+  readonly refusal: (typeof REFUSALS)[number];
+  readonly errno: number;
+  readonly value: number;
+  readonly peer?: string;
+  readonly client?: string;
+  readonly upstream?: string;
+  /** What came in place of a header. */
+  readonly came: string;
+}
+
+const KINDS = new Map(
+  Object.entries(EventKind).map(([name, code]) => [code, name as keyof typeof EventKind]),
+);
+const LEVELS = new Map(Object.entries(Level).map(([name, code]) => [code, name as LevelName]));
+
+/** Reads the record at `offset`; undefined for a kind that this program does not know. */
+export function readEvent(
+  records: Uint8Array<ArrayBuffer>,
+  offset: number,
+): NativeEvent | undefined {
+  const view = new DataView(records.buffer, records.byteOffset + offset, EVENT.size);
+  const kind = KINDS.get(view.getUint16(EVENT.kind, LITTLE_ENDIAN) as 1);
+  if (!kind) return undefined;
+  const sample = new Uint8Array(
+    view.buffer,
+    view.byteOffset + EVENT.sample,
+    view.getUint8(EVENT.sample_length),
+  );
+  return {
+    kind,
+    level: LEVELS.get(view.getUint8(EVENT.level) as 1) ?? "warn",
+    listener: view.getUint32(EVENT.listener, LITTLE_ENDIAN),
+    refusal: REFUSALS[view.getUint8(EVENT.refusal)] ?? "none",
+    errno: view.getInt32(EVENT.errno, LITTLE_ENDIAN),
+    value: view.getUint32(EVENT.value, LITTLE_ENDIAN),
+    ...endpoint(view, EVENT.peer, "peer"),
+    ...endpoint(view, EVENT.client, "client"),
+    ...endpoint(view, EVENT.upstream, "upstream"),
+    came: describeBytes(sample),
+  };
+}
+
+function endpoint<Name extends string>(view: DataView, offset: number, name: Name) {
+  const family = view.getUint8(offset + ENDPOINT.family);
+  if (family === 0) return {};
+  const address = formatAddress(
+    family,
+    new Uint8Array(view.buffer, view.byteOffset + offset + ENDPOINT.address, 16),
+    view.getUint16(offset + ENDPOINT.port, LITTLE_ENDIAN),
+    view.getUint32(offset + ENDPOINT.scope, LITTLE_ENDIAN),
+  );
+  return { [name]: address } as Record<Name, string>;
+}
+
+/** Writes an event's line. */
+export function logEvent(log: Log, event: NativeEvent, options: Options): void {
+  const { kind, level, listener, refusal, errno, value, peer, client, upstream, came } = event;
+  const refused = refusal !== REFUSALS[Refusal.none];
+  log(level, sentence(event, options), {
+    event: kind,
+    listener,
+    ...(peer && { peer }),
+    ...(client && { client }),
+    ...(upstream && { upstream }),
+    ...(refused && { refusal }),
+    ...(refused && kind !== "peer_refused" &&
+      {
+        came: kind === "header_timeout" && value === 0
+          ? `nothing for ${options.headerTimeout} s`
+          : came,
+      }),
+    ...(value && { value }),
+    ...(errno && { error: errorName(errno) }),
+  });
+}
+
+function sentence(event: NativeEvent, options: Options): string {
+  const { kind, refusal, errno, value, came } = event;
+  const peer = event.peer ?? "a peer";
+  const client = event.client ?? "the proxy's own address";
+  const upstream = event.upstream ?? "the service";
+  switch (kind) {
+    case "header_refused":
+      return refusal === "incomplete"
+        ? `Closed ${peer}: it ended before its PROXY header was complete (${came})`
+        : `Closed ${peer}: expected a PROXY header, got ${came} (${REASONS[refusal]})`;
+    case "header_timeout":
+      return value === 0
+        ? `Closed ${peer}: no PROXY header, nothing for ${options.headerTimeout} s; if the service speaks first, the load balancer must send its header at once (AWS NLB: proxy_protocol_v2.client_to_server.header_placement=on_first_ack)`
+        : `Closed ${peer}: no whole PROXY header within ${options.headerTimeout} s, only ${came}`;
+    case "peer_refused":
+      return `Refused ${peer}: it is not in the allowed subnets; if it is your load balancer, add it to ${
+        options.allowedSubnets ?? "the file"
+      }`;
+    case "connect_failed":
+      return `Cannot connect to ${upstream} as ${client}: ${connectProblem(errno, options)}`;
+    case "port_fallback":
+      return `Connected to ${upstream} as ${client} from another port: port ${value} ${
+        value === 0 ? "says nothing" : "is taken"
+      }`;
+    case "accept_paused":
+      return `Accepting pauses for ${value} ms: ${
+        errorText(errno)
+      }; raise the limit of open files (LimitNOFILE=, ulimit -n)`;
+    case "family_unavailable":
+      return `Cannot serve IPv${value} clients: this host has no IPv${value}; their connections are refused`;
+    case "connection_opened":
+      return `Relaying ${peer} to ${upstream} as ${client}`;
+    case "connection_closed":
+      return `Ended ${peer} to ${upstream} as ${client}${errno ? `: ${errorText(errno)}` : ""}`;
+    case "datagrams_refused":
+      return refusal === "peer_not_allowed"
+        ? `Dropped ${count(value)} from ${peer}: it is not in the allowed subnets`
+        : `Dropped ${count(value)}, the last from ${peer}: got ${came} (${REASONS[refusal]})`;
+    case "flow_opened":
+      return `Opened a flow for ${client} to ${upstream}, from ${peer}`;
+    case "flow_closed":
+      return `Ended the flow of ${client} to ${upstream}`;
+    case "flow_failed":
+      return `Cannot open a flow to ${upstream} as ${client}: ${connectProblem(errno, options)}`;
+    case "flows_full":
+      return `The table of UDP flows is full at ${value}: the longest idle make room for new ones; raise the limit of open files (LimitNOFILE=, ulimit -n) or lower --close-after`;
+    case "events_lost":
+      return `${value} log lines were lost: they came faster than they could be written`;
+  }
+}
+
+function count(datagrams: number): string {
+  return datagrams === 1 ? "a datagram" : `${datagrams} datagrams`;
+}
+
+/** Each reason in words; the names are those of counters and JSON. */
+const REASONS: Record<(typeof REFUSALS)[number], string> = {
+  none: "no reason",
+  not_proxy: "not a PROXY header: is the sender set to send one?",
+  v1_too_long: "version 1: no CRLF within 107 bytes",
+  v1_lone_line_end: "version 1: CR or LF alone",
+  v1_protocol: "version 1: neither TCP4, TCP6 nor UNKNOWN",
+  v1_syntax: "version 1: not five fields with single spaces",
+  v1_address: "version 1: a malformed address",
+  v1_port: "version 1: a malformed port",
+  v2_version: "version 2: another version",
+  v2_command: "version 2: neither LOCAL nor PROXY",
+  v2_family: "version 2: an unknown address family",
+  v2_transport: "version 2: an unknown transport",
+  v2_short_address: "version 2: shorter than its addresses",
+  v2_tlv: "version 2: a malformed TLV",
+  v2_checksum: "version 2: the CRC32c does not match",
+  source_address: "a source address that no client can have",
+  spp_short: "Simple Proxy Protocol: shorter than 38 bytes",
+  spp_magic: "not a Simple Proxy Protocol header: is the sender set to send one?",
+  incomplete: "the header is not complete",
+  timeout: "too late",
+  peer_not_allowed: "not in the allowed subnets",
+  no_session: "no session: a peer's first datagram must carry a header",
+  datagram_too_long: "longer than any UDP datagram",
+  decoder: "the decoder failed: please report it",
+};
+
+const ROUTES = "see the routing rules in the README";
+
+function connectProblem(errno: number, options: Options): string {
+  switch (errno && ERRORS.get(errno)?.name) {
+    case 0:
+      return `no answer within ${options.connectTimeout} s: the service's replies to clients must come back to this host; ${ROUTES}`;
+    case "ECONNREFUSED":
+      return `${errorText(errno)}: is the service running there?`;
+    case "EPERM":
+    case "EACCES":
+      return `${errorText(errno)}: CAP_NET_RAW or CAP_NET_ADMIN is needed`;
+    case "EHOSTUNREACH":
+    case "ENETUNREACH":
+    case "EINVAL":
+      return `${errorText(errno)}: ${ROUTES}`;
+    default:
+      return errorText(errno);
+  }
+}
+
+/** The errors that sockets are known to have (errno(3), Linux). */
+const ERRORS = new Map([
+  [1, { name: "EPERM", text: "operation not permitted" }],
+  [12, { name: "ENOMEM", text: "out of memory" }],
+  [13, { name: "EACCES", text: "permission denied" }],
+  [22, { name: "EINVAL", text: "invalid argument" }],
+  [23, { name: "ENFILE", text: "too many open files in the system" }],
+  [24, { name: "EMFILE", text: "too many open files" }],
+  [32, { name: "EPIPE", text: "the reader is gone" }],
+  [97, { name: "EAFNOSUPPORT", text: "address family not supported" }],
+  [98, { name: "EADDRINUSE", text: "address in use" }],
+  [99, { name: "EADDRNOTAVAIL", text: "address not available" }],
+  [101, { name: "ENETUNREACH", text: "network unreachable" }],
+  [104, { name: "ECONNRESET", text: "connection reset" }],
+  [105, { name: "ENOBUFS", text: "no buffer space" }],
+  [110, { name: "ETIMEDOUT", text: "timed out" }],
+  [111, { name: "ECONNREFUSED", text: "connection refused" }],
+  [113, { name: "EHOSTUNREACH", text: "no route to host" }],
+]);
+
+function errorName(errno: number): string {
+  return ERRORS.get(errno)?.name ?? `errno ${errno}`;
+}
+
+function errorText(errno: number): string {
+  const known = ERRORS.get(errno);
+  return known ? `${known.text} (${known.name})` : `error ${errno}`;
+}

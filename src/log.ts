@@ -1,0 +1,92 @@
+/** The log: lines on standard error, as text for people or JSON for machines. */
+import {
+  configureSync,
+  getLogger,
+  type Logger,
+  type LogLevel,
+  type LogRecord,
+} from "@logtape/logtape";
+import type { LevelName, LogFormat } from "./config.ts";
+
+/** What a line tells beside its message; each is a field of the JSON form. */
+export interface Details {
+  /** The stable name of what happened. */
+  readonly event: string;
+  readonly [field: string]: unknown;
+}
+
+/** Writes one line. */
+export type Log = (level: LevelName, message: string, details: Details) => void;
+
+/** LogTape has no "access" level: it lies between info and debug, where LogTape has debug and trace. */
+const LOGTAPE: Record<LevelName, LogLevel> = {
+  error: "error",
+  warn: "warning",
+  info: "info",
+  access: "debug",
+  debug: "trace",
+};
+const NAMES = new Map(Object.entries(LOGTAPE).map(([ours, theirs]) => [theirs, ours]));
+
+/**
+ * Sets the log up, once.
+ *
+ * @param write takes whole lines; standard error unless a test listens
+ */
+export function openLog(
+  level: LevelName,
+  format: LogFormat,
+  write: (line: string) => void = writeToStderr,
+): Log {
+  const line = format === "json" ? formatJson : formatText;
+  configureSync({
+    reset: true,
+    sinks: { lines: (record: LogRecord) => write(line(record)) },
+    loggers: [
+      { category: "mmproxy", lowestLevel: LOGTAPE[level], sinks: ["lines"] },
+      { category: ["logtape", "meta"], lowestLevel: "error", sinks: ["lines"] },
+    ],
+  });
+  const logger = getLogger("mmproxy");
+  return (level, message, details) => emit(logger, level, message, details);
+}
+
+function emit(logger: Logger, level: LevelName, message: string, details: Details): void {
+  // A message is not a template: braces in it are the operator's.
+  logger.emit({
+    timestamp: Date.now(),
+    level: LOGTAPE[level],
+    message: [message],
+    rawMessage: message,
+    properties: details,
+  });
+}
+
+/** `2026-11-23T06:22:18.123Z WARN  message` */
+function formatText(record: LogRecord): string {
+  const level = levelName(record).toUpperCase().padEnd(6);
+  return `${new Date(record.timestamp).toISOString()} ${level} ${record.message.join("")}\n`;
+}
+
+function formatJson(record: LogRecord): string {
+  const { event, ...rest } = record.properties;
+  const time = new Date(record.timestamp).toISOString();
+  const message = record.message.join("");
+  return JSON.stringify({ time, level: levelName(record), event, message, ...rest }) + "\n";
+}
+
+function levelName(record: LogRecord): string {
+  return NAMES.get(record.level) ?? record.level;
+}
+
+const encoder = new TextEncoder();
+
+function writeToStderr(line: string): void {
+  const bytes = encoder.encode(line);
+  let written = 0;
+  try {
+    while (written < bytes.length) written += Deno.stderr.writeSync(bytes.subarray(written));
+  } catch {
+    // A closed or full standard error is no reason to stop serving.
+  }
+}

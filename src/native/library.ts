@@ -1,0 +1,146 @@
+/** The native core: where it is found, whether it fits, and a typed call for each export. */
+import { ABI_VERSION, COUNTERS, EVENT, REFUSALS, Status } from "./layout.ts";
+import { symbols } from "./symbols.ts";
+
+type NativeSymbols = Deno.DynamicLibrary<typeof symbols>["symbols"];
+
+/** A call that the native core refused. `status` is one of `Status`. */
+export class NativeError extends Error {
+  override readonly name = "NativeError";
+  constructor(readonly status: number, message: string) {
+    super(message);
+  }
+}
+
+/** The library could not be loaded, from any of its places. */
+export class LibraryError extends Error {
+  override readonly name = "LibraryError";
+}
+
+/**
+ * The places where the library may lie, in the order in which they are tried: beside the program in a
+ * release, then where `deno task build` puts it.
+ *
+ * @param base the URL of the folder that holds `main.ts`
+ */
+export function libraryPlaces(base: URL): string[] {
+  const names = [`libmmproxy-${Deno.build.arch}.so`, "target/release/libmmproxy.so"];
+  return names.map((name) => decodeURIComponent(new URL(name, base).pathname));
+}
+
+/**
+ * Loads the library from the first place that has one that fits.
+ *
+ * @throws {LibraryError} naming every place and what was wrong there
+ */
+export function loadLibrary(places: readonly string[]): Library {
+  const failures: string[] = [];
+  for (const place of places) {
+    let opened: Deno.DynamicLibrary<typeof symbols>;
+    try {
+      opened = Deno.dlopen(place, symbols);
+    } catch (error) {
+      if (error instanceof Deno.errors.NotCapable) {
+        throw new LibraryError(`Cannot load ${place}: run with --allow-ffi`, { cause: error });
+      }
+      failures.push(`${place} (${brief(error)})`);
+      continue;
+    }
+    const version = opened.symbols.abi_version();
+    if (version === ABI_VERSION) return new Library(place, opened.symbols);
+    opened.close();
+    failures.push(`${place} (built from another version of this program)`);
+  }
+  throw new LibraryError(
+    `Cannot load the native core: tried ${failures.join(", ")}; build it with: deno task build`,
+  );
+}
+
+/** dlopen's own words without the path, which is said already. */
+function brief(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  if (/No such file/.test(message)) return "no such file";
+  return message.replace(/^Could not open library: /, "").replaceAll("\n", " ");
+}
+
+/** The loaded core. Every method throws a `NativeError` when the core refuses. */
+export class Library {
+  readonly #native: NativeSymbols;
+
+  constructor(readonly path: string, native: NativeSymbols) {
+    this.#native = native;
+  }
+
+  /** Raises the limit of open files to the hard limit; the limit now in force. */
+  raiseFileLimit(): number {
+    return this.#native.raise_file_limit();
+  }
+
+  /** Reads a whole file. */
+  readFile(path: string): Uint8Array {
+    const name = new TextEncoder().encode(path);
+    let content = new Uint8Array(64 << 10);
+    for (;;) {
+      const size = this.#unwrap(
+        this.#native.read_file(name, name.length, content, content.length),
+      );
+      if (size <= content.length) return content.subarray(0, size);
+      content = new Uint8Array(size);
+    }
+  }
+
+  /** Checks what the service needs and prepares it; its handle. `config`: a `ServiceConfig`. */
+  openService(config: Uint8Array<ArrayBuffer>): number {
+    return this.#unwrap(this.#native.open_service(config, config.length));
+  }
+
+  /** Sets the subnets whose peers may send headers. `records`: one or more `SubnetRecord`. */
+  setSubnets(service: number, records: Uint8Array<ArrayBuffer>): void {
+    this.#unwrap(this.#native.set_subnets(service, records, records.length));
+  }
+
+  /** Opens one more listener; its handle. */
+  openListener(service: number): number {
+    return this.#unwrap(this.#native.open_listener(service));
+  }
+
+  /** Stops accepting, and ends what is left after the grace, in milliseconds. */
+  stop(service: number, grace: number): void {
+    this.#unwrap(this.#native.stop(service, grace));
+  }
+
+  /** Waits up to `timeout` milliseconds for events; how many were written to `events`. */
+  async nextEvents(
+    service: number,
+    events: Uint8Array<ArrayBuffer>,
+    timeout: number,
+  ): Promise<number> {
+    const room = events.length - events.length % EVENT.size;
+    // The text of an error would lie on another thread; there is none that a caller can act on.
+    const count = await this.#native.next_events(service, events, room, timeout);
+    if (count < 0) throw new NativeError(count, "Cannot read the native core's events");
+    return count;
+  }
+
+  /** Every counter by its name; refusals as `refused_<reason>`. */
+  stats(service: number): Map<string, number> {
+    const names = [...COUNTERS, ...REFUSALS.map((reason) => `refused_${reason}`)];
+    const values = new BigUint64Array(names.length);
+    this.#unwrap(
+      this.#native.stats(service, new Uint8Array(values.buffer), values.byteLength),
+    );
+    return new Map(names.map((name, index) => [name, Number(values[index])]));
+  }
+
+  #unwrap(code: number): number {
+    if (code >= Status.ok) return code;
+    throw new NativeError(code, lastError(this.#native));
+  }
+}
+
+/** The sentence of this thread's last failed call. */
+export function lastError(native: Pick<NativeSymbols, "last_error">): string {
+  const text = new Uint8Array(1024);
+  const length = native.last_error(text, text.length);
+  return new TextDecoder().decode(text.subarray(0, Math.min(length, text.length)));
+}

@@ -1,0 +1,181 @@
+/** A service from its start to its end: the native core, the workers, signals and the log. */
+import { parseSubnets, SubnetsError } from "./subnets.ts";
+import { encodeConfig, type Options } from "./config.ts";
+import { logEvent, readEvent } from "./events.ts";
+import type { Log } from "./log.ts";
+import { EVENT, Status } from "./native/layout.ts";
+import { type Library, NativeError } from "./native/library.ts";
+import { spawnWorker, Supervisor } from "./supervisor.ts";
+import { workerUrl } from "./worker_source.ts";
+
+/** The service cannot run; the message is one line that says what to do. */
+export class StartError extends Error {
+  override readonly name = "StartError";
+}
+
+/** How long connections may go on after the first signal. */
+const GRACE_MS = 10_000;
+const EVENTS_AT_ONCE = 256;
+const EVENTS_WAIT_MS = 1_000;
+/** While stopping nothing wakes the log when the last worker has ended. */
+const STOPPING_WAIT_MS = 50;
+
+/**
+ * Serves until SIGINT or SIGTERM, then lets connections finish for up to 10 seconds.
+ *
+ * @throws {StartError} when it cannot start
+ */
+export async function runService(options: Options, library: Library, log: Log): Promise<void> {
+  const service = open(options, library, log);
+  const listeners = explained(
+    options,
+    () => Array.from({ length: options.listeners }, () => library.openListener(service)),
+  );
+
+  const phase: Phase = { stopping: false, over: false };
+  const supervisor = new Supervisor({
+    spawn: spawnWorker(workerUrl()),
+    log,
+    now: () => performance.now(),
+    sleep: (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds)),
+  });
+  const onSignal = signalHandler(() => {
+    const open = library.stats(service).get("connections_active") ?? 0;
+    log("info", `Stopping: ${open} connections may finish for ${GRACE_MS / 1000} s`, {
+      event: "stopping",
+      value: open,
+    });
+    phase.stopping = true;
+    supervisor.stop();
+    library.stop(service, GRACE_MS);
+  });
+  Deno.addSignalListener("SIGINT", onSignal.SIGINT);
+  Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
+
+  const logging = logEvents(options, library, service, log, phase);
+  const { ready, ended } = supervisor.start(library.path, listeners);
+  await ready;
+  logListening(options, log);
+  await ended;
+  phase.over = true;
+  await logging;
+  const counters = Object.fromEntries(
+    [...library.stats(service)].filter(([, value]) => value !== 0),
+  );
+  const summary = Object.entries(counters).map(([name, value]) => `${name}=${value}`).join(" ");
+  log("info", `Stopped${summary && `: ${summary}`}`, { event: "stopped", counters });
+}
+
+/** How far the service's life has come. */
+interface Phase {
+  stopping: boolean;
+  /** Every worker has ended. */
+  over: boolean;
+}
+
+function open(options: Options, library: Library, log: Log): number {
+  const subnets = options.allowedSubnets === undefined
+    ? undefined
+    : readSubnets(options.allowedSubnets, library);
+  const fileLimit = library.raiseFileLimit();
+  const service = explained(
+    options,
+    () => library.openService(encodeConfig(options, fileLimit)),
+  );
+  if (subnets) {
+    library.setSubnets(service, subnets);
+  } else {
+    log("warn", "Every peer may send headers: name your load balancers with --allowed-subnets", {
+      event: "all_allowed",
+    });
+  }
+  return service;
+}
+
+/** @throws {StartError} when the file cannot be read or says something wrong */
+function readSubnets(path: string, library: Library): Uint8Array<ArrayBuffer> {
+  try {
+    return parseSubnets(new TextDecoder().decode(library.readFile(path)), path);
+  } catch (error) {
+    if (error instanceof SubnetsError || error instanceof NativeError) {
+      throw new StartError(`Option -a, --allowed-subnets: ${error.message}`, { cause: error });
+    }
+    throw error;
+  }
+}
+
+/** Adds to a refusal of the native core what the operator can do about it. */
+function explained<T>(options: Options, call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new StartError(error.message + advice(error.status, options), { cause: error });
+  }
+}
+
+function advice(status: number, options: Options): string {
+  const { text, port } = options.listenAddr;
+  switch (status) {
+    case Status.permission:
+      return port < 1024
+        ? "; run as root, or with CAP_NET_RAW (CAP_NET_ADMIN for --mark) and CAP_NET_BIND_SERVICE"
+        : "; run as root, or with CAP_NET_RAW (CAP_NET_ADMIN for --mark)";
+    case Status.address_in_use:
+      return `; another program has it (ss -lntup 'sport = :${port}'): stop that, or choose another with --listen-addr`;
+    case Status.address_not_available:
+      return `; ${text} is not an address of this host (ip address): choose one with --listen-addr`;
+    default:
+      return "";
+  }
+}
+
+function logListening(options: Options, log: Log): void {
+  const { protocol, listenAddr, ipv4, ipv6, listeners } = options;
+  const protocols = protocol === "both" ? "TCP and UDP" : protocol.toUpperCase();
+  log(
+    "info",
+    `Listening on ${listenAddr.text} (${protocols}), forwarding to ${ipv4.text} and ${ipv6.text}`,
+    {
+      event: "listening",
+      protocol,
+      address: listenAddr.text,
+      ipv4: ipv4.text,
+      ipv6: ipv6.text,
+      listeners,
+    },
+  );
+}
+
+async function logEvents(
+  options: Options,
+  library: Library,
+  service: number,
+  log: Log,
+  phase: Readonly<Phase>,
+): Promise<void> {
+  const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
+  for (;;) {
+    // Asked before the events: those of the last moments are still to be fetched.
+    const last = phase.over;
+    const wait = last ? 0 : phase.stopping ? STOPPING_WAIT_MS : EVENTS_WAIT_MS;
+    const count = await library.nextEvents(service, records, wait);
+    for (let index = 0; index < count; index++) {
+      const event = readEvent(records, index * EVENT.size);
+      if (event) logEvent(log, event, options);
+    }
+    if (last && count === 0) return;
+  }
+}
+
+/** The first signal stops, a second one ends the process at once. */
+function signalHandler(stop: () => void): Record<"SIGINT" | "SIGTERM", () => void> {
+  let stopping = false;
+  const on = (code: number) => () => {
+    if (stopping) Deno.exit(code);
+    stopping = true;
+    stop();
+  };
+  // The codes that a shell gives a process that such a signal ended.
+  return { SIGINT: on(130), SIGTERM: on(143) };
+}

@@ -1,0 +1,96 @@
+/**
+ * The region that a listener shares with its decoder: the header's bytes go in, the verdict comes out.
+ *
+ * Everything is created once; writing a verdict allocates nothing.
+ */
+import {
+  Action,
+  HEADER_OFFSET,
+  MAX_HEADER,
+  Refusal,
+  SCRATCH_SIZE,
+  VERDICT,
+} from "./native/layout.ts";
+
+/** One of the codes that the decoder returns. */
+export type ActionCode = (typeof Action)[keyof typeof Action];
+
+/** One of the reasons to refuse. */
+export type RefusalCode = (typeof Refusal)[keyof typeof Refusal];
+
+/** A header's bytes and the verdict on it. */
+export class Verdict {
+  /** The header: its first byte is at 0. Longer than any header by one byte. */
+  readonly header: Uint8Array<ArrayBuffer>;
+  readonly #record: Uint8Array<ArrayBuffer>;
+  readonly #ports: Uint16Array<ArrayBuffer>;
+
+  /**
+   * @param region the scratch region, `SCRATCH_SIZE` bytes
+   * @throws {RangeError} if the region is smaller
+   */
+  constructor(region: ArrayBuffer) {
+    if (region.byteLength < SCRATCH_SIZE) {
+      throw new RangeError(`A scratch region has ${SCRATCH_SIZE} bytes, not ${region.byteLength}`);
+    }
+    this.header = new Uint8Array(region, HEADER_OFFSET, MAX_HEADER + 1);
+    this.#record = new Uint8Array(region, 0, VERDICT.size);
+    this.#ports = new Uint16Array(region, VERDICT.client_port, 2);
+  }
+
+  /** The header is refused for this reason. */
+  refuse(reason: RefusalCode): ActionCode {
+    this.#record[VERDICT.refusal] = reason;
+    return Action.drop;
+  }
+
+  /** The service is to be reached from the proxy's own address. */
+  own(version: number): ActionCode {
+    this.#record[VERDICT.refusal] = Refusal.none;
+    this.#record[VERDICT.version] = version;
+    this.#record[VERDICT.family] = 0;
+    return Action.own;
+  }
+
+  /** Writes one byte of the client's address, network byte order. */
+  setClientByte(index: number, value: number): void {
+    this.#record[VERDICT.client_address + index] = value;
+  }
+
+  /** Reads one byte of the client's address, network byte order. */
+  clientByte(index: number): number {
+    return this.#record[VERDICT.client_address + index] ?? 0;
+  }
+
+  /** Writes one byte of the destination's address, network byte order. */
+  setDestinationByte(index: number, value: number): void {
+    this.#record[VERDICT.destination_address + index] = value;
+  }
+
+  /** Reads one byte of the destination's address, network byte order. */
+  destinationByte(index: number): number {
+    return this.#record[VERDICT.destination_address + index] ?? 0;
+  }
+
+  /**
+   * The service is to be reached from the client, whose address was written before.
+   *
+   * @param family 4 or 6
+   * @param version 1, 2, or 3 for the Simple Proxy Protocol
+   * @param clientPort 0 to 65,535
+   * @param destinationPort 0 to 65,535
+   */
+  client(
+    family: number,
+    version: number,
+    clientPort: number,
+    destinationPort: number,
+  ): ActionCode {
+    this.#record[VERDICT.refusal] = Refusal.none;
+    this.#record[VERDICT.family] = family;
+    this.#record[VERDICT.version] = version;
+    this.#ports[0] = clientPort;
+    this.#ports[(VERDICT.destination_port - VERDICT.client_port) / 2] = destinationPort;
+    return Action.client;
+  }
+}

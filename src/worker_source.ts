@@ -1,0 +1,46 @@
+/**
+ * The worker's modules, linked from memory: under `--allow-ffi` alone Deno starts no worker from a
+ * local file, and reads none. A `blob:` URL needs no permission (docs/decisions).
+ */
+import layout from "./native/layout.ts" with { type: "text" };
+import symbols from "./native/symbols.ts" with { type: "text" };
+import verdict from "./verdict.ts" with { type: "text" };
+import proxyHeader from "./proxy_header.ts" with { type: "text" };
+import listenerWorker from "./listener_worker.ts" with { type: "text" };
+
+/** In the order of their dependencies: a module imports only those before it. */
+const MODULES: readonly (readonly [string, string])[] = [
+  ["./native/layout.ts", layout],
+  ["./native/symbols.ts", symbols],
+  ["./verdict.ts", verdict],
+  ["./proxy_header.ts", proxyHeader],
+  ["./listener_worker.ts", listenerWorker],
+];
+
+let linked: string | undefined;
+
+/** The URL of the worker's main module, linked on first use. */
+export function workerUrl(): string {
+  return linked ??= link(MODULES);
+}
+
+/**
+ * Makes every module a `blob:` URL whose imports are the URLs of those before it.
+ *
+ * @returns the last module's URL
+ * @throws {Error} if a module imports one that is not before it
+ */
+export function link(modules: readonly (readonly [string, string])[]): string {
+  const urls = new Map<string, string>();
+  let last = "";
+  for (const [name, source] of modules) {
+    const text = source.replace(/(from\s+")(\.[^"]+)(")/g, (_, before, specifier, after) => {
+      const url = urls.get(specifier);
+      if (!url) throw new Error(`${name} imports ${specifier}, which is not linked before it`);
+      return before + url + after;
+    });
+    last = URL.createObjectURL(new Blob([text], { type: "application/typescript" }));
+    urls.set(name, last);
+  }
+  return last;
+}
