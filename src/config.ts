@@ -59,19 +59,29 @@ const PROTOCOLS: Record<ProtocolName, number> = {
   both: Protocol.tcp | Protocol.udp,
 };
 
-/** Descriptors that no flow may take: the listeners' own, the runtime's, a few connections'. */
-const RESERVED_FILES = 64;
+/** Descriptors that the runtime, pipes and each listener need for themselves. */
+const RESERVED_FILES = 48;
+const RESERVED_FILES_A_LISTENER = 12;
 const MOST_FLOWS = 65_536;
-const FEWEST_FLOWS = 16;
+/** So few are tried even where the reckoning leaves none. */
+const FEWEST = 4;
 
 /**
- * How many UDP flows there may be: each takes a file descriptor, of which TCP needs its share.
+ * How many UDP flows and TCP connections there may be at once. A flow takes one file descriptor, a
+ * connection two; a connection that cannot get its second one would be lost, so it is not accepted.
  *
  * @param fileLimit the limit of open files
  */
-export function mostFlows(fileLimit: number, protocol: ProtocolName): number {
-  const share = Math.floor((fileLimit - RESERVED_FILES) / (protocol === "both" ? 2 : 1));
-  return Math.max(FEWEST_FLOWS, Math.min(MOST_FLOWS, share));
+export function limits(
+  { protocol, listeners }: Pick<Options, "protocol" | "listeners">,
+  fileLimit: number,
+): { flows: number; connections: number } {
+  const free = fileLimit - RESERVED_FILES - RESERVED_FILES_A_LISTENER * listeners;
+  const share = protocol === "both" ? free / 2 : free;
+  return {
+    flows: Math.max(FEWEST, Math.min(MOST_FLOWS, Math.floor(share))),
+    connections: Math.max(FEWEST, Math.floor(share / 2)),
+  };
 }
 
 /** The `ServiceConfig` record of these options. */
@@ -89,7 +99,9 @@ export function encodeConfig(options: Options, fileLimit: number): Uint8Array<Ar
   number(SERVICE_CONFIG.connect_timeout_ms, options.connectTimeout * 1000);
   number(SERVICE_CONFIG.close_after_ms, options.closeAfter * 1000);
   number(SERVICE_CONFIG.log_level, Level[options.logLevel]);
-  number(SERVICE_CONFIG.max_flows, mostFlows(fileLimit, options.protocol));
+  const { flows, connections } = limits(options, fileLimit);
+  number(SERVICE_CONFIG.max_flows, flows);
+  number(SERVICE_CONFIG.max_connections, connections);
   return record;
 }
 

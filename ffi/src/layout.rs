@@ -144,6 +144,8 @@ pub struct ServiceConfig {
     pub log_level: u32,
     /// How many UDP flows there may be at once, over all listeners.
     pub max_flows: u32,
+    /// How many TCP connections there may be at once, over all listeners: more wait to be accepted.
+    pub max_connections: u32,
 }
 
 /// One line for the log, before it is words.
@@ -359,6 +361,7 @@ fn describe_body() -> String {
         close_after_ms,
         log_level,
         max_flows,
+        max_connections,
     );
     offsets!(
         out,

@@ -38,6 +38,7 @@ pub struct Settings {
     pub close_after: Duration,
     pub log_level: u8,
     pub max_flows: usize,
+    pub max_connections: usize,
 }
 
 impl Settings {
@@ -57,6 +58,7 @@ impl Settings {
             close_after: Duration::from_millis(u64::from(config.close_after_ms)),
             log_level: u8::try_from(config.log_level).unwrap_or(level::DEBUG),
             max_flows: config.max_flows.max(1) as usize,
+            max_connections: config.max_connections.max(1) as usize,
         };
         if !settings.upstream4.is_ipv4() || !settings.upstream6.is_ipv6() {
             return Err(Error::invalid("an upstream is not of its family"));
@@ -220,6 +222,11 @@ impl Service {
     /// The subnets whose peers may send headers; `None` allows all.
     pub fn subnets(&self) -> Option<Arc<Subnets>> {
         lock(&self.subnets).clone()
+    }
+
+    /// How many TCP connections each listener may have.
+    pub fn connections_a_listener(&self) -> usize {
+        (self.settings.max_connections / lock(&self.listeners).len().max(1)).max(1)
     }
 
     /// How many UDP flows each listener may have.

@@ -97,7 +97,8 @@ export const SERVICE_CONFIG = {
   close_after_ms: 92,
   log_level: 96,
   max_flows: 100,
-  size: 104,
+  max_connections: 104,
+  size: 108,
 } as const;
 
 /** Byte offsets of a `Event`; numbers in host byte order. */
@@ -218,4 +219,4 @@ export const REFUSALS = [
 ] as const;
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 2528959401;
+export const ABI_VERSION = 805933888;

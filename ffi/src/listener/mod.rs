@@ -82,6 +82,8 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
         if let Some(stop_at) = listener.service.stop_at() {
             let finished = tcp.stop(&cx) & udp.stop(&cx);
             if finished || Instant::now() >= stop_at {
+                tcp.end_all(&cx);
+                udp.end_all(&cx);
                 return Ok(0);
             }
         }

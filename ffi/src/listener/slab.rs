@@ -70,6 +70,11 @@ impl<T> Slab<T> {
         Some(Key { index, generation: slot.generation })
     }
 
+    /// The keys of all tenants.
+    pub fn keys(&self) -> Vec<Key> {
+        (0..self.slots.len() as u32).filter_map(|index| self.key_at(index)).collect()
+    }
+
     /// How many tenants there are.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()

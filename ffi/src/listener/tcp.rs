@@ -30,6 +30,8 @@ pub struct Listening {
     acceptable: bool,
     /// When accepting goes on, while it pauses.
     resume_at: Option<u64>,
+    /// As many connections as there are descriptors for both their sides.
+    most_connections: usize,
     connections: Slab<Connection>,
     /// Those that have more to move without waiting for an event.
     ready: Vec<Key>,
@@ -87,6 +89,7 @@ impl Listening {
             socket,
             acceptable: false,
             resume_at: None,
+            most_connections: cx.listener.service.connections_a_listener(),
             connections: Slab::default(),
             ready: Vec::new(),
             ready_now: Vec::new(),
@@ -149,6 +152,13 @@ impl Listening {
         }
     }
 
+    /// Ends every connection.
+    pub fn end_all(&mut self, cx: &Context) {
+        for key in self.connections.keys() {
+            self.end(cx, key, End::Over(None));
+        }
+    }
+
     /// Stops accepting; whether every connection has ended.
     pub fn stop(&mut self, cx: &Context) -> bool {
         if self.socket.take().is_some() {
@@ -162,11 +172,14 @@ impl Listening {
     fn accept(&mut self, cx: &mut Context) {
         let Some(socket) = self.socket else { return };
         for _ in 0..ACCEPTS_A_TURN {
+            if self.connections.len() >= self.most_connections {
+                return self.pause_accepting(cx, socket, libc::EMFILE);
+            }
             match socket::accept(socket) {
                 Ok((client, peer)) => self.admit(cx, client, peer),
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        return self.pause_accepting(cx, socket, &error);
+                    Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
+                        return self.pause_accepting(cx, socket, errno)
                     }
                     // EAGAIN: that was all. Anything else concerns the one connection that is gone
                     // (ECONNABORTED, a network error: accept(2)); level-triggered epoll comes back.
@@ -176,12 +189,11 @@ impl Listening {
         }
     }
 
-    fn pause_accepting(&mut self, cx: &Context, socket: RawFd, error: &io::Error) {
+    fn pause_accepting(&mut self, cx: &Context, socket: RawFd, errno: i32) {
         cx.poll.remove(socket);
         self.resume_at = Some(cx.now + PAUSE_MS);
         cx.listener.stats.add(Counter::AcceptPauses, 1);
         let event = Event::new(EventKind::AcceptPaused, level::WARN);
-        let errno = error.raw_os_error().unwrap_or(0);
         cx.listener.tell(Event { errno, value: PAUSE_MS as u32, ..event });
     }
 
@@ -235,12 +247,12 @@ impl Listening {
                 }
                 if upstream.side.is_writable() {
                     self.establish(cx, key);
-                    self.relay(key)
+                    self.relay(cx, key)
                 } else {
                     None
                 }
             }
-            Phase::Relaying(_) => self.relay(key),
+            Phase::Relaying(_) => self.relay(cx, key),
         };
         if let Some(end) = end {
             self.end(cx, key, end);
@@ -385,10 +397,13 @@ impl Listening {
         connection.phase = Phase::Relaying(upstream);
     }
 
-    fn relay(&mut self, key: Key) -> Option<End> {
+    fn relay(&mut self, cx: &Context, key: Key) -> Option<End> {
         let connection = self.connections.get_mut(key)?;
         let Phase::Relaying(upstream) = &mut connection.phase else { return None };
-        match upstream.relay.turn(&mut connection.client, &mut upstream.side, &mut self.tools) {
+        let turn = upstream.relay.turn(&mut connection.client, &mut upstream.side, &mut self.tools);
+        cx.listener.stats.add(Counter::BytesUp, upstream.relay.up.take_bytes());
+        cx.listener.stats.add(Counter::BytesDown, upstream.relay.down.take_bytes());
+        match turn {
             Turn::Waiting => None,
             Turn::Ready => {
                 if !connection.queued {
@@ -417,13 +432,15 @@ impl Listening {
             }
         }
         if self.resume_at.is_some_and(|at| at <= cx.now) {
-            self.resume_at = None;
-            if let Some(socket) = self.socket {
-                if cx.poll.add(socket, Token::TcpListener, Interest::Readable).is_err() {
-                    self.resume_at = Some(cx.now + PAUSE_MS);
-                }
-            }
+            self.resume_accepting(cx);
         }
+    }
+
+    fn resume_accepting(&mut self, cx: &Context) {
+        let Some(socket) = self.socket else { return };
+        let resumed = self.connections.len() < self.most_connections
+            && cx.poll.add(socket, Token::TcpListener, Interest::Readable).is_ok();
+        self.resume_at = (!resumed).then_some(cx.now + PAUSE_MS);
     }
 
     /// Closes both sides; a relay that broke is reset, so that each end learns it.
@@ -445,8 +462,6 @@ impl Listening {
         if reset {
             socket::reset_on_close(upstream.side.fd.as_raw_fd());
         }
-        stats.add(Counter::BytesUp, upstream.relay.up.bytes);
-        stats.add(Counter::BytesDown, upstream.relay.down.bytes);
         if cx.listener.logs(level::DEBUG) {
             let mut event = Event::new(EventKind::ConnectionClosed, level::DEBUG);
             if let End::Over(Some(errno)) = end {

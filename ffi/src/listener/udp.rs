@@ -181,6 +181,13 @@ impl Listening {
         }
     }
 
+    /// Ends every flow.
+    pub fn end_all(&mut self, cx: &Context) {
+        while let Some((owner, served)) = self.flows.evict() {
+            self.end_flow(cx, owner, &served);
+        }
+    }
+
     /// Takes in no more; whether the last replies have had their time.
     pub fn stop(&mut self, cx: &Context) -> bool {
         let Some(socket) = self.socket else { return true };

@@ -60,8 +60,8 @@ pub struct Direction {
     held: Held,
     splicing: bool,
     small_splices: u8,
-    /// Bytes delivered.
-    pub bytes: u64,
+    /// Bytes delivered since `take_bytes`.
+    bytes: u64,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -353,6 +353,12 @@ impl Direction {
     fn lose_reader(&mut self, error: &io::Error) -> Failure {
         self.state = State::Done;
         Failure::Destination(code(error))
+    }
+
+    /// Bytes delivered since the last call.
+    #[inline]
+    pub fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
     }
 
     fn holds_nothing(&self) -> bool {

@@ -1,0 +1,96 @@
+//! The options that the loads share.
+
+use std::fmt::Display;
+use std::net::SocketAddrV4;
+use std::str::FromStr;
+use std::time::Duration;
+
+use pico_args::Arguments;
+
+use crate::proxy::Header;
+use crate::run::Timing;
+use crate::sys;
+
+/// No load runs longer than this, whatever is asked for.
+const LONGEST: f64 = 300.0;
+
+/// Why a command line was refused.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// Where a load goes and what it looks like.
+#[derive(Clone, Copy)]
+pub struct Common {
+    /// Where the load connects to: the proxy, or the server itself.
+    pub target: SocketAddrV4,
+    /// Where the load's own server listens.
+    pub server: SocketAddrV4,
+    pub header: Header,
+    pub timing: Timing,
+    /// The number of the first client: runs that follow each other start elsewhere.
+    pub first_client: u64,
+}
+
+impl Common {
+    pub fn parse(arguments: &mut Arguments) -> Result<Common> {
+        let server = required(arguments, "--server")?;
+        Ok(Common {
+            server,
+            target: optional(arguments, "--target", server)?,
+            header: optional(arguments, "--header", Header::None)?,
+            timing: Timing {
+                warm_up: seconds(arguments, "--warm-up", 0.3)?,
+                measure: seconds(arguments, "--seconds", 2.0)?,
+            },
+            first_client: optional(arguments, "--first-client", sys::now() / 1000)?,
+        })
+    }
+
+    /// True when the server must see the client's address, not the load's own.
+    pub fn expects_clients(&self) -> bool {
+        self.header != Header::None
+    }
+}
+
+/// The value of an option that must be there.
+pub fn required<T>(arguments: &mut Arguments, name: &'static str) -> Result<T>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    arguments.value_from_str(name).map_err(|error| format!("Option {name}: {error}"))
+}
+
+/// The value of an option, or what it is without.
+pub fn optional<T>(arguments: &mut Arguments, name: &'static str, otherwise: T) -> Result<T>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    let value = arguments.opt_value_from_str(name);
+    Ok(value.map_err(|error| format!("Option {name}: {error}"))?.unwrap_or(otherwise))
+}
+
+/// As `optional`, and refused outside of a range.
+pub fn bounded(
+    arguments: &mut Arguments,
+    name: &'static str,
+    otherwise: usize,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<usize> {
+    let value = optional(arguments, name, otherwise)?;
+    if range.contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("Option {name}: {value} is not between {} and {}", range.start(), range.end()))
+    }
+}
+
+/// A time in seconds, with a fraction.
+pub fn seconds(arguments: &mut Arguments, name: &'static str, otherwise: f64) -> Result<Duration> {
+    let value: f64 = optional(arguments, name, otherwise)?;
+    if (0.0..=LONGEST).contains(&value) {
+        Ok(Duration::from_secs_f64(value))
+    } else {
+        Err(format!("Option {name}: {value} is not between 0 and {LONGEST} seconds"))
+    }
+}

@@ -1,0 +1,159 @@
+//! The course of a load: warm up, measure, drain, end; and what its threads count meanwhile.
+
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
+use std::sync::{mpsc, Arc};
+use std::thread::{sleep, JoinHandle};
+use std::time::Duration;
+
+use crate::sys;
+
+/// How often a thread looks at the phase when nothing else wakes it.
+pub const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a drain may take before what is still under way counts as lost.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How often `conduct` looks at the counters while it measures.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where a load stands. It only ever moves on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    WarmUp,
+    Measure,
+    /// Start nothing new, finish what is under way.
+    Drain,
+    End,
+}
+
+/// The phase, seen by all threads of a load.
+#[derive(Default)]
+pub struct Course(AtomicU8);
+
+impl Course {
+    pub fn phase(&self) -> Phase {
+        match self.0.load(Relaxed) {
+            0 => Phase::WarmUp,
+            1 => Phase::Measure,
+            2 => Phase::Drain,
+            _ => Phase::End,
+        }
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.0.store(phase as u8, Relaxed);
+    }
+}
+
+/// How long a load warms up and is measured.
+#[derive(Clone, Copy)]
+pub struct Timing {
+    pub warm_up: Duration,
+    pub measure: Duration,
+}
+
+/// A number that one thread raises and another reads.
+#[derive(Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one side of a load counts. Bytes for TCP bulk; messages and datagrams for all else.
+#[derive(Default)]
+pub struct Counts {
+    /// Connections opened or accepted.
+    pub opened: Count,
+    pub sent: Count,
+    pub received: Count,
+    /// Connections, exchanges or system calls that failed.
+    pub failed: Count,
+    /// Messages that came from another address than that of the client named inside.
+    pub wrong_client: Count,
+    /// Messages from the right address but another port.
+    pub other_port: Count,
+    /// Datagrams that came after a later one of the same client, or twice.
+    pub out_of_order: Count,
+}
+
+/// A side of a load: a thread and its counts.
+pub struct Side<T> {
+    pub counts: Arc<Counts>,
+    thread: JoinHandle<std::io::Result<T>>,
+}
+
+impl<T: Send + 'static> Side<T> {
+    /// Starts a side. It is to end by itself soon after the course has entered `End`.
+    pub fn start(
+        course: &Arc<Course>,
+        body: impl FnOnce(&Course, &Counts) -> std::io::Result<T> + Send + 'static,
+    ) -> Side<T> {
+        let counts = Arc::new(Counts::default());
+        let (course, own) = (Arc::clone(course), Arc::clone(&counts));
+        let (prepared, wait) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let result = sys::prepare_thread();
+            drop(prepared);
+            result?;
+            body(&course, &own)
+        });
+        // Its descriptor table is a copy: what is opened from here on must not be in it, or closing
+        // would close only one of two. The channel ends once the copy is made.
+        let _ = wait.recv() as Result<(), mpsc::RecvError>;
+        Side { counts, thread }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the side's end; its result.
+    pub fn join(self) -> std::io::Result<T> {
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+/// Leads a load through its phases, calling `tick` every tenth of a second while it measures.
+/// Returns the measured seconds. It gives up early when `finished` says that the load has ended,
+/// and waits for that after measuring.
+pub fn conduct(
+    course: &Course,
+    timing: Timing,
+    finished: impl Fn() -> bool,
+    mut tick: impl FnMut(),
+) -> f64 {
+    wait_until(timing.warm_up, &finished);
+    course.enter(Phase::Measure);
+    let started = sys::now();
+    let end = started + timing.measure.as_nanos() as u64;
+    tick();
+    while sys::now() < end && !finished() {
+        let left = Duration::from_nanos(end.saturating_sub(sys::now()));
+        sleep(left.min(TICK));
+        tick();
+    }
+    course.enter(Phase::Drain);
+    let seconds = (sys::now() - started) as f64 / 1e9;
+    wait_until(DRAIN, &finished);
+    course.enter(Phase::End);
+    seconds
+}
+
+fn wait_until(limit: Duration, finished: &impl Fn() -> bool) {
+    let end = sys::now() + limit.as_nanos() as u64;
+    while sys::now() < end && !finished() {
+        let left = Duration::from_nanos(end.saturating_sub(sys::now()));
+        sleep(left.min(Duration::from_millis(5)));
+    }
+}

@@ -1,0 +1,72 @@
+//! Connections that are opened, used once, and then only held: for measuring what they cost.
+
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use pico_args::Arguments;
+
+use crate::options::{bounded, Common, Result};
+use crate::report::Report;
+use crate::run::{Course, Phase};
+use crate::sys;
+use crate::tcp::{end, exchange_once, finish, join, open, start_echo};
+
+/// `tcp-idle`: opens the connections one after the other, each with one exchange, prints a line
+/// `{"ready":N}`, waits until standard input ends (at most `--seconds`), sees whether every
+/// connection still works, and reports.
+pub fn idle(mut arguments: Arguments) -> Result<()> {
+    let common = Common::parse(&mut arguments)?;
+    let connections = bounded(&mut arguments, "--connections", 5000, 1..=9000)?;
+    finish(arguments)?;
+
+    let course = Arc::new(Course::default());
+    let server = start_echo(&course, &common)?;
+    let started = sys::now();
+    let mut failed = 0;
+    let mut held: Vec<(u64, OwnedFd)> = Vec::new();
+    for number in common.first_client..common.first_client + connections as u64 {
+        let opened = open(&common, number)
+            .and_then(|socket| exchange_once(&socket, number).map(|()| socket));
+        match opened {
+            Ok(socket) => held.push((number, socket)),
+            Err(_) => failed += 1,
+        }
+    }
+    let mut ready = Report::default();
+    ready.count("ready", held.len() as u64);
+    ready.print();
+    wait_for_end_of_input(common.timing.measure.as_millis() as i32)
+        .map_err(|error| format!("Cannot read standard input: {error}"))?;
+    let broken =
+        held.iter().filter(|(number, socket)| exchange_once(socket, *number).is_err()).count();
+    let seconds = (sys::now() - started) as f64 / 1e9;
+    drop(held);
+    course.enter(Phase::End);
+    let served = Arc::clone(&server.counts);
+    join(server)?;
+
+    let mut report = Report::default();
+    report.count("operations", connections as u64 - failed);
+    report.count("failed", failed + broken as u64 + served.failed.get());
+    report.count("wrong_client", served.wrong_client.get());
+    report.count("other_port", served.other_port.get());
+    end(report, seconds);
+    Ok(())
+}
+
+fn wait_for_end_of_input(milliseconds: i32) -> io::Result<()> {
+    let input: OwnedFd = {
+        use std::os::fd::AsFd as _;
+        io::stdin().as_fd().try_clone_to_owned()?
+    };
+    let end = sys::now() + milliseconds as u64 * 1_000_000;
+    let mut buffer = [0; 64];
+    while sys::now() < end {
+        let left = (end.saturating_sub(sys::now()) / 1_000_000) as i32;
+        if sys::wait_readable(&input, left)? && io::stdin().read(&mut buffer)? == 0 {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+/**
+ * The benchmark's networks. Every sample has a network namespace of its own, so that none meets the
+ * TIME_WAIT sockets, counters or caches of the one before. Root makes them as it is; anyone else
+ * within a user namespace for the whole run.
+ */
+
+/** Set in the environment of a run that may make network namespaces: to what makes it so. */
+const INSIDE = "MMPROXY_BENCH_INSIDE";
+
+/** Debian keeps `ip` and most servers where a normal user's PATH does not look. */
+const SEARCH_PATH = `${Deno.env.get("PATH") ?? "/usr/bin:/bin"}:/usr/local/sbin:/usr/sbin:/sbin`;
+
+/** Settings that a result depends on and that are reported with it. */
+const REPORTED = [
+  "net.ipv4.tcp_congestion_control",
+  "net.ipv4.tcp_rmem",
+  "net.ipv4.tcp_wmem",
+  "net.ipv4.tcp_max_tw_buckets",
+  "net.ipv4.tcp_tw_reuse",
+  "net.ipv4.ip_local_port_range",
+  "net.core.somaxconn",
+];
+
+/** Who runs it: root, or a user who is root in a user namespace only. */
+export type Privilege = "root" | "user namespace";
+
+/** How this process came to make network namespaces; undefined when it cannot yet. */
+export function privilege(): Privilege | undefined {
+  const value = Deno.env.get(INSIDE);
+  return value === "root" || value === "user namespace" ? value : undefined;
+}
+
+/**
+ * Runs this program again where it can make network namespaces.
+ *
+ * @param args what Deno is called with.
+ * @param env what it finds in its environment.
+ * @returns its exit code.
+ */
+export async function runInside(args: string[], env: Record<string, string>): Promise<number> {
+  const found: Privilege = await isRoot() ? "root" : "user namespace";
+  const command = [Deno.execPath(), ...args];
+  // Not only for the want of it: root in a user namespace alone has smaller pipes (pipe(7),
+  // pipe-user-pages-soft), at which mmproxy-rs fails.
+  if (found === "user namespace") command.unshift("unshare", "--user", "--map-root-user");
+  const [program = "", ...rest] = command;
+  const child = new Deno.Command(program, {
+    args: rest,
+    env: { ...env, [INSIDE]: found, PATH: SEARCH_PATH },
+    stdin: "null",
+  }).spawn();
+  // Ctrl-C reaches the whole group; the child decides, and this process reports its exit.
+  const ignore = () => {};
+  Deno.addSignalListener("SIGINT", ignore);
+  try {
+    return (await child.status).code;
+  } finally {
+    Deno.removeSignalListener("SIGINT", ignore);
+  }
+}
+
+async function isRoot(): Promise<boolean> {
+  if (Deno.uid() !== 0) return false;
+  const { success } = await new Deno.Command("unshare", {
+    args: ["--net", "true"],
+    stderr: "null",
+  }).output();
+  return success;
+}
+
+/** A network namespace with loopback and the README's routing rules. */
+export class Network implements AsyncDisposable {
+  readonly #holder: Deno.ChildProcess;
+
+  private constructor(holder: Deno.ChildProcess) {
+    this.#holder = holder;
+  }
+
+  /**
+   * Makes one.
+   *
+   * @param congestion the TCP congestion control in it.
+   * @throws {Error} when the machine cannot; the message says what is missing.
+   */
+  static async open(congestion: string): Promise<Network> {
+    const script = [
+      "set -e",
+      "ip link set lo up",
+      `echo ${congestion} > /proc/sys/net/ipv4/tcp_congestion_control`,
+      // A full table would close connections in another way half through a sample.
+      "echo 1048576 > /proc/sys/net/ipv4/tcp_max_tw_buckets",
+      "ip rule add from 127.0.0.1/8 iif lo table 123",
+      "ip route add local 0.0.0.0/0 dev lo table 123",
+      "ip -6 rule add from ::1/128 iif lo table 123",
+      "ip -6 route add local ::/0 dev lo table 123",
+      "echo ready",
+      // Holds the namespace until its standard input ends, with this process at the latest.
+      "exec cat",
+    ].join("\n");
+    const holder = new Deno.Command("unshare", {
+      args: ["--net", "sh", "-c", script],
+      stdin: "piped",
+      stdout: "piped",
+    }).spawn();
+    const reader = holder.stdout.getReader();
+    const { done } = await reader.read();
+    await reader.cancel();
+    if (done) {
+      throw new Error(
+        `Could not make a network namespace with ${congestion}: see the message above. It needs ` +
+          "iproute2, IPv6 and user namespaces (sysctl kernel.unprivileged_userns_clone=1, and on " +
+          "Ubuntu kernel.apparmor_restrict_unprivileged_userns=0)",
+      );
+    }
+    return new Network(holder);
+  }
+
+  /** A command that runs inside; its process is the command's own. */
+  command(command: readonly string[], options: Deno.CommandOptions = {}): Deno.Command {
+    const args = [`--net=/proc/${this.#holder.pid}/ns/net`, "--", ...command];
+    return new Deno.Command("nsenter", { ...options, args });
+  }
+
+  /** The text of a file below `/proc/net`, as seen inside. */
+  read(name: string): string {
+    return Deno.readTextFileSync(`/proc/${this.#holder.pid}/net/${name}`);
+  }
+
+  /** The settings that a result depends on. */
+  async sysctls(): Promise<Record<string, string>> {
+    const paths = REPORTED.map((name) => `/proc/sys/${name.replaceAll(".", "/")}`);
+    const { stdout } = await this.command(["cat", ...paths]).output();
+    const lines = new TextDecoder().decode(stdout).trim().split("\n");
+    return Object.fromEntries(REPORTED.map((name, index) => [name, lines[index] ?? ""]));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#holder.stdin.close();
+    await this.#holder.status;
+  }
+}

@@ -1,0 +1,99 @@
+/** The command line of the benchmark. */
+
+import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import { WORKS } from "./works.ts";
+
+export interface Options {
+  readonly mode: "quick" | "full";
+  readonly rounds: number;
+  /** How long all of it may take; undefined when `seconds` is given. */
+  readonly budgetMinutes: number;
+  /** Measured time of each sample; undefined to have it follow from the budget. */
+  readonly seconds: number | undefined;
+  /** Names of works; undefined for all of the mode. */
+  readonly only: readonly string[] | undefined;
+  /** `none`, `ours`, `haproxy`, `nginx`, the latter two also with `-N` for N threads. */
+  readonly programs: readonly string[];
+  /** `name=command`, see `customPeer`. */
+  readonly peers: readonly string[];
+  readonly congestion: string;
+  readonly tcpHeader: "v1" | "v2";
+  /** Where the result goes; undefined for a name with the date in `bench/results/`. */
+  readonly output: string | undefined;
+}
+
+/** Measured rounds and minutes of either mode. */
+const MODES = {
+  full: { rounds: 7, budgetMinutes: 28 },
+  quick: { rounds: 3, budgetMinutes: 2.7 },
+} as const;
+
+/**
+ * Reads the command line; a wrong one, or a request for help, ends the process.
+ *
+ * @param args without the program's own name.
+ */
+export function parseOptions(args: readonly string[]): Options {
+  const command = new Command("bench")
+    .description("Measures this program against no proxy and against others, round by round.")
+    .option("--quick", "a few short rounds of the main works, in under three minutes")
+    .option("--rounds <n>", "how often each sample is taken (7; quick: 3)", positive)
+    .option("--budget <minutes>", "how long all of it may take (28; quick: 2.7)", positive)
+    .option("--seconds <s>", "measured time of each sample, in place of a budget", positive)
+    .option("--only <works>", "names of works, with commas between", words)
+    .option(
+      "--programs <names>",
+      "of none, ours, haproxy, nginx; haproxy-2 and nginx-2 have two threads at all works",
+      words,
+      ["none", "ours", "haproxy", "nginx"],
+    )
+    .option(
+      "--peer <name=command>",
+      "another peer, with {listen} {v4} {v6} {subnets} {protocol}; name/udp for UDP alone",
+      (text: string, before: string[]) => [...before, text],
+      [],
+    )
+    .option("--congestion <name>", "TCP congestion control of the namespaces", "reno")
+    .addOption(
+      new Option("--header <version>", "PROXY header of the TCP loads")
+        .choices(["v1", "v2"] as const).default("v2" as const),
+    )
+    .option("--output <file>", "where the result goes")
+    .addHelpText("after", () => `\nWorks:\n${WORKS.map(describe).join("\n")}`)
+    .parse([...args], { from: "user" });
+  const given = command.opts();
+  const mode = given.quick ? "quick" : "full";
+  for (const name of given.only ?? []) {
+    if (!WORKS.some((work) => work.name === name)) {
+      command.error(`There is no work ${JSON.stringify(name)}; --help lists them`, { exitCode: 2 });
+    }
+  }
+  return {
+    mode,
+    rounds: Math.ceil(given.rounds ?? MODES[mode].rounds),
+    budgetMinutes: given.budget ?? MODES[mode].budgetMinutes,
+    seconds: given.seconds,
+    only: given.only,
+    programs: given.programs,
+    peers: given.peer,
+    congestion: given.congestion,
+    tcpHeader: given.header,
+    output: given.output,
+  };
+}
+
+function describe(work: { name: string; title: string; quick: boolean }): string {
+  return `  ${work.name.padEnd(22)} ${work.title}${work.quick ? " (quick)" : ""}`;
+}
+
+function positive(text: string): number {
+  const value = Number(text);
+  if (!(value > 0 && value <= 1000)) {
+    throw new InvalidArgumentError("Expected a number above 0, at most 1000.");
+  }
+  return value;
+}
+
+function words(text: string): string[] {
+  return text.split(",").map((word) => word.trim()).filter((word) => word !== "");
+}

@@ -1,0 +1,229 @@
+/** The programs that are compared: none at all, ours, HAProxy, nginx, and any that a user names. */
+
+export type Protocol = "tcp" | "udp";
+
+/** Where a program listens, where it forwards to, and where it may keep its files. */
+export interface Place {
+  readonly protocol: Protocol;
+  /** It is for bulk throughput, so that peers may be given what they need for it. */
+  readonly bulk: boolean;
+  readonly listen: string;
+  readonly v4: string;
+  readonly v6: string;
+  /** A file with the subnets that may send headers. */
+  readonly subnets: string;
+  /** A directory of its own. */
+  readonly directory: string;
+}
+
+export interface Program {
+  readonly name: string;
+  readonly protocols: readonly Protocol[];
+  /** What it is, for the report: no path of this machine. */
+  readonly version: string;
+  readonly description: string;
+  /** Writes the files that it needs and returns its command; empty for no program at all. */
+  command(place: Place): string[];
+}
+
+/** The repository's root. */
+const ROOT = new URL("..", import.meta.url).pathname;
+
+/** Straight from the load to its server: the most that the machine and the load can do. */
+export const noProxy: Program = {
+  name: "no proxy",
+  protocols: ["tcp", "udp"],
+  version: "",
+  description: "",
+  command: () => [],
+};
+
+/** This program, as its README starts it. */
+export function ours(): Program {
+  const args = (place: Place) => [
+    ...["run", "--no-prompt", "--allow-ffi", "main.ts"],
+    ...["-l", place.listen, "-4", place.v4, "-6", place.v6],
+    ...["-p", place.protocol, "-a", place.subnets],
+  ];
+  return {
+    name: "ours",
+    protocols: ["tcp", "udp"],
+    version: `Deno ${Deno.version.deno}`,
+    description: ["deno", ...args(DESCRIBED)].join(" "),
+    command: (place) => {
+      const [run, ...rest] = args(place);
+      return [
+        Deno.execPath(),
+        run ?? "",
+        ...rest.map((word) => word === "main.ts" ? ROOT + word : word),
+      ];
+    },
+  };
+}
+
+/** A place whose names stand for themselves, for descriptions. */
+const DESCRIBED: Place = {
+  protocol: "{protocol}" as Protocol,
+  bulk: false,
+  listen: "{listen}",
+  v4: "{v4}",
+  v6: "{v6}",
+  subnets: "{subnets}",
+  directory: "{directory}",
+};
+
+/**
+ * What HAProxy and nginx are configured with, the better of what was tried. Bulk: two threads, and
+ * buffers of 64 KiB, which double their throughput. All else: one thread and their own defaults:
+ * two threads are no faster on two cores that they share with the load, answer later and cost more.
+ */
+const TUNING = { bulk: { threads: 2, buffer: 65_536 }, other: { threads: 1, buffer: 16_384 } };
+
+function tuning(place: Place, threads: number | undefined): { threads: number; buffer: number } {
+  const tuned = place.bulk ? TUNING.bulk : TUNING.other;
+  return { ...tuned, threads: threads ?? tuned.threads };
+}
+
+/**
+ * HAProxy; undefined when it is not installed.
+ *
+ * @param threads how many at all works, or undefined for what is best at each.
+ */
+export async function haproxy(name: string, threads?: number): Promise<Program | undefined> {
+  const version = await firstLine(["haproxy", "-v"], /version (\S+)/);
+  if (version === undefined) return undefined;
+  const configuration = (place: Place) => {
+    const tuned = tuning(place, threads);
+    return `
+global
+  nbthread ${tuned.threads}
+  maxconn 6000
+  tune.bufsize ${tuned.buffer}
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  option splice-auto
+listen bench
+  bind ${place.listen} accept-proxy
+  server service ${place.v4} source 0.0.0.0 usesrc clientip
+`;
+  };
+  return {
+    name,
+    protocols: ["tcp"],
+    version,
+    description: describeBoth(configuration),
+    command: (place) => {
+      const path = `${place.directory}/haproxy.cfg`;
+      Deno.writeTextFileSync(path, configuration(place));
+      return ["haproxy", "-db", "-f", path];
+    },
+  };
+}
+
+/**
+ * nginx's stream module; undefined when it is not installed.
+ *
+ * @param workers how many at all works, or undefined for what is best at each.
+ */
+export async function nginx(name: string, workers?: number): Promise<Program | undefined> {
+  const version = await firstLine(["nginx", "-v"], /nginx\/(\S+)/);
+  if (version === undefined) return undefined;
+  const built = await outputOf(["nginx", "-V"]) ?? "";
+  const modules = /--modules-path=(\S+)/.exec(built)?.[1];
+  const load = built.includes("--with-stream=dynamic") && modules !== undefined
+    ? `load_module ${modules}/ngx_stream_module.so;`
+    : "";
+  const configuration = (place: Place) => {
+    const tuned = tuning(place, workers);
+    return `
+daemon off;
+user root;
+worker_processes ${tuned.threads};
+error_log stderr error;
+pid ${place.directory}/nginx.pid;
+events { worker_connections 20000; }
+stream {
+  proxy_buffer_size ${tuned.buffer};
+  server {
+    listen ${place.listen} proxy_protocol${tuned.threads > 1 ? " reuseport" : ""};
+    proxy_bind $proxy_protocol_addr transparent;
+    proxy_pass ${place.v4};
+    proxy_half_close on;
+  }
+}
+`;
+  };
+  return {
+    name,
+    protocols: ["tcp"],
+    version,
+    description: describeBoth(configuration),
+    command: (place) => {
+      const path = `${place.directory}/nginx.conf`;
+      Deno.writeTextFileSync(path, `${load}${configuration(place)}`);
+      return ["nginx", "-p", place.directory, "-e", "stderr", "-c", path];
+    },
+  };
+}
+
+/** The two configurations that a peer is run with. */
+function describeBoth(configuration: (place: Place) => string): string {
+  const [bulk, other] = [true, false].map((bulk) => configuration({ ...DESCRIBED, bulk }).trim());
+  return `Bulk:\n${bulk}\n\nAll else:\n${other}`;
+}
+
+/**
+ * A program from `--peer name=command`.
+ *
+ * @param text the command's words are separated by spaces; `{listen}`, `{v4}`, `{v6}`, `{subnets}`
+ *   and `{protocol}` stand for their values. Without `{protocol}` it serves TCP alone, or the
+ *   protocol that the name ends with: `name/udp=command`.
+ * @throws {Error} when it is not of that form.
+ */
+export function customPeer(text: string): Program {
+  const match = /^([^=/]+)(?:\/(tcp|udp))?=(.+)$/s.exec(text);
+  const [, name, protocol, template] = match ?? [];
+  if (name === undefined || template === undefined) {
+    throw new Error(`Peer ${JSON.stringify(text)} is not of the form name='command {listen} ...'`);
+  }
+  const words = template.trim().split(/\s+/);
+  const protocols: Protocol[] = protocol === "tcp" || protocol === "udp"
+    ? [protocol]
+    : template.includes("{protocol}")
+    ? ["tcp", "udp"]
+    : ["tcp"];
+  const [program = "", ...rest] = words;
+  return {
+    name,
+    protocols,
+    version: "",
+    description: [program.slice(program.lastIndexOf("/") + 1), ...rest].join(" "),
+    command: (place) => words.map((word) => fill(word, place)),
+  };
+}
+
+function fill(word: string, place: Place): string {
+  const { listen, v4, v6, subnets, protocol } = place;
+  const values: Record<string, string> = { listen, v4, v6, subnets, protocol };
+  return word.replaceAll(/\{(\w+)\}/g, (placeholder, name: string) => values[name] ?? placeholder);
+}
+
+async function firstLine(command: string[], pattern: RegExp): Promise<string | undefined> {
+  const output = await outputOf(command);
+  return output === undefined ? undefined : pattern.exec(output)?.[1] ?? "unknown";
+}
+
+/** Both outputs of a command; undefined when there is no such command. */
+async function outputOf([program = "", ...args]: string[]): Promise<string | undefined> {
+  try {
+    const { stdout, stderr } = await new Deno.Command(program, { args }).output();
+    const decoder = new TextDecoder();
+    return decoder.decode(stdout) + decoder.decode(stderr);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,39 @@
+import assert from "node:assert/strict";
+import { customPeer, type Place } from "./programs.ts";
+
+const PLACE: Place = {
+  protocol: "udp",
+  bulk: false,
+  listen: "127.0.0.1:1",
+  v4: "127.0.0.1:2",
+  v6: "[::1]:2",
+  subnets: "/s",
+  directory: "/d",
+};
+
+Deno.test("customPeer: fills the command in", () => {
+  const peer = customPeer(
+    "some=/opt/x/some -l {listen} -4 {v4} -6 {v6} -p {protocol} -a={subnets}",
+  );
+  assert.equal(peer.name, "some");
+  assert.deepEqual(peer.protocols, ["tcp", "udp"]);
+  assert.deepEqual(peer.command(PLACE), [
+    ...["/opt/x/some", "-l", "127.0.0.1:1", "-4", "127.0.0.1:2", "-6", "[::1]:2"],
+    ...["-p", "udp", "-a=/s"],
+  ]);
+});
+
+Deno.test("customPeer: the description names no directory of this machine", () => {
+  assert.equal(customPeer("some=/opt/x/some -l {listen}").description, "some -l {listen}");
+});
+
+Deno.test("customPeer: a protocol behind the name, or TCP", () => {
+  assert.deepEqual(customPeer("some/udp=x {listen}").protocols, ["udp"]);
+  assert.deepEqual(customPeer("some=x {listen}").protocols, ["tcp"]);
+});
+
+Deno.test("customPeer: refuses what is no peer", () => {
+  for (const text of ["", "some", "=x", "some=", "some/sctp=x"]) {
+    assert.throws(() => customPeer(text), /is not of the form/, text);
+  }
+});

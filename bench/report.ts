@@ -1,0 +1,104 @@
+/** A run's result as Markdown, which reads well in a terminal, too. */
+
+import type { Metric, RunResult, Sample, WorkResult } from "./result.ts";
+import type { Summary } from "./statistics.ts";
+import { foreignShare, programsOf, ratioToBestPeer, summaryOf, total } from "./summary.ts";
+
+/** Counters of the kernel that are shown when any program of a work has them. */
+const COUNTERS = {
+  rcvq_drops: "receive-queue drops",
+  retransmits: "retransmits",
+  listen_drops: "listen drops",
+  udp_rcvbuf_errors: "UDP buffer errors",
+} as const;
+
+/** All of it: how it was measured, and a table for each work. */
+export function report(result: RunResult): string {
+  return [preamble(result), ...result.works.map((work) => section(work, result))].join("\n\n");
+}
+
+function preamble({ machine, settings, mode, minutes, started, programs }: RunResult): string {
+  const versions = programs.flatMap(({ name, version }) => version ? [`${name} ${version}`] : []);
+  return [
+    `${started}, ${mode}, ${settings.rounds} rounds of ${settings.seconds} s, ` +
+    `${minutes.toFixed(1)} minutes`,
+    `${machine.cores} cores (${machine.processor}), ${machine.memoryGiB} GiB, ` +
+    `Linux ${machine.kernel}, load before ${machine.loadBefore}`,
+    `TCP: ${settings.sysctls["net.ipv4.tcp_congestion_control"]}, PROXY ${settings.tcpHeader}, ` +
+    `as ${settings.privilege}. ` +
+    versions.join(", "),
+  ].join("  \n");
+}
+
+/** The table of one work. */
+export function section(work: WorkResult, { programs }: Pick<RunResult, "programs">): string {
+  const names = programsOf(work, programs.map(({ name }) => name));
+  const counters = Object.entries(COUNTERS)
+    .filter(([counter]) => names.some((name) => total(work, name, counter) > 0));
+  const head = [
+    "program",
+    ...work.metrics.map(({ label, unit }) => `${label}, ${unit}`),
+    ...counters.map(([, label]) => label),
+    "faults",
+  ];
+  const rows = names.map((name) => [
+    name,
+    ...work.metrics.map((metric) => formatSummary(summaryOf(work, name, metric))),
+    ...counters.map(([counter]) => formatNumber(total(work, name, counter))),
+    faults(work.samples.filter((sample) => sample.program === name)),
+  ]);
+  const ratios = work.metrics.map((metric) => ratioToBestPeer(work, metric));
+  if (ratios.some((ratio) => ratio !== undefined)) {
+    const cells = ratios.map((ratio) => ratio === undefined ? "" : formatRatio(ratio));
+    rows.push(["ours / best peer", ...cells, ...counters.map(() => ""), ""]);
+  }
+  const others = foreignShare(work);
+  const note = others > 0.1
+    ? [`Others used up to ${Math.round(others * 100)} % of the machine meanwhile.`]
+    : [];
+  return [`### ${work.title} (\`${work.name}\`)`, table(head, rows), ...note].join("\n\n");
+}
+
+/** One line that says what a sample brought. */
+export function line(sample: Sample, metrics: readonly Metric[]): string {
+  const values = metrics.flatMap(({ name, label, unit }) => {
+    const value = sample.numbers[name];
+    return value === undefined ? [] : [`${label} ${formatNumber(value)} ${unit}`];
+  });
+  return [...values, ...sample.faults.map((fault) => `FAULT ${fault}`)].join(", ");
+}
+
+function faults(samples: readonly Sample[]): string {
+  const faulty = samples.filter((sample) => sample.faults.length > 0);
+  const first = faulty[0]?.faults[0];
+  if (first === undefined) return "none";
+  return `${faulty.length} of ${samples.length}: ${first.replaceAll(/\s+/g, " ").slice(0, 80)}`;
+}
+
+function formatSummary(summary: Summary | undefined): string {
+  if (summary === undefined) return "";
+  const { median, min, max } = summary;
+  return `${formatNumber(median)} (${formatNumber(min)}–${formatNumber(max)})`;
+}
+
+function formatRatio({ median, min, max }: Summary): string {
+  const [middle, low, high] = [median, min, max].map((ratio) => ratio.toFixed(2));
+  return `${middle} (${low}–${high})`;
+}
+
+/** Three digits that matter, thousands with commas. */
+export function formatNumber(value: number): string {
+  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en-US");
+  if (Number.isInteger(value)) return `${value}`;
+  return `${Number(value.toPrecision(3))}`;
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((cell, column) =>
+    Math.max(cell.length, ...rows.map((row) => row[column]?.length ?? 0))
+  );
+  const format = (cells: readonly string[]) =>
+    `| ${cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(" | ")} |`;
+  const rule = `|${widths.map((width) => "-".repeat(width + 2)).join("|")}|`;
+  return [format(head), rule, ...rows.map(format)].join("\n");
+}

@@ -1,0 +1,261 @@
+/** One program at one work, once: in a network of its own, from its start to its end. */
+
+import { isOpen, readCounters } from "./counters.ts";
+import { Network } from "./namespace.ts";
+import { cpuSeconds, killTree, machineBusySeconds, readCpu, readMemory } from "./processes.ts";
+import type { Place, Program } from "./programs.ts";
+import type { Sample } from "./result.ts";
+import { COST, type Work } from "./works.ts";
+
+/** What is the same for all samples of a run. */
+export interface Setting {
+  /** The load generator's path. */
+  readonly loadgen: string;
+  readonly congestion: string;
+  readonly tcpHeader: string;
+  /** Measured time of a load. */
+  readonly seconds: number;
+}
+
+type Numbers = Record<string, number>;
+
+const LISTEN_PORT = 8443;
+const LISTEN = `127.0.0.1:${LISTEN_PORT}`;
+const SERVER = "127.0.0.1:5000";
+const SERVER_V6 = "[::1]:5000";
+
+/** How long a program may take until it listens. */
+const START_LIMIT = 10_000;
+/** The measured time of one step of the search for the highest rate, and how many steps. */
+const SEARCH_SECONDS = 0.5;
+const SEARCH_STEPS = 8;
+/** Between these, in datagrams a second, the search looks. */
+const SEARCH_RANGE = { from: 10_000, to: 1_600_000 };
+/** The share that may be lost at the highest rate. */
+const LOSS_LIMIT = 0.001;
+/** A paced load that sent less than this share of its rate did not keep up. */
+const PACE_LIMIT = 0.98;
+/** What makes a sample no result when it is above 0, in words. */
+const FAULTS: Readonly<Record<string, string>> = {
+  failed: "operations failed",
+  storm_failed: "connections of the storm failed",
+  wrong_client: "came from another address than their client's",
+  lost_up: "bytes lost on the way to the service",
+  lost_down: "bytes lost on the way to the client",
+  unfinished: "connections did not end",
+  lost_replies: "replies lost",
+};
+
+/**
+ * Takes a sample. A program that fails to start, or a load that fails, is a sample without numbers
+ * and with the fault in words.
+ */
+export async function takeSample(
+  setting: Setting,
+  work: Work,
+  program: Program,
+  round: number,
+): Promise<Sample> {
+  const directory = await Deno.makeTempDir({ prefix: "mmproxy-bench-" });
+  try {
+    const subnets = `${directory}/subnets`;
+    await Deno.writeTextFile(subnets, "127.0.0.0/8\n");
+    const place: Place = {
+      protocol: work.protocol,
+      bulk: work.bulk ?? false,
+      listen: LISTEN,
+      v4: SERVER,
+      v6: SERVER_V6,
+      subnets,
+      directory,
+    };
+    await using network = await Network.open(setting.congestion);
+    const numbers = await measure({ setting, work, network, command: program.command(place) });
+    return { program: program.name, round, numbers, faults: findFaults(work, numbers) };
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    return { program: program.name, round, numbers: {}, faults: [message] };
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+interface Task {
+  readonly setting: Setting;
+  readonly work: Work;
+  readonly network: Network;
+  /** The program's; empty for no proxy. */
+  readonly command: readonly string[];
+}
+
+async function measure(task: Task): Promise<Numbers> {
+  const { work, network, command } = task;
+  if (work.kind === "startup") return await runLoad(task, ["--", ...command]);
+  if (command.length === 0) return await withCounters(task, undefined);
+  const child = network.command(command, {
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+  }).spawn();
+  const errors = new Response(child.stderr).text();
+  try {
+    await untilListening(task, child, errors);
+    return await withCounters(task, child.pid);
+  } finally {
+    await killTree(child);
+    await errors;
+  }
+}
+
+async function untilListening(
+  { network, work }: Task,
+  child: Deno.ChildProcess,
+  errors: Promise<string>,
+): Promise<void> {
+  let ended = false;
+  child.status.then(() => ended = true);
+  const limit = performance.now() + START_LIMIT;
+  while (!isOpen(network, work.protocol, LISTEN_PORT)) {
+    if (ended) throw new Error(`Ended before it listened: ${(await errors).trim().slice(-500)}`);
+    if (performance.now() > limit) throw new Error(`Did not listen within ${START_LIMIT} ms`);
+    await sleep(10);
+  }
+}
+
+/** Measures, and adds what the kernel and the machine counted meanwhile. */
+async function withCounters(task: Task, pid: number | undefined): Promise<Numbers> {
+  const before = readCounters(task.network);
+  const numbers = await byKind(task, pid);
+  const after = readCounters(task.network);
+  for (const [name, value] of Object.entries(after)) numbers[name] = value - (before[name] ?? 0);
+  return numbers;
+}
+
+async function byKind(task: Task, pid: number | undefined): Promise<Numbers> {
+  switch (task.work.kind) {
+    case "idle":
+      return await measureIdle(task, pid);
+    case "highest-rate":
+      return await findHighestRate(task);
+    default:
+      return await measureLoad(task, pid);
+  }
+}
+
+async function measureLoad(task: Task, pid: number | undefined): Promise<Numbers> {
+  const started = performance.now();
+  const busyBefore = machineBusySeconds();
+  const cpuBefore = pid === undefined ? undefined : readCpu(pid);
+  const numbers = await runLoad(task, ["--seconds", `${task.setting.seconds}`]);
+  const cpu = pid === undefined || cpuBefore === undefined
+    ? 0
+    : cpuSeconds(cpuBefore, readCpu(pid));
+  const busy = machineBusySeconds() - busyBefore;
+  const elapsed = (performance.now() - started) / 1000;
+
+  const { operations = 0, up_gbit, down_gbit, load_cpu_seconds = 0 } = numbers;
+  if (up_gbit !== undefined && down_gbit !== undefined) {
+    numbers.each_way_gbit = (up_gbit + down_gbit) / 2;
+  }
+  if (pid !== undefined) {
+    numbers.cpu_seconds = cpu;
+    if (operations > 0) numbers[COST] = cpu * 1e6 / operations * task.work.operationsPerCost;
+  }
+  // What neither the program nor the load used: the harness itself, and others on the machine.
+  const foreign = busy - cpu - load_cpu_seconds;
+  numbers.foreign_cpu_share = Math.max(0, foreign) / elapsed / navigator.hardwareConcurrency;
+  return numbers;
+}
+
+async function measureIdle(task: Task, pid: number | undefined): Promise<Numbers> {
+  if (pid === undefined) throw new Error("Without a program there is no memory to measure");
+  // The first connection has the program set up what it sets up once.
+  const once: Work = { ...task.work, load: ["tcp-idle", "--connections", "1"] };
+  await runLoad({ ...task, work: once }, ["--seconds", "0"]);
+  const before = readMemory(pid);
+  const load = task.network.command(loadCommand(task, ["--seconds", "30"]), {
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  const lines = load.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  const first = (await lines.read()).value ?? "";
+  const { ready } = parseNumbers(first);
+  // Buffers of the last exchanges are given back.
+  await sleep(1000);
+  const after = readMemory(pid);
+  await load.stdin.close();
+  let rest = "";
+  for (let part = await lines.read(); !part.done; part = await lines.read()) rest += part.value;
+  if (!(await load.status).success || ready === undefined) throw new Error("The load failed");
+  const numbers = parseNumbers(rest);
+  // Memory of fewer connections, or of a program that gave up, is no answer.
+  if ((numbers.failed ?? 0) > 0) throw new Error(`${numbers.failed} connections failed`);
+  return {
+    ...numbers,
+    ready,
+    kib_per_connection: (after - before) / ready,
+    kib_before: before,
+    kib_after: after,
+  };
+}
+
+/** Halves, in steps of the same ratio, the range in which the highest rate lies. */
+async function findHighestRate(task: Task): Promise<Numbers> {
+  let { from, to } = SEARCH_RANGE;
+  let carried: Numbers = {};
+  let highest = 0;
+  for (let step = 0; step < SEARCH_STEPS; step++) {
+    const rate = Math.round(Math.sqrt(from * to));
+    const numbers = await runLoad(task, ["--seconds", `${SEARCH_SECONDS}`, "--rate", `${rate}`]);
+    const kept = (numbers.sent_per_second ?? 0) >= rate * PACE_LIMIT;
+    if (kept && (numbers.lost_share ?? 1) <= LOSS_LIMIT) {
+      from = rate;
+      highest = rate;
+      carried = numbers;
+    } else {
+      to = rate;
+    }
+  }
+  return { ...carried, highest_rate: highest };
+}
+
+async function runLoad(task: Task, options: readonly string[]): Promise<Numbers> {
+  const { stdout, stderr, success } = await task.network.command(loadCommand(task, options), {
+    stdin: "null",
+  }).output();
+  const decoder = new TextDecoder();
+  if (!success) throw new Error(decoder.decode(stderr).trim().slice(-500));
+  const lines = decoder.decode(stdout).trim().split("\n");
+  return parseNumbers(lines.at(-1) ?? "");
+}
+
+function loadCommand({ setting, work, command }: Task, options: readonly string[]): string[] {
+  const [name = "", ...own] = work.load;
+  const target = command.length === 0
+    ? ["--target", SERVER, "--header", "none"]
+    : ["--target", LISTEN, "--header", work.protocol === "udp" ? "v2" : setting.tcpHeader];
+  return [setting.loadgen, name, ...own, "--server", SERVER, ...target, ...options];
+}
+
+function parseNumbers(line: string): Numbers {
+  const parsed: unknown = JSON.parse(line);
+  if (typeof parsed !== "object" || parsed === null) throw new Error(`No result: ${line}`);
+  return Object.fromEntries(Object.entries(parsed).map(([name, value]) => [name, Number(value)]));
+}
+
+function findFaults(work: Work, numbers: Numbers): string[] {
+  const faults = Object.entries(FAULTS).flatMap(([name, words]) => {
+    const value = numbers[name] ?? 0;
+    return value > 0 ? [`${value} ${words}`] : [];
+  });
+  const rate = Number(work.load[work.load.indexOf("--rate") + 1]);
+  const { sent_per_second } = numbers;
+  if (work.load.includes("--rate") && (sent_per_second ?? rate) < rate * PACE_LIMIT) {
+    faults.push(`the load sent only ${Math.round(sent_per_second ?? 0)}/s`);
+  }
+  return faults;
+}
+
+function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}

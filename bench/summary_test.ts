@@ -1,0 +1,49 @@
+import assert from "node:assert/strict";
+import type { Metric, Sample, WorkResult } from "./result.ts";
+import { NO_PROXY, OURS, ratioToBestPeer, summaryOf, total } from "./summary.ts";
+
+const SPEED: Metric = { name: "speed", label: "speed", unit: "/s", better: "more" };
+const TIME: Metric = { name: "time", label: "time", unit: "µs", better: "less" };
+
+function sample(program: string, round: number, speed: number, time: number): Sample {
+  return { program, round, numbers: { speed, time }, faults: [] };
+}
+
+const WORK: WorkResult = {
+  name: "work",
+  title: "Work",
+  metrics: [SPEED, TIME],
+  samples: [
+    ...[sample(NO_PROXY, 1, 100, 1), sample(OURS, 1, 30, 4), sample("a", 1, 20, 8)],
+    ...[sample("b", 1, 10, 5), sample(NO_PROXY, 2, 100, 1), sample(OURS, 2, 20, 6)],
+    ...[sample("a", 2, 10, 2), sample("b", 2, 40, 3)],
+  ],
+};
+
+Deno.test("ratioToBestPeer: the best peer of each round, no proxy left out", () => {
+  assert.deepEqual(ratioToBestPeer(WORK, SPEED), { median: 1, min: 0.5, max: 1.5, count: 2 });
+  assert.deepEqual(ratioToBestPeer(WORK, TIME), { median: 1.9, min: 0.8, max: 3, count: 2 });
+});
+
+Deno.test("ratioToBestPeer: a round that failed does not count", () => {
+  const failed: Sample = { program: OURS, round: 2, numbers: {}, faults: ["It fell"] };
+  const samples = WORK.samples.map((sample) =>
+    sample.program === OURS && sample.round === 2 ? failed : sample
+  );
+  assert.equal(ratioToBestPeer({ ...WORK, samples }, SPEED)?.count, 1);
+});
+
+Deno.test("ratioToBestPeer: nothing without a peer", () => {
+  const samples = WORK.samples.filter(({ program }) => program === OURS || program === NO_PROXY);
+  assert.equal(ratioToBestPeer({ ...WORK, samples }, SPEED), undefined);
+});
+
+Deno.test("summaryOf: one program alone", () => {
+  assert.deepEqual(summaryOf(WORK, "a", SPEED), { median: 15, min: 10, max: 20, count: 2 });
+  assert.equal(summaryOf(WORK, "absent", SPEED), undefined);
+});
+
+Deno.test("total: adds up over the rounds", () => {
+  assert.equal(total(WORK, "b", "speed"), 50);
+  assert.equal(total(WORK, "b", "unknown"), 0);
+});

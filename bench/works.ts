@@ -1,0 +1,237 @@
+/** The lines of the benchmark: which load, and what it is judged by. */
+
+import type { Protocol } from "./programs.ts";
+import type { Metric } from "./result.ts";
+
+/** How a work is measured. */
+export type Kind =
+  /** One load for so many seconds. */
+  | "load"
+  /** Memory while many connections are held open. */
+  | "idle"
+  /** From the program's start to its first connection. */
+  | "startup"
+  /** The highest rate that is carried nearly without loss, by bisection. */
+  | "highest-rate";
+
+export interface Work {
+  readonly name: string;
+  readonly title: string;
+  readonly protocol: Protocol;
+  readonly kind: Kind;
+  /** Throughput of a few busy connections is asked for: peers are configured for that. */
+  readonly bulk?: boolean;
+  /** The load generator's command and its options. */
+  readonly load: readonly string[];
+  /** The first is the one that programs are ranked by. */
+  readonly metrics: readonly Metric[];
+  /** What the processor time is divided by: this many of the load's operations. */
+  readonly operationsPerCost: number;
+  /** It is part of `--quick`. */
+  readonly quick: boolean;
+  /** It is measured in no more rounds than these: it takes long, or varies little. */
+  readonly mostRounds?: number;
+}
+
+/** The name under which the cost of an operation stands among a sample's numbers. */
+export const COST = "cpu_per_operation";
+
+const eachWay: Metric = {
+  name: "each_way_gbit",
+  label: "each way",
+  unit: "Gbit/s",
+  better: "more",
+};
+const perSecond = (unit: string): Metric => ({
+  name: "per_second",
+  label: "rate",
+  unit: `${unit}/s`,
+  better: "more",
+});
+const delivered: Metric = {
+  name: "delivered_per_second",
+  label: "delivered",
+  unit: "datagrams/s",
+  better: "more",
+};
+const returned: Metric = {
+  name: "returned_per_second",
+  label: "returned",
+  unit: "replies/s",
+  better: "more",
+};
+const cost = (unit: string): Metric => ({ name: COST, label: "CPU", unit, better: "less" });
+const times: readonly Metric[] = [
+  { name: "p50_us", label: "p50", unit: "µs", better: "less" },
+  { name: "p99_us", label: "p99", unit: "µs", better: "less" },
+  { name: "p999_us", label: "p99.9", unit: "µs", better: "less" },
+];
+
+function bulk(connections: number, options: { quick: boolean; copy: boolean }): Work {
+  const { quick, copy } = options;
+  return {
+    name: `bulk-${connections}${copy ? "-copy" : ""}`,
+    title: `TCP bulk, ${connections} connections, both directions together` +
+      (copy ? ", receivers copy" : ""),
+    protocol: "tcp",
+    kind: "load",
+    load: ["tcp-bulk", "--connections", `${connections}`, ...copy ? ["--copy"] : []],
+    bulk: true,
+    metrics: [
+      eachWay,
+      cost("ms/GB"),
+      { name: "slowest_tenth", label: "slowest 0.1 s", unit: "of the mean", better: "more" },
+    ],
+    operationsPerCost: 1e6,
+    quick,
+  };
+}
+
+function connectionRate(atOnce: number): Work {
+  const [p50, ...others] = times;
+  const rate = perSecond("connections");
+  const first = atOnce === 1 && p50 !== undefined ? [p50, rate] : [rate, ...p50 ? [p50] : []];
+  return {
+    name: `rate-${atOnce}`,
+    title: `New TCP connections, ${atOnce} at once`,
+    protocol: "tcp",
+    kind: "load",
+    load: ["tcp-rate", "--at-once", `${atOnce}`],
+    metrics: [...first, cost("µs/connection"), ...others],
+    operationsPerCost: 1,
+    quick: true,
+  };
+}
+
+function pingPong(connections: number, storm: number, quick: boolean): Work {
+  const behind = storm > 0 ? `, with ${storm} new connections/s beside it` : "";
+  return {
+    name: storm > 0 ? `pingpong-${connections}-storm` : `pingpong-${connections}`,
+    title: `TCP ping-pong of 64 bytes, ${count(connections, "connection")}${behind}`,
+    protocol: "tcp",
+    kind: "load",
+    load: ["tcp-pingpong", "--connections", `${connections}`, "--storm", `${storm}`],
+    metrics: [perSecond("exchanges"), ...times, ...storm > 0 ? [] : [cost("µs/exchange")]],
+    operationsPerCost: 1,
+    quick,
+  };
+}
+
+interface UdpOptions {
+  readonly clients: number;
+  readonly size: number;
+  /** Datagrams a second, 0 for as fast as it goes. */
+  readonly rate: number;
+  readonly quick?: boolean;
+  /** The load sends its datagrams one by one, not in segments that the kernel cuts apart. */
+  readonly single?: boolean;
+}
+
+function udp(mode: "sink" | "echo", options: UdpOptions): Work {
+  const { clients, size, rate, quick = false, single = false } = options;
+  const pace = rate > 0 ? `at ${rate / 1000},000/s` : "flooded";
+  const target = mode === "sink" ? "into a sink" : "echo";
+  const name = [`${mode}-${clients}-${size}`];
+  if (rate > 0) name.push(`${rate / 1000}k`);
+  if (single) name.push("single");
+  return {
+    name: name.join("-"),
+    title: `UDP ${target}, ${pace}, ${size} bytes, ${count(clients, "client")}` +
+      (single ? ", sent one by one" : ""),
+    protocol: "udp",
+    kind: "load",
+    load: [
+      ...["udp", "--mode", mode, "--clients", `${clients}`, "--size", `${size}`],
+      ...["--rate", `${rate}`],
+      // A flood must not be limited by its sender; a paced load is to come as from a network.
+      ...rate === 0 && !single ? ["--segments"] : [],
+    ],
+    metrics: [
+      mode === "sink" ? delivered : returned,
+      cost("µs/datagram"),
+      ...mode === "echo" ? times : [],
+      ...rate > 0
+        ? [{ name: "lost_share", label: "lost", unit: "of those sent", better: "less" } as const]
+        : [],
+    ],
+    operationsPerCost: 1,
+    quick,
+  };
+}
+
+/** Every line, in the order in which they are measured and shown. */
+export const WORKS: readonly Work[] = [
+  bulk(50, { quick: true, copy: false }),
+  bulk(4, { quick: true, copy: false }),
+  bulk(50, { quick: false, copy: true }),
+  connectionRate(32),
+  connectionRate(1),
+  pingPong(32, 0, true),
+  pingPong(32, 4000, false),
+  pingPong(1, 0, false),
+  {
+    name: "idle",
+    title: "5,000 idle TCP connections, memory of all processes",
+    protocol: "tcp",
+    kind: "idle",
+    load: ["tcp-idle", "--connections", "5000"],
+    metrics: [{
+      name: "kib_per_connection",
+      label: "memory",
+      unit: "KiB/connection",
+      better: "less",
+    }],
+    operationsPerCost: 1,
+    quick: true,
+    mostRounds: 3,
+  },
+  {
+    name: "startup",
+    title: "Start to first accepted connection",
+    protocol: "tcp",
+    kind: "startup",
+    load: ["startup"],
+    metrics: [
+      { name: "accepted_ms", label: "accepted", unit: "ms", better: "less" },
+      { name: "answered_ms", label: "answered", unit: "ms", better: "less" },
+    ],
+    operationsPerCost: 1,
+    quick: true,
+  },
+  udp("sink", { clients: 1, size: 200, rate: 0 }),
+  udp("sink", { clients: 16, size: 200, rate: 0, quick: true }),
+  udp("sink", { clients: 512, size: 200, rate: 0 }),
+  udp("sink", { clients: 16, size: 64, rate: 0 }),
+  udp("sink", { clients: 16, size: 1200, rate: 0 }),
+  udp("sink", { clients: 16, size: 200, rate: 0, single: true }),
+  udp("echo", { clients: 1, size: 200, rate: 0 }),
+  udp("echo", { clients: 16, size: 200, rate: 0, quick: true }),
+  udp("echo", { clients: 512, size: 200, rate: 0 }),
+  udp("echo", { clients: 16, size: 200, rate: 50_000 }),
+  udp("echo", { clients: 16, size: 200, rate: 150_000, quick: true }),
+  {
+    name: "echo-16-200-highest",
+    title: "UDP echo, 200 bytes, 16 clients: highest rate with at most 0.1 % lost",
+    protocol: "udp",
+    kind: "highest-rate",
+    load: ["udp", "--mode", "echo", "--clients", "16", "--size", "200"],
+    metrics: [{ name: "highest_rate", label: "carried", unit: "datagrams/s", better: "more" }],
+    operationsPerCost: 1,
+    quick: false,
+    mostRounds: 3,
+  },
+  {
+    name: "flows",
+    title: "New UDP flows, 32 at once",
+    protocol: "udp",
+    kind: "load",
+    load: ["udp-flows", "--at-once", "32", "--count", "8000"],
+    metrics: [perSecond("flows"), cost("µs/flow"), ...times],
+    operationsPerCost: 1,
+    quick: false,
+  },
+];
+
+function count(number: number, noun: string): string {
+  return number === 1 ? `1 ${noun}` : `${number} ${noun}s`;
+}

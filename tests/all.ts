@@ -1,0 +1,143 @@
+/**
+ * Every test, behind `deno task test`; with `--quick` all but the end-to-end tests, behind
+ * `deno task ok`. Counts each check, each cargo test and each Deno test as one, and closes with
+ * `N passed, N failed`. With CI=true a skipped test is a failure.
+ */
+import { fileURLToPath } from "node:url";
+import process from "node:process";
+
+/** What a step came to. */
+export interface Tally {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+interface Step {
+  readonly title: string;
+  readonly command: readonly string[];
+  /** How to count; without it the step is one check, which passes with exit code 0. */
+  readonly count?: (output: string, junit: string) => Tally;
+  /** Left out of `--quick`. */
+  readonly slow?: boolean;
+}
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const DENO = Deno.execPath();
+const JUNIT = "{junit}";
+const CARGO_LINT = ["--all-targets", "--", "-D", "warnings"];
+
+const STEPS: readonly Step[] = [
+  { title: "Format, TypeScript", command: [DENO, "fmt", "--check"] },
+  { title: "Format, Rust", command: ["cargo", "fmt", "--all", "--check"] },
+  { title: "Lint, TypeScript", command: [DENO, "lint"] },
+  { title: "Lint, Rust", command: ["cargo", "clippy", "--workspace", ...CARGO_LINT] },
+  {
+    title: "Lint, Rust with its description for TypeScript",
+    command: ["cargo", "clippy", "-p", "mmproxy-ffi", "--features", "bindgen", ...CARGO_LINT],
+  },
+  { title: "Types", command: [DENO, "check", "."] },
+  { title: "Generated files are fresh", command: [DENO, "run", "-A", "tests/native_symbols.ts"] },
+  { title: "Build", command: ["cargo", "build", "--release", "-p", "mmproxy-ffi"] },
+  { title: "Rust tests", command: ["cargo", "test", "--workspace"], count: countCargo },
+  {
+    title: "TypeScript tests",
+    command: [DENO, "test", "-A", `--junit-path=${JUNIT}`, "src/", "bench/", "tests/all_test.ts"],
+    count: countJunit,
+  },
+  {
+    title: "End-to-end tests, in a network of their own",
+    command: [DENO, "run", "-A", "tests/e2e/run.ts", "--junit", JUNIT],
+    count: countJunit,
+    slow: true,
+  },
+];
+
+/** Sums up cargo's closing lines, one for each test binary. */
+export function countCargo(output: string): Tally {
+  const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
+  for (
+    const [, passed, failed, ignored] of output.matchAll(
+      /^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored/gm,
+    )
+  ) {
+    tally.passed += Number(passed);
+    tally.failed += Number(failed);
+    tally.skipped += Number(ignored);
+  }
+  return tally;
+}
+
+/** Sums up the suites of a JUnit report. */
+export function countJunit(_output: string, junit: string): Tally {
+  const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
+  for (const [suite] of junit.matchAll(/<testsuite [^>]*>/g)) {
+    const number = (name: string) => Number(suite.match(`\\b${name}="(\\d+)"`)?.[1] ?? 0);
+    const failed = number("failures") + number("errors");
+    tally.failed += failed;
+    tally.skipped += number("disabled") + number("skipped");
+    tally.passed += number("tests") - failed - number("disabled") - number("skipped");
+  }
+  return tally;
+}
+
+/** A step's tally: one that ran no test, or ended badly with none failed, has failed itself. */
+export function judge(counted: Tally | undefined, success: boolean): Tally {
+  if (!counted) return { passed: success ? 1 : 0, failed: success ? 0 : 1, skipped: 0 };
+  const none = counted.passed + counted.failed === 0;
+  const unexplained = !success && counted.failed === 0;
+  return { ...counted, failed: counted.failed + (none || unexplained ? 1 : 0) };
+}
+
+async function run(step: Step): Promise<Tally> {
+  console.log(`\n== ${step.title}`);
+  const junitPath = await Deno.makeTempFile({ prefix: "mmproxy-junit-" });
+  try {
+    const [program = "", ...args] = step.command.map((word) => word.replace(JUNIT, junitPath));
+    const child = new Deno.Command(program, {
+      args,
+      cwd: ROOT,
+      stdin: "null",
+      stdout: "piped",
+      env: { NO_COLOR: "1" },
+    }).spawn();
+    let output = "";
+    const decoder = new TextDecoder();
+    for await (const chunk of child.stdout) {
+      output += decoder.decode(chunk, { stream: true });
+      await process.stdout.write(chunk);
+    }
+    const { success } = await child.status;
+    return judge(step.count?.(output, await Deno.readTextFile(junitPath)), success);
+  } catch (error) {
+    console.error(`Cannot run ${step.command.join(" ")}: ${error}`);
+    return judge(undefined, false);
+  } finally {
+    await Deno.remove(junitPath);
+  }
+}
+
+async function main(): Promise<number> {
+  const quick = Deno.args.includes("--quick");
+  const total: Tally = { passed: 0, failed: 0, skipped: 0 };
+  const failures: string[] = [];
+  for (const step of STEPS) {
+    if (quick && step.slow) continue;
+    const tally = await run(step);
+    if (tally.failed > 0) failures.push(step.title);
+    total.passed += tally.passed;
+    total.failed += tally.failed;
+    total.skipped += tally.skipped;
+  }
+  if (Deno.env.get("CI") === "true" && total.skipped > 0) {
+    failures.push("tests that were skipped, which CI does not take");
+    total.failed += total.skipped;
+    total.skipped = 0;
+  }
+  if (failures.length > 0) console.log(`\nFailed: ${failures.join("; ")}`);
+  const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
+  console.log(`\n${total.passed} passed, ${total.failed} failed${skipped}`);
+  return total.failed === 0 ? 0 : 1;
+}
+
+if (import.meta.main) Deno.exit(await main());

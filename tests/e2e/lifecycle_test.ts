@@ -1,0 +1,144 @@
+import assert from "node:assert/strict";
+import { show } from "./support/endpoints.ts";
+import { text, v2, v2Local } from "./support/headers.ts";
+import { Program } from "./support/program.ts";
+import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
+import { eventually } from "./support/time.ts";
+
+const CLIENT = { ip: "192.0.2.66", port: 40_666 };
+const BALANCER = { ip: "198.51.100.1", port: 443 };
+
+/** A connection through the program, its header sent and the service's line read. */
+async function opened(program: Program): Promise<Stream> {
+  const client = await Stream.connect(program.listen.port);
+  await client.send(v2(CLIENT, BALANCER));
+  assert.equal(await client.line(), show(CLIENT));
+  return client;
+}
+
+/** Waits until new connections are turned away. */
+async function assertRefuses(program: Program): Promise<void> {
+  await eventually(async () => {
+    try {
+      using late = await Stream.connect(program.listen.port);
+      await late.send(v2Local());
+      await late.line();
+      return false;
+    } catch {
+      return true;
+    }
+  }, "refusal of new connections");
+}
+
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  Deno.test(`lifecycle: ${signal} without connections ends at once with 0`, async () => {
+    await using program = await Program.start();
+    const begin = performance.now();
+    program.signal(signal);
+    assert.equal(await program.ended(), 0);
+    assert.ok(performance.now() - begin < 5000);
+    assert.equal(program.all("stopped").length, 1);
+  });
+
+  Deno.test(`lifecycle: ${signal} lets an open connection finish and takes no new one`, async () => {
+    await using service = new TcpService(tellAndEcho);
+    await using program = await Program.start({ args: ["-4", service.address] });
+    using client = await opened(program);
+    program.signal(signal);
+    await program.event("stopping");
+    await assertRefuses(program);
+    await client.send("still here");
+    assert.equal(text(await client.exactly(10)), "still here");
+    const begin = performance.now();
+    await client.finish();
+    assert.equal(await client.end(), "closed");
+    assert.equal(await program.ended(), 0);
+    assert.ok(performance.now() - begin < 5000);
+  });
+}
+
+Deno.test("lifecycle: a connection that does not finish is ended after 10 s, and the exit is 0", async () => {
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({ args: ["-4", service.address] });
+  using client = await opened(program);
+  const begin = performance.now();
+  program.signal("SIGTERM");
+  const [code] = await Promise.all([program.ended(25_000), client.end(25_000)]);
+  assert.equal(code, 0);
+  const took = performance.now() - begin;
+  assert.ok(took > 9000 && took < 20_000, `${took} ms`);
+});
+
+Deno.test("lifecycle: a second signal ends the program at once", async () => {
+  await using service = new TcpService(tellAndEcho);
+  const program = await Program.start({ args: ["-4", service.address] });
+  using client = await opened(program);
+  program.signal("SIGTERM");
+  await program.event("stopping");
+  const begin = performance.now();
+  program.signal("SIGTERM");
+  await program.ended(8000);
+  assert.ok(performance.now() - begin < 5000);
+  await client.end();
+});
+
+Deno.test("lifecycle: want of file descriptors pauses accepting and ends nothing", async () => {
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    args: ["-4", service.address],
+    shell: 'ulimit -n 64; exec "$@"',
+  });
+  const clients: Stream[] = [];
+  try {
+    for (let index = 0; index < 60; index++) {
+      const client = await Stream.connect(program.listen.port);
+      clients.push(client);
+      await client.send(v2({ ip: CLIENT.ip, port: 30_000 + index }, BALANCER));
+    }
+    await program.event("accept_paused");
+    assert.equal(await clients[0]?.line(), `${CLIENT.ip}:30000`);
+  } finally {
+    for (const client of clients) client[Symbol.dispose]();
+  }
+  using later = await eventually(async () => {
+    try {
+      return await opened(program);
+    } catch {
+      return false;
+    }
+  }, "service after the descriptors are back");
+  await later.send("works");
+  assert.equal(text(await later.exactly(5)), "works");
+  later[Symbol.dispose]();
+  assert.ok((await program.stop()).get("accept_pauses") > 0);
+});
+
+Deno.test("lifecycle: a program can start again on its port while old connections linger", async () => {
+  await using service = new TcpService(tellAndEcho);
+  const first = await Program.start({ args: ["-4", service.address] });
+  using client = await opened(first);
+  first.signal("SIGTERM");
+  await first.event("stopping");
+  await using second = await Program.start({
+    listen: first.listen,
+    args: ["-4", service.address],
+  });
+  using next = await Stream.connect(second.listen.port);
+  await next.send(v2Local());
+  assert.match(await next.line(), /^127\.0\.0\.1:/);
+  await client.finish();
+  assert.equal(await client.end(), "closed");
+  assert.equal(await first.ended(), 0);
+});
+
+Deno.test("lifecycle: four listeners say so and each takes connections", async () => {
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({ args: ["-4", service.address, "--listeners", "4"] });
+  for (let index = 0; index < 60; index++) {
+    using client = await Stream.connect(program.listen.port);
+    await client.send(v2({ ip: "192.0.2.67", port: 22_000 + index }, BALANCER));
+    await client.line();
+  }
+  const workers = new Set(program.all("connection_opened").map((event) => event.listener));
+  assert.deepEqual([...workers].sort(), [0, 1, 2, 3]);
+});
