@@ -16,7 +16,7 @@ import { type Work, WORKS } from "./works.ts";
 const LOADGEN = "MMPROXY_BENCH_LOADGEN";
 
 /** What a sample takes beside its measured time: network, start, warm-up, drain. */
-const OVERHEAD_SECONDS = 1;
+const OVERHEAD_SECONDS = 1.1;
 /** What a sample takes whose time does not follow from the measured one. */
 const FIXED_SECONDS = { idle: 3, startup: 0.6, "highest-rate": 10 } as const;
 /** Shorter samples say nothing, longer ones say no more. */

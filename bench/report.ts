@@ -4,12 +4,13 @@ import type { Metric, RunResult, Sample, WorkResult } from "./result.ts";
 import type { Summary } from "./statistics.ts";
 import { foreignShare, programsOf, ratioToBestPeer, summaryOf, total } from "./summary.ts";
 
-/** Counters of the kernel that are shown when any program of a work has them. */
+/** Counters that are shown when any program of a work has them. */
 const COUNTERS = {
   rcvq_drops: "receive-queue drops",
   retransmits: "retransmits",
   listen_drops: "listen drops",
   udp_rcvbuf_errors: "UDP buffer errors",
+  load_drops: "of them at the load",
 } as const;
 
 /** All of it: how it was measured, and a table for each work. */

@@ -26,6 +26,8 @@ const SERVER_V6 = "[::1]:5000";
 
 /** How long a program may take until it listens. */
 const START_LIMIT = 10_000;
+/** How long it is given from there on until it serves, for what comes before may be lost. */
+const SETTLE = 200;
 /** The measured time of one step of the search for the highest rate, and how many steps. */
 const SEARCH_SECONDS = 0.5;
 const SEARCH_STEPS = 8;
@@ -120,6 +122,7 @@ async function untilListening(
     if (performance.now() > limit) throw new Error(`Did not listen within ${START_LIMIT} ms`);
     await sleep(10);
   }
+  await sleep(SETTLE);
 }
 
 /** Measures, and adds what the kernel and the machine counted meanwhile. */

@@ -76,6 +76,8 @@ pub struct Counts {
     pub received: Count,
     /// Connections, exchanges or system calls that failed.
     pub failed: Count,
+    /// Datagrams for which this side's own receive buffers had no room.
+    pub dropped: Count,
     /// Messages that came from another address than that of the client named inside.
     pub wrong_client: Count,
     /// Messages from the right address but another port.

@@ -5,7 +5,7 @@ mod batch;
 pub use batch::{Batch, MAX_SEGMENTS, MAX_SEGMENT_BYTES};
 
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::{size_of, size_of_val, zeroed};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -144,6 +144,26 @@ fn set_raw_option<T>(fd: &OwnedFd, level: c_int, name: c_int, value: &T) -> io::
         )
     })?;
     Ok(())
+}
+
+/// How many datagrams found the receive buffer of this socket full (`SO_MEMINFO`).
+pub fn dropped(fd: &OwnedFd) -> io::Result<u64> {
+    /// `SK_MEMINFO_DROPS` and the number of values, of linux/sock_diag.h.
+    const DROPS: usize = 8;
+    const VALUES: usize = 9;
+    let mut values = [0u32; VALUES];
+    let mut length = size_of_val(&values) as socklen_t;
+    // SAFETY: the array is valid for writing its own size.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &mut length,
+        )
+    })?;
+    Ok(u64::from(values[DROPS]))
 }
 
 /// Binds a socket to an address.

@@ -125,6 +125,9 @@ impl Load {
             self.wait(pause, course, counts)?;
         }
         self.drain(course, counts)?;
+        for peer in &self.peers {
+            counts.dropped.add(sys::dropped(&peer.socket)?);
+        }
         Ok(self.times)
     }
 

@@ -73,7 +73,9 @@ pub fn load(mut arguments: Arguments) -> Result<()> {
     report.count("delivered", delivered);
     report.count("operations", arrived);
     report.number("lost_share", 1.0 - arrived as f64 / sent.max(1) as f64);
-    report.count("lost_replies", at_server.sent.get().saturating_sub(out.received.get()));
+    let taken = out.received.get() + out.dropped.get();
+    report.count("lost_replies", at_server.sent.get().saturating_sub(taken));
+    report.count("load_drops", out.dropped.get() + at_server.dropped.get());
     report.count("failed", out.failed.get() + at_server.failed.get());
     report.count("wrong_client", out.wrong_client.get() + at_server.wrong_client.get());
     report.count("other_port", at_server.other_port.get());

@@ -44,6 +44,12 @@ struct Client {
 
 impl Server {
     pub fn run(&self, course: &Course, counts: &Counts) -> io::Result<()> {
+        let result = self.serve(course, counts);
+        counts.dropped.add(sys::dropped(&self.socket)?);
+        result
+    }
+
+    fn serve(&self, course: &Course, counts: &Counts) -> io::Result<()> {
         sys::set_receive_timeout(&self.socket, LOOK.as_millis() as u32)?;
         let mut clients: Vec<Client> = (0..self.clients as u64)
             .map(|number| Client { address: client(self.first_client + number), run: 0, next: 0 })
