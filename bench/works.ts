@@ -151,7 +151,8 @@ function udp(mode: "sink" | "echo", options: UdpOptions): Work {
     metrics: [
       mode === "sink" ? delivered : returned,
       cost("µs/datagram"),
-      ...mode === "echo" ? times : [],
+      // A flood's replies have stood in full queues: how long says nothing.
+      ...rate > 0 ? times : [],
       ...rate > 0
         ? [{ name: "lost_share", label: "lost", unit: "of those sent", better: "less" } as const]
         : [],

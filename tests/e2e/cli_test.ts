@@ -1,10 +1,9 @@
 import assert from "node:assert/strict";
+import { ProgramCopy } from "./support/program_copy.ts";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { freePort } from "./support/endpoints.ts";
 import { type Ended, runToEnd } from "./support/program.ts";
 
-const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 
 /** The lines of an error output. */
 function lines(text: string): string[] {
@@ -116,24 +115,10 @@ Deno.test("start: without the capability it ends with 1 and says what to do", as
 });
 
 Deno.test("start: without the library it ends with 1 and names the paths and the command", async () => {
-  const root = await Deno.makeTempDir();
-  try {
-    for (const name of ["main.ts", "deno.json", "src"]) {
-      await copy(join(ROOT, name), join(root, name));
-    }
-    const ended = await runToEnd(["-l", `127.0.0.1:${freePort()}`], { root });
-    assertCannotRun(ended, [/libmmproxy\S*\.so/, /task build|cargo build/]);
-  } finally {
-    await Deno.remove(root, { recursive: true });
-  }
+  await using copy = await ProgramCopy.make();
+  const ended = await runToEnd(["-l", `127.0.0.1:${freePort()}`], { root: copy.root });
+  assertCannotRun(ended, [/libmmproxy\S*\.so/, /deno task build/]);
 });
-
-/** Copies a file, or a directory with all that it holds. */
-async function copy(from: string, to: string): Promise<void> {
-  if ((await Deno.stat(from)).isFile) return await Deno.copyFile(from, to);
-  await Deno.mkdir(to);
-  for await (const { name } of Deno.readDir(from)) await copy(join(from, name), join(to, name));
-}
 
 const SUBNET_FILES: [name: string, content: string | undefined, words: RegExp[]][] = [
   ["a wrong line", "10.0.0.0/8\n# fine\n10.0.0.0/33\n", [/line 3|:3\b/, /10\.0\.0\.0\/33/]],

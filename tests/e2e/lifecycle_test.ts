@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { show } from "./support/endpoints.ts";
-import { text, v2, v2Local } from "./support/headers.ts";
+import { bytes, text, tlv, v2, v2Local } from "./support/headers.ts";
 import { Program } from "./support/program.ts";
+import { ProgramCopy } from "./support/program_copy.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { eventually } from "./support/time.ts";
 
@@ -141,4 +142,47 @@ Deno.test("lifecycle: four listeners say so and each takes connections", async (
   }
   const workers = new Set(program.all("connection_opened").map((event) => event.listener));
   assert.deepEqual([...workers].sort(), [0, 1, 2, 3]);
+});
+
+Deno.test("lifecycle: a worker that fails comes back, and the others keep serving", async () => {
+  await using copy = await ProgramCopy.make();
+  await copy.addFaultyLibrary();
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    root: copy.root,
+    args: ["-4", service.address, "--listeners", "4"],
+  });
+  // Enough that every listener has some, whatever the kernel's hash.
+  const clients = await Promise.all(
+    Array.from({ length: 32 }, async (_, index) => {
+      const client = await Stream.connect(program.listen.port);
+      await client.send(v2({ ip: CLIENT.ip, port: 31_000 + index }, BALANCER));
+      assert.equal(await client.line(), `${CLIENT.ip}:${31_000 + index}`);
+      return client;
+    }),
+  );
+  using fatal = await Stream.connect(program.listen.port);
+  await fatal.send(v2(CLIENT, BALANCER, { tlvs: [tlv(0xee, bytes("mmproxy: panic"))] }));
+  const failed = await program.event("worker_failed");
+  assert.match(failed.message, /panicked: a header asked for it/);
+  await program.event("worker_restarted");
+
+  let alive = 0;
+  for (const client of clients) {
+    try {
+      await client.send("still");
+      alive += text(await client.exactly(5)) === "still" ? 1 : 0;
+    } catch {
+      // It was the failed worker's.
+    }
+    client[Symbol.dispose]();
+  }
+  assert.ok(alive > 0 && alive < clients.length, `${alive} of ${clients.length} live on`);
+  // The listening socket outlived its worker: nobody is turned away, whichever listener it meets.
+  for (let index = 0; index < 32; index++) {
+    using client = await Stream.connect(program.listen.port);
+    await client.send(v2({ ip: CLIENT.ip, port: 32_000 + index }, BALANCER));
+    assert.equal(await client.line(), `${CLIENT.ip}:${32_000 + index}`);
+  }
+  await program.stop();
 });

@@ -15,14 +15,21 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
 });
 
-// The namespace reaches no registry: what the program imports must be there before.
-const cached = await new Deno.Command(Deno.execPath(), {
-  args: ["cache", "--quiet", join(HERE, "..", "..", "main.ts")],
-}).spawn().status;
-if (!cached.success) Deno.exit(cached.code);
+// The namespace reaches no registry: what the program and its tests need must be there before.
+const build = ["build", "--release", "--package", "mmproxy-ffi"];
+await run("cargo", build);
+await run("cargo", [...build, "--features", "fault-injection", "--target-dir", "target/faults"]);
+await run(Deno.execPath(), ["cache", "--quiet", "main.ts"]);
 
 const command = [Deno.execPath(), "test", "--allow-all", "--cached-only"];
 if (values.junit !== undefined) command.push(`--junit-path=${values.junit}`);
 const [filter] = positionals;
 if (filter !== undefined) command.push(`--filter=${filter}`);
 Deno.exit(await runInNamespace([...command, HERE]));
+
+/** Runs a command in the repository; ends this process where it fails. */
+async function run(command: string, args: string[]): Promise<void> {
+  const cwd = join(HERE, "..", "..");
+  const { success, code } = await new Deno.Command(command, { args, cwd }).spawn().status;
+  if (!success) Deno.exit(code);
+}
