@@ -26,16 +26,19 @@ function valuesOf(work: WorkResult, program: string, metric: Metric): number[] {
     .flatMap((sample) => sample.numbers[metric.name] ?? []);
 }
 
-/** Ours divided by the best peer's, each round by itself; undefined when there is no such round. */
+/**
+ * Ours divided by the best peer's, each round by itself; undefined when there is no such round. A
+ * peer at which operations failed in a round did not do the same work, and is left out of it.
+ */
 export function ratioToBestPeer(work: WorkResult, metric: Metric): Summary | undefined {
   const rounds = new Set(work.samples.map((sample) => sample.round));
   const ratios = [...rounds].flatMap((round) => {
     const inRound = work.samples.filter((sample) => sample.round === round);
-    const of = (wanted: (program: string) => boolean) =>
-      inRound.filter((sample) => wanted(sample.program))
-        .flatMap((sample) => sample.numbers[metric.name] ?? []);
-    const own = of((program) => program === OURS).at(0);
-    const peer = best(of((program) => program !== OURS && program !== NO_PROXY), metric.better);
+    const own = inRound.find(({ program }) => program === OURS)?.numbers[metric.name];
+    const peers = inRound.filter(({ program, numbers }) =>
+      program !== OURS && program !== NO_PROXY && (numbers.failed ?? 0) === 0
+    );
+    const peer = best(peers.flatMap(({ numbers }) => numbers[metric.name] ?? []), metric.better);
     return own === undefined || peer === undefined || peer === 0 ? [] : [own / peer];
   });
   return summarize(ratios);

@@ -33,6 +33,18 @@ Deno.test("ratioToBestPeer: a round that failed does not count", () => {
   assert.equal(ratioToBestPeer({ ...WORK, samples }, SPEED)?.count, 1);
 });
 
+Deno.test("ratioToBestPeer: a peer with failed operations is left out of its round", () => {
+  const samples = WORK.samples.map((sample) =>
+    sample.program === "a" ? { ...sample, numbers: { ...sample.numbers, failed: 1 } } : sample
+  );
+  assert.deepEqual(ratioToBestPeer({ ...WORK, samples }, SPEED), {
+    median: 1.75,
+    min: 0.5,
+    max: 3,
+    count: 2,
+  });
+});
+
 Deno.test("ratioToBestPeer: nothing without a peer", () => {
   const samples = WORK.samples.filter(({ program }) => program === OURS || program === NO_PROXY);
   assert.equal(ratioToBestPeer({ ...WORK, samples }, SPEED), undefined);

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { freePort } from "./support/endpoints.ts";
 import { type Ended, runToEnd } from "./support/program.ts";
 
-
 /** The lines of an error output. */
 function lines(text: string): string[] {
   return text.split("\n").filter((line) => line !== "");
