@@ -36,6 +36,7 @@ const FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
 const PANEL = { width: 250, row: 20 };
 
 const SPAN = "Bars: median of the rounds. Lines: lowest to highest round.";
+const FAULTY = "†: with faults, see the table.";
 
 const CHARTS: readonly Chart[] = [
   {
@@ -44,10 +45,10 @@ const CHARTS: readonly Chart[] = [
     subtitle: `More is better. ${SPAN}`,
     columns: 2,
     panels: [
-      { title: "TCP bulk, 50 connections", work: "bulk-50", metric: "each_way_gbit" },
+      { title: "TCP bulk each way, 50 connections", work: "bulk-50", metric: "each_way_gbit" },
       { title: "New TCP connections", work: "rate-32", metric: "per_second" },
       { title: "TCP ping-pong, 32 connections", work: "pingpong-32", metric: "per_second" },
-      { title: "TCP bulk, 4 connections", work: "bulk-4", metric: "each_way_gbit" },
+      { title: "TCP bulk each way, 4 connections", work: "bulk-4", metric: "each_way_gbit" },
       { title: "UDP into a sink, 16 clients", work: "sink-16-200", metric: "delivered_per_second" },
       { title: "UDP echo, 16 clients", work: "echo-16-200", metric: "returned_per_second" },
     ],
@@ -109,7 +110,7 @@ function barChart(chart: Chart, result: RunResult): TopLevelSpec | undefined {
   });
   if (panels.length === 0) return undefined;
   return {
-    ...frame(chart.title, chart.subtitle),
+    ...frame(chart.title, [chart.subtitle, FAULTY]),
     columns: chart.columns,
     concat: panels,
   } as TopLevelSpec;
@@ -121,14 +122,19 @@ function bars(panel: Panel, work: WorkResult, metric: Metric, result: RunResult)
     const summary = summaryOf(work, program, metric);
     if (summary === undefined) return [];
     const kind = program === OURS ? "ours" : program === NO_PROXY ? "none" : "peer";
-    return [{ program, kind, ...summary, label: formatNumber(summary.median) }];
+    const faulty = work.samples.some((sample) =>
+      sample.program === program && sample.faults.length > 0
+    );
+    const label = `${formatNumber(summary.median)}${faulty ? " †" : ""}`;
+    return [{ program, kind, ...summary, label }];
   });
   if (values.length === 0) return [];
   const most = Math.max(...values.map(({ max }) => max));
   const y = { field: "program", type: "nominal", sort: null, title: null };
   // Room at the right end for the numbers.
   const scale = { domain: [0, most * 1.28], nice: false };
-  const axis = { title: null, tickCount: 4, format: "~s" };
+  const labelExpr = "datum.value < 1000 ? datum.value : format(datum.value, '~s')";
+  const axis = { title: null, tickCount: 4, labelExpr };
   return [{
     title: {
       text: `${panel.title}, ${metric.unit}`,
@@ -168,9 +174,13 @@ function bars(panel: Panel, work: WorkResult, metric: Metric, result: RunResult)
   }];
 }
 
-/** Every work's ratio to the best peer of the same round: the median, and all rounds as a line. */
+/**
+ * Every work's ratio to the best peer of the same round: the median, and all rounds as a line. Not
+ * the start, which is to be short enough and no race.
+ */
 function ratioChart(result: RunResult): TopLevelSpec | undefined {
-  const values = result.works.flatMap((work) =>
+  const works = result.works.filter(({ name }) => name !== "startup");
+  const values = works.flatMap((work) =>
     work.metrics.filter((metric, index) => index === 0 || metric.name === COST).flatMap(
       (metric) => {
         const ratio = ratioToBestPeer(work, metric);
@@ -186,20 +196,20 @@ function ratioChart(result: RunResult): TopLevelSpec | undefined {
     )
   );
   if (values.length === 0) return undefined;
-  const y = { field: "work", type: "nominal", sort: null, title: null, axis: { labelLimit: 420 } };
+  const y = { field: "work", type: "nominal", sort: null, title: null };
   const offset = { field: "kind", sort: null };
   const colour = {
     field: "kind",
     type: "nominal",
     title: null,
-    scale: { range: [COLOURS.ours, "#b45309"] },
+    scale: { domain: ["the work itself", "CPU time"], range: [COLOURS.ours, "#b45309"] },
     legend: { orient: "top" },
   };
   const scale = { type: "log", domain: [0.25, 16], clamp: true };
   return {
     ...frame(
       "How many times better than the best peer of the same round",
-      "1 is equal, more is better. Points: median of the rounds. Lines: lowest to highest round.",
+      ["1 is equal, more is better. Points: median of the rounds. Lines: lowest to highest round."],
     ),
     data: { values },
     width: 460,
@@ -243,7 +253,7 @@ function ratioChart(result: RunResult): TopLevelSpec | undefined {
   } as TopLevelSpec;
 }
 
-function frame(title: string, subtitle: string) {
+function frame(title: string, subtitle: string[]) {
   return {
     background: "white",
     padding: 16,
@@ -268,7 +278,7 @@ function frame(title: string, subtitle: string) {
         ticks: false,
         gridColor: "#f1f5f9",
       },
-      axisY: { labelColor: INK.strong, grid: false },
+      axisY: { labelColor: INK.strong, grid: false, labelLimit: 500 },
     },
   };
 }

@@ -60,7 +60,9 @@ export async function runInside(args: string[], env: Record<string, string>): Pr
 }
 
 async function isRoot(): Promise<boolean> {
-  if (Deno.uid() !== 0) return false;
+  // Root of the machine: all ids stand for themselves. See user_namespaces(7).
+  const everyone = /^\s*0\s+0\s+4294967295\s*$/;
+  if (Deno.uid() !== 0 || !everyone.test(Deno.readTextFileSync("/proc/self/uid_map"))) return false;
   const { success } = await new Deno.Command("unshare", {
     args: ["--net", "true"],
     stderr: "null",
@@ -79,14 +81,17 @@ export class Network implements AsyncDisposable {
   /**
    * Makes one.
    *
-   * @param congestion the TCP congestion control in it.
+   * @param sysctls the network settings that differ from the machine's, by their dotted names.
    * @throws {Error} when the machine cannot; the message says what is missing.
    */
-  static async open(congestion: string): Promise<Network> {
+  static async open(sysctls: Readonly<Record<string, string>>): Promise<Network> {
+    const settings = Object.entries(sysctls).map(([name, value]) =>
+      `echo '${value}' > ${sysctlPath(name)}`
+    );
     const script = [
       "set -e",
       "ip link set lo up",
-      `echo ${congestion} > /proc/sys/net/ipv4/tcp_congestion_control`,
+      ...settings,
       // A full table would close connections in another way half through a sample.
       "echo 1048576 > /proc/sys/net/ipv4/tcp_max_tw_buckets",
       "ip rule add from 127.0.0.1/8 iif lo table 123",
@@ -107,9 +112,10 @@ export class Network implements AsyncDisposable {
     await reader.cancel();
     if (done) {
       throw new Error(
-        `Could not make a network namespace with ${congestion}: see the message above. It needs ` +
-          "iproute2, IPv6 and user namespaces (sysctl kernel.unprivileged_userns_clone=1, and on " +
-          "Ubuntu kernel.apparmor_restrict_unprivileged_userns=0)",
+        "Could not make a network namespace: the message above says why. It needs iproute2, IPv6, " +
+          "settings that it may have (a congestion control of tcp_allowed_congestion_control) and " +
+          "user namespaces (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu " +
+          "kernel.apparmor_restrict_unprivileged_userns=0)",
       );
     }
     return new Network(holder);
@@ -128,7 +134,7 @@ export class Network implements AsyncDisposable {
 
   /** The settings that a result depends on. */
   async sysctls(): Promise<Record<string, string>> {
-    const paths = REPORTED.map((name) => `/proc/sys/${name.replaceAll(".", "/")}`);
+    const paths = REPORTED.map(sysctlPath);
     const { stdout } = await this.command(["cat", ...paths]).output();
     const lines = new TextDecoder().decode(stdout).trim().split("\n");
     return Object.fromEntries(REPORTED.map((name, index) => [name, lines[index] ?? ""]));
@@ -138,4 +144,8 @@ export class Network implements AsyncDisposable {
     await this.#holder.stdin.close();
     await this.#holder.status;
   }
+}
+
+function sysctlPath(name: string): string {
+  return `/proc/sys/${name.replaceAll(".", "/")}`;
 }

@@ -16,7 +16,8 @@ export interface Options {
   readonly programs: readonly string[];
   /** `name=command`, see `customPeer`. */
   readonly peers: readonly string[];
-  readonly congestion: string;
+  /** Network settings of the namespaces, by their dotted names. */
+  readonly sysctls: Readonly<Record<string, string>>;
   readonly tcpHeader: "v1" | "v2";
   /** Where the result goes; undefined for a name with the date in `bench/results/`. */
   readonly output: string | undefined;
@@ -53,7 +54,13 @@ export function parseOptions(args: readonly string[]): Options {
       (text: string, before: string[]) => [...before, text],
       [],
     )
-    .option("--congestion <name>", "TCP congestion control of the namespaces", "reno")
+    .option(
+      "--sysctl <name=value>",
+      "a network setting of the namespaces (net.ipv4.tcp_congestion_control=reno, unless given)",
+      setting,
+      // BBR, the default of some machines, paces by timers: on loopback that halves and blurs all.
+      { "net.ipv4.tcp_congestion_control": "reno" },
+    )
     .addOption(
       new Option("--header <version>", "PROXY header of the TCP loads")
         .choices(["v1", "v2"] as const).default("v2" as const),
@@ -76,7 +83,7 @@ export function parseOptions(args: readonly string[]): Options {
     only: given.only,
     programs: given.programs,
     peers: given.peer,
-    congestion: given.congestion,
+    sysctls: given.sysctl,
     tcpHeader: given.header,
     output: given.output,
   };
@@ -92,6 +99,14 @@ function positive(text: string): number {
     throw new InvalidArgumentError("Expected a number above 0, at most 1000.");
   }
   return value;
+}
+
+function setting(text: string, before: Record<string, string>): Record<string, string> {
+  const [, name, value] = /^(net\.[\w.]+)=([\w\t -]+)$/.exec(text) ?? [];
+  if (name === undefined || value === undefined) {
+    throw new InvalidArgumentError("Expected net.NAME=VALUE.");
+  }
+  return { ...before, [name]: value };
 }
 
 function words(text: string): string[] {

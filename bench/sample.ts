@@ -11,7 +11,8 @@ import { COST, type Work } from "./works.ts";
 export interface Setting {
   /** The load generator's path. */
   readonly loadgen: string;
-  readonly congestion: string;
+  /** Of the networks. */
+  readonly sysctls: Readonly<Record<string, string>>;
   readonly tcpHeader: string;
   /** Measured time of a load. */
   readonly seconds: number;
@@ -71,7 +72,7 @@ export async function takeSample(
       subnets,
       directory,
     };
-    await using network = await Network.open(setting.congestion);
+    await using network = await Network.open(setting.sysctls);
     const numbers = await measure({ setting, work, network, command: program.command(place) });
     return { program: program.name, round, numbers, faults: findFaults(work, numbers) };
   } catch (error) {

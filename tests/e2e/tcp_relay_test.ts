@@ -164,6 +164,7 @@ Deno.test("tcp relay: 64 MiB to a client that sleeps arrive whole, though the se
     using client = await Stream.connect(program.listen.port);
     await client.send(v2(CLIENT, BALANCER));
     assert.equal(await readSleepily(client), `${BULK} ${sha256(payload)}`);
+    await client.finish();
     const counters = await program.stop();
     assert.equal(counters.get("bytes_down"), BULK);
   });

@@ -329,13 +329,21 @@ impl Listening {
                 if opened.port_fallback {
                     tell_fallback(cx, connection.peer, source, service);
                 }
-                connection.phase = Phase::Connecting(Upstream {
+                let mut upstream = Upstream {
                     side: Side::new(opened.socket),
                     relay: Relay::owing(payload),
                     source,
                     service,
-                });
-                self.connect_deadlines.push(key.index, cx.now);
+                };
+                let greeted = upstream.relay.greet(&mut upstream.side, &mut self.tools);
+                connection.phase = Phase::Connecting(upstream);
+                match greeted {
+                    Ok(true) => self.establish(cx, key),
+                    Ok(false) => self.connect_deadlines.push(key.index, cx.now),
+                    Err(errno) => {
+                        return Some(self.failed_to_connect(cx, key, source, service, errno));
+                    }
+                }
                 None
             }
             Err(error) => {

@@ -60,6 +60,8 @@ pub struct Direction {
     held: Held,
     splicing: bool,
     small_splices: u8,
+    /// The other direction is done.
+    last: bool,
     /// Bytes delivered since `take_bytes`.
     bytes: u64,
 }
@@ -162,13 +164,29 @@ impl Relay {
         self.up.state = State::Done;
     }
 
+    /// Sends what the service is owed without waiting to hear that the connection stands: over
+    /// loopback it does. Whether it stands, or the error that the attempt has taken from the socket.
+    pub fn greet(&mut self, upstream: &mut Side, tools: &mut Tools) -> Result<bool, i32> {
+        if self.up.holds_nothing() {
+            return Ok(false);
+        }
+        upstream.writable = true;
+        match self.up.deliver_held(upstream, tools) {
+            Ok(_) => Ok(self.up.bytes > 0),
+            Err(Failure::Source(error) | Failure::Destination(error)) => Err(error),
+        }
+    }
+
     /// One bounded turn in both directions.
     pub fn turn(&mut self, client: &mut Side, upstream: &mut Side, tools: &mut Tools) -> Turn {
+        // The direction that ends second needs no FIN of its own: closing both sides sends it.
+        self.up.last = self.down.state == State::Done;
         let up = self.up.turn(client, upstream, tools);
         let up = match self.settle(up, upstream) {
             Ok(more) => more,
             Err(error) => return Turn::Ended(Some(error)),
         };
+        self.down.last = self.up.state == State::Done;
         let down = self.down.turn(upstream, client, tools);
         let down = match self.settle(down, client) {
             Ok(more) => more,
@@ -226,6 +244,9 @@ impl Direction {
             }
         }
         self.state = State::Done;
+        if self.last {
+            return Ok(false);
+        }
         match socket::finish_sending(to.fd.as_raw_fd()) {
             // ENOTCONN: it was reset meanwhile, which the other direction will meet.
             Err(error) if error.raw_os_error() != Some(libc::ENOTCONN) => {
