@@ -13,6 +13,9 @@ export function parseIp(text: string): { family: 4 | 6; bytes: number[] } | unde
     const plain = parts.every((part) => Number(part) <= 255 && String(Number(part)) === part);
     return plain ? { family: 4, bytes: parts.map(Number) } : undefined;
   }
+  // ipaddr.js reads octal and hex in an IPv4 tail, and takes ::a.b.c.d for ::ffff:a.b.c.d.
+  const tail = /:([^:]*\.[^:]*)$/.exec(text)?.[1];
+  if (tail !== undefined && (!parseIp(tail) || text === `::${tail}`)) return undefined;
   if (!text.includes(":") || text.includes("%") || !ipaddr.IPv6.isValid(text)) return undefined;
   return { family: 6, bytes: ipaddr.IPv6.parse(text).toByteArray() };
 }

@@ -1,7 +1,5 @@
 /** What came in place of a PROXY header, in words for the log. */
 
-const text = new TextDecoder("latin1");
-
 /**
  * Names the protocol that some first bytes belong to.
  *
@@ -10,7 +8,8 @@ const text = new TextDecoder("latin1");
  */
 export function describeBytes(bytes: Uint8Array): string {
   if (bytes.length === 0) return "nothing";
-  const start = text.decode(bytes);
+  // A character a byte; the decoder named "latin1" is windows-1252.
+  const start = String.fromCharCode(...bytes);
   if (bytes[0] === 0x16 && bytes[1] === 0x03) return "TLS ClientHello";
   if (start.startsWith("PRI * HTTP/2")) return "HTTP/2 request";
   if (/^(GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE) /.test(start)) return "HTTP request";

@@ -35,13 +35,15 @@ export function parseArguments(args: readonly string[], version: string): Reques
   const program = command(version).configureOutput({
     writeOut: (text) => printed += text,
     writeErr: () => {},
+    // Left to itself, it asks the environment about colours, which needs --allow-env.
+    getOutHasColors: () => false,
   });
   try {
     program.parse([...args], { from: "user" });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return { kind: "print", text: printed };
-    const problem = error.message.replace(/^error: /, "").replaceAll("\n", " ");
+    const problem = error.message.replace(/^error: |\.$/g, "").replaceAll("\n", " ");
     throw new UsageError(`${capitalise(problem)}; see --help`);
   }
   const flags = program.opts();

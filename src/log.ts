@@ -65,7 +65,9 @@ function emit(logger: Logger, level: LevelName, message: string, details: Detail
 /** `2026-11-23T06:22:18.123Z WARN  message` */
 function formatText(record: LogRecord): string {
   const level = levelName(record).toUpperCase().padEnd(6);
-  return `${new Date(record.timestamp).toISOString()} ${level} ${record.message.join("")}\n`;
+  // One event, one line: what a message quotes cannot start another.
+  const message = record.message.join("").replaceAll(/[\r\n]+/g, " ");
+  return `${new Date(record.timestamp).toISOString()} ${level} ${message}\n`;
 }
 
 function formatJson(record: LogRecord): string {

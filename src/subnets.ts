@@ -21,7 +21,8 @@ const MAPPED_BITS = 96;
  */
 export function parseSubnets(text: string, name: string): Uint8Array<ArrayBuffer> {
   const entries: Subnet[] = [];
-  text.replace(/^\uFEFF/, "").split(/\r?\n/).forEach((line, index) => {
+  text.split(/\r?\n/).forEach((line, index) => {
+    // trim() takes a byte order mark, too.
     const entry = line.replace(/#.*$/, "").trim();
     if (entry === "") return;
     entries.push(parseSubnet(entry, (problem) => {

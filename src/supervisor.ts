@@ -34,7 +34,6 @@ export function nextPause(before: number, served: number): number {
 /** Keeps one worker at each listener until they are told to end. */
 export class Supervisor {
   readonly #around: Surroundings;
-  readonly #workers = new Set<WorkerHandle>();
   #stopping = false;
 
   constructor(around: Surroundings) {
@@ -98,11 +97,9 @@ export class Supervisor {
     return new Promise((end) => {
       const worker = this.#around.spawn(assignment, (report) => {
         if (report.kind === "ready") return ready();
-        this.#workers.delete(worker);
         worker.terminate();
         end(report.error || "it ended by itself");
       });
-      this.#workers.add(worker);
     });
   }
 }

@@ -72,13 +72,13 @@ Deno.test("lifecycle: a connection that does not finish is ended after 10 s, and
 
 Deno.test("lifecycle: a second signal ends the program at once", async () => {
   await using service = new TcpService(tellAndEcho);
-  const program = await Program.start({ args: ["-4", service.address] });
+  await using program = await Program.start({ args: ["-4", service.address] });
   using client = await opened(program);
   program.signal("SIGTERM");
   await program.event("stopping");
   const begin = performance.now();
   program.signal("SIGTERM");
-  await program.ended(8000);
+  assert.equal(await program.ended(8000), 128 + 15);
   assert.ok(performance.now() - begin < 5000);
   await client.end();
 });
@@ -116,7 +116,7 @@ Deno.test("lifecycle: want of file descriptors pauses accepting and ends nothing
 
 Deno.test("lifecycle: a program can start again on its port while old connections linger", async () => {
   await using service = new TcpService(tellAndEcho);
-  const first = await Program.start({ args: ["-4", service.address] });
+  await using first = await Program.start({ args: ["-4", service.address] });
   using client = await opened(first);
   first.signal("SIGTERM");
   await first.event("stopping");

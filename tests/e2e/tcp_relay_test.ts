@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import net from "node:net";
+import { Network } from "./support/addresses.ts";
 import { show } from "./support/endpoints.ts";
 import { bytes, concat, text, v1, v2, v2Local } from "./support/headers.ts";
 import { Program } from "./support/program.ts";
@@ -313,4 +314,19 @@ Deno.test("tcp relay: no service listens: the connection ends, the log says so, 
   assert.match(event.error ?? "", /refused/i);
   assert.equal(event.upstream, "127.0.0.1:9");
   assert.equal((await program.stop()).get("connect_errors"), 2);
+});
+
+Deno.test("tcp relay: a service that never answers ends the connection after --connect-timeout", async () => {
+  await using _network = await Network.silentHost("203.0.113.99");
+  await using program = await Program.start({
+    args: ["-4", "203.0.113.99:80", "--connect-timeout", "1"],
+  });
+  using client = await Stream.connect(program.listen.port);
+  const begin = performance.now();
+  await client.send(v2(CLIENT, BALANCER));
+  await client.end();
+  const took = performance.now() - begin;
+  assert.ok(took > 900 && took < 5000, `${took} ms`);
+  assert.match((await program.event("connect_failed")).message, /no answer within 1 s/);
+  assert.equal((await program.stop()).get("connect_timeouts"), 1);
 });

@@ -570,13 +570,18 @@ impl Listening {
                 tenant.way_back = tenant.flow.way_back();
             }
             let Some(way_back) = tenant.way_back else { continue };
-            match self.replies.receive(&tenant.flow, way_back) {
-                Ok(_) => tenant.flow.touch(cx.now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The service's ICMP error: it ends nothing, and reading it cleared it.
-                Err(_) => cx.listener.stats.add(Counter::UpstreamUnreachable, 1),
-            }
-            if self.replies.is_full() {
+            let flow = tenant.flow.clone();
+            // More than one turn takes in for a flow, or a flood would outrun its replies.
+            for _ in 0..2 * BATCHES_A_TURN {
+                match self.replies.receive(&flow, way_back) {
+                    Ok(_) => flow.touch(cx.now),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // The service's ICMP error: it ends nothing, and reading it cleared it.
+                    Err(_) => cx.listener.stats.add(Counter::UpstreamUnreachable, 1),
+                }
+                if !self.replies.is_full() {
+                    break;
+                }
                 self.send_replies(&mut sent);
             }
         }

@@ -5,28 +5,40 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::socket::check;
 
+/// What a pipe holds that was not asked to hold more.
+const DEFAULT: usize = 64 << 10;
 /// Pipes that a thread keeps for later.
 const KEPT: usize = 64;
 
-/// A pipe of the kernel's default size, 64 KiB: larger ones make receive queues overflow
-/// (docs/performance.md).
+/// What a pipe is asked to hold: a larger one costs less CPU for each byte, until sockets' queues
+/// run dry or over between its turns (docs/performance.md).
+const WANTED: i32 = 256 << 10;
+
+/// A pipe, and how much it holds.
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    capacity: usize,
 }
 
 impl Pipe {
-    /// What a pipe can hold, in bytes.
-    pub const CAPACITY: usize = 64 << 10;
-
     fn new() -> io::Result<Pipe> {
         let mut ends = [0; 2];
         // SAFETY: two descriptors are written to `ends`.
         check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) })?;
         // SAFETY: the kernel just gave us these descriptors, and nobody else has them.
-        unsafe {
-            Ok(Pipe { read: OwnedFd::from_raw_fd(ends[0]), write: OwnedFd::from_raw_fd(ends[1]) })
-        }
+        let (read, write) =
+            unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+        // SAFETY: no pointers are passed. A user who has many pipes gets no larger ones (pipe(7),
+        // pipe-user-pages-soft): then the default does.
+        let capacity = unsafe { libc::fcntl(ends[0], libc::F_SETPIPE_SZ, WANTED) };
+        let capacity = usize::try_from(capacity).unwrap_or(DEFAULT);
+        Ok(Pipe { read, write, capacity })
+    }
+
+    /// What it can hold, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// The end to take bytes from.

@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use super::pipes::{Pipe, Pipes};
 use crate::socket;
 
-/// Bytes that one read may bring: as much as a pipe holds, so that a full one shows bulk.
-pub const BUFFER: usize = Pipe::CAPACITY;
+/// Bytes that one read may bring; a full one shows bulk.
+pub const BUFFER: usize = 64 << 10;
 
 /// A splice that moves less than this is small.
 const SMALL_SPLICE: usize = 16 << 10;
@@ -289,7 +289,7 @@ impl Direction {
             self.splicing = false;
             return self.copy(from, to, tools);
         };
-        let received = socket::splice(from.fd.as_raw_fd(), pipe.inlet(), Pipe::CAPACITY);
+        let received = socket::splice(from.fd.as_raw_fd(), pipe.inlet(), pipe.capacity());
         let received = match received {
             Ok(received) if received > 0 => received,
             nothing => {

@@ -58,6 +58,8 @@ export class Program implements AsyncDisposable {
   #child: Deno.ChildProcess;
   #outputs: Promise<unknown>;
   #code: number | undefined;
+  /** Whether the test has asked for the exit code, and so judges it itself. */
+  #asked = false;
 
   private constructor(child: Deno.ChildProcess, readonly listen: Endpoint) {
     this.#child = child;
@@ -121,6 +123,7 @@ export class Program implements AsyncDisposable {
 
   /** Waits for the end; the exit code, 128 and more after a signal. */
   async ended(ms = PATIENCE): Promise<number> {
+    this.#asked = true;
     const { code } = await within(this.#child.status, "end of the program", ms);
     await within(this.#outputs, "end of the program's output");
     return code;
@@ -141,7 +144,7 @@ export class Program implements AsyncDisposable {
     return [...this.events.map((event) => JSON.stringify(event)), ...this.otherLines].join("\n");
   }
 
-  /** Ends it whatever it does, and fails when it had died before. */
+  /** Ends it whatever it does, and fails when it had died unasked. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#code === undefined) {
       this.signal("SIGKILL");
@@ -149,6 +152,7 @@ export class Program implements AsyncDisposable {
       return;
     }
     await this.#outputs;
+    if (this.#asked) return;
     assert.equal(this.#code, 0, `exit code; it said:\n${this.transcript()}`);
   }
 

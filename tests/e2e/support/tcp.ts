@@ -215,6 +215,11 @@ export class Resettable implements AsyncDisposable {
     return await within(data, "data");
   }
 
+  /** Reads no more. */
+  pause(): void {
+    this.#socket.pause();
+  }
+
   /** Sends a reset. */
   reset(): void {
     this.#socket.resetAndDestroy();

@@ -1,0 +1,114 @@
+import assert from "node:assert/strict";
+import { parseAddress } from "./address.ts";
+import { type Address, encodeConfig, limits, LITTLE_ENDIAN, type Options } from "./config.ts";
+import { ENDPOINT, Level, Protocol, SERVICE_CONFIG, UdpHeader } from "./native/layout.ts";
+
+const FILE_LIMIT = 1024;
+
+function address(text: string): Address {
+  return parseAddress(text) ?? assert.fail(`${text} is no address`);
+}
+
+/** Each number another one, so that two fields in each other's place show. */
+const OPTIONS: Options = {
+  ipv4: address("192.0.2.1:81"),
+  ipv6: address("[fe80::2%7]:82"),
+  closeAfter: 61,
+  listenAddr: address("[2001:db8::3]:83"),
+  listeners: 2,
+  protocol: "udp",
+  mark: 0x8000_0001,
+  headerTimeout: 11,
+  connectTimeout: 6,
+  udpHeader: "spp",
+  logLevel: "access",
+  logFormat: "json",
+};
+
+function fields(options: Options) {
+  const view = new DataView(encodeConfig(options, FILE_LIMIT).buffer);
+  const number = (offset: number) => view.getUint32(offset, LITTLE_ENDIAN);
+  const endpoint = (offset: number) => ({
+    family: view.getUint8(offset + ENDPOINT.family),
+    port: view.getUint16(offset + ENDPOINT.port, LITTLE_ENDIAN),
+    scope: view.getUint32(offset + ENDPOINT.scope, LITTLE_ENDIAN),
+    address: [...new Uint8Array(view.buffer, offset + ENDPOINT.address, 16)],
+  });
+  const { listen, upstream4, upstream6, size, ...numbers } = SERVICE_CONFIG;
+  return {
+    size: view.byteLength === size,
+    listen: endpoint(listen),
+    upstream4: endpoint(upstream4),
+    upstream6: endpoint(upstream6),
+    ...Object.fromEntries(
+      Object.entries(numbers).map(([name, offset]) => [name, number(offset)]),
+    ),
+  };
+}
+
+const zeros = (count: number) => new Array<number>(count).fill(0);
+
+Deno.test("encodeConfig: writes each field where the native core reads it", () => {
+  assert.deepEqual(fields(OPTIONS), {
+    size: true,
+    listen: {
+      family: 6,
+      port: 83,
+      scope: 0,
+      address: [0x20, 0x01, 0x0d, 0xb8, ...zeros(11), 3],
+    },
+    upstream4: { family: 4, port: 81, scope: 0, address: [192, 0, 2, 1, ...zeros(12)] },
+    upstream6: { family: 6, port: 82, scope: 7, address: [0xfe, 0x80, ...zeros(13), 2] },
+    protocols: Protocol.udp,
+    udp_header: UdpHeader.spp,
+    mark: 0x8000_0001,
+    header_timeout_ms: 11_000,
+    connect_timeout_ms: 6_000,
+    close_after_ms: 61_000,
+    log_level: Level.access,
+    max_flows: limits(OPTIONS, FILE_LIMIT).flows,
+    max_connections: limits(OPTIONS, FILE_LIMIT).connections,
+  });
+});
+
+Deno.test("encodeConfig: writes each protocol as its bits", () => {
+  const bits = (protocol: Options["protocol"]) =>
+    (fields({ ...OPTIONS, protocol }) as Record<string, unknown>).protocols;
+  assert.deepEqual([bits("tcp"), bits("udp"), bits("both")], [1, 2, 3]);
+});
+
+Deno.test("encodeConfig: the longest times of the command line fit", () => {
+  const longest = fields({ ...OPTIONS, closeAfter: 4_000_000 }) as Record<string, unknown>;
+  assert.equal(longest.close_after_ms, 4_000_000_000);
+});
+
+const LIMITS: readonly (readonly [
+  protocol: Options["protocol"],
+  listeners: number,
+  fileLimit: number,
+  flows: number,
+  connections: number,
+])[] = [
+  ["tcp", 1, 1024, 964, 482],
+  ["udp", 1, 1024, 964, 482],
+  ["both", 1, 1024, 482, 241],
+  ["both", 4, 1024, 464, 232],
+  ["udp", 1, 1_048_576, 65_536, 524_258],
+  ["both", 1, 71, 5, 4],
+  ["tcp", 1, 60, 4, 4],
+  ["tcp", 8, 64, 4, 4],
+  ["both", 1024, 0, 4, 4],
+];
+
+for (const [protocol, listeners, fileLimit, flows, connections] of LIMITS) {
+  Deno.test(`limits: ${protocol} on ${listeners} listeners with ${fileLimit} files`, () => {
+    assert.deepEqual(limits({ protocol, listeners }, fileLimit), { flows, connections });
+  });
+}
+
+Deno.test("limits: flows and connections together leave files for the runtime", () => {
+  for (const fileLimit of [128, 1024, 4096, 65_535]) {
+    const { flows, connections } = limits({ protocol: "both", listeners: 1 }, fileLimit);
+    assert(flows + 2 * connections < fileLimit - 48, `${fileLimit}`);
+  }
+});

@@ -1,0 +1,247 @@
+import assert from "node:assert/strict";
+import { parseArguments } from "./cli.ts";
+import { LITTLE_ENDIAN, type Options } from "./config.ts";
+import { logEvent, type NativeEvent, readEvent } from "./events.ts";
+import type { Details } from "./log.ts";
+import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "./native/layout.ts";
+
+const OPTIONS = optionsOf("--header-timeout", "10", "-a", "/etc/mmproxy/subnets");
+
+function optionsOf(...args: string[]): Options {
+  const request = parseArguments(args, "0");
+  assert.equal(request.kind, "run");
+  return request.options;
+}
+
+/** An endpoint as the native core writes it: family, address, port, interface. */
+type Endpoint = readonly [family: number, bytes: readonly number[], port: number, scope?: number];
+
+interface Fields {
+  readonly kind: number;
+  readonly level?: number;
+  readonly refusal?: number;
+  readonly listener?: number;
+  readonly errno?: number;
+  readonly value?: number;
+  readonly peer?: Endpoint;
+  readonly client?: Endpoint;
+  readonly upstream?: Endpoint;
+  readonly sample?: string;
+}
+
+const PEER: Endpoint = [4, [198, 51, 100, 7], 40_000];
+const CLIENT: Endpoint = [6, [0x20, 0x01, 0x0d, 0xb8, ...new Array(11).fill(0), 1], 50_000];
+const UPSTREAM: Endpoint = [6, [0xfe, 0x80, ...new Array(13).fill(0), 2], 443, 3];
+const ENDPOINTS = { peer: PEER, client: CLIENT, upstream: UPSTREAM };
+
+/** Writes a record at `offset`, through the layout's offsets. */
+function write(records: Uint8Array<ArrayBuffer>, offset: number, fields: Fields): void {
+  const view = new DataView(records.buffer, offset, EVENT.size);
+  const { kind, level = Level.info, refusal = 0, listener = 0, errno = 0, value = 0 } = fields;
+  view.setUint16(EVENT.kind, kind, LITTLE_ENDIAN);
+  view.setUint8(EVENT.level, level);
+  view.setUint8(EVENT.refusal, refusal);
+  view.setUint32(EVENT.listener, listener, LITTLE_ENDIAN);
+  view.setInt32(EVENT.errno, errno, LITTLE_ENDIAN);
+  view.setUint32(EVENT.value, value, LITTLE_ENDIAN);
+  for (const name of ["peer", "client", "upstream"] as const) {
+    const [family, bytes, port, scope = 0] = fields[name] ?? [0, [], 0];
+    const start = EVENT[name];
+    view.setUint8(start + ENDPOINT.family, family);
+    view.setUint16(start + ENDPOINT.port, port, LITTLE_ENDIAN);
+    view.setUint32(start + ENDPOINT.scope, scope, LITTLE_ENDIAN);
+    records.set(bytes, offset + start + ENDPOINT.address);
+  }
+  const sample = new TextEncoder().encode(fields.sample);
+  view.setUint8(EVENT.sample_length, sample.length);
+  records.set(sample, offset + EVENT.sample);
+}
+
+function eventOf(fields: Fields): NativeEvent | undefined {
+  const records = new Uint8Array(EVENT.size);
+  write(records, 0, fields);
+  return readEvent(records, 0);
+}
+
+interface Line {
+  readonly level: string;
+  readonly message: string;
+  readonly details: Details;
+}
+
+function lineOf(fields: Fields, options = OPTIONS): Line {
+  const lines: Line[] = [];
+  const log = (level: string, message: string, details: Details) =>
+    lines.push({ level, message, details });
+  const event = eventOf(fields);
+  assert(event);
+  logEvent(log, event, options);
+  const [line] = lines;
+  assert(line && lines.length === 1);
+  return line;
+}
+
+Deno.test("readEvent: reads every field of the record at its offset", () => {
+  const records = new Uint8Array(3 * EVENT.size).fill(0xee);
+  write(records, EVENT.size, {
+    kind: EventKind.header_refused,
+    level: Level.access,
+    refusal: Refusal.v2_tlv,
+    listener: 70_000,
+    errno: -5,
+    value: 4_000_000_000,
+    ...ENDPOINTS,
+    sample: "SSH-2.0-x",
+  });
+  assert.deepEqual(readEvent(records, EVENT.size), {
+    kind: "header_refused",
+    level: "access",
+    refusal: "v2_tlv",
+    listener: 70_000,
+    errno: -5,
+    value: 4_000_000_000,
+    peer: "198.51.100.7:40000",
+    client: "[2001:db8::1]:50000",
+    upstream: "[fe80::2%3]:443",
+    came: "SSH banner",
+  });
+});
+
+Deno.test("readEvent: leaves out endpoints that the event has not", () => {
+  const event = eventOf({ kind: EventKind.events_lost });
+  assert(event && !("peer" in event || "client" in event || "upstream" in event));
+});
+
+for (const kind of [0, Math.max(...Object.values(EventKind)) + 1, 0xffff]) {
+  Deno.test(`readEvent: does not know kind ${kind}`, () => {
+    assert.equal(eventOf({ kind }), undefined);
+  });
+}
+
+Deno.test("logEvent: gives JSON the fields that the event has", () => {
+  const { level, message, details } = lineOf({
+    kind: EventKind.header_refused,
+    level: Level.warn,
+    refusal: Refusal.not_proxy,
+    listener: 2,
+    peer: PEER,
+    sample: "GET / HTTP/1.1\r\n",
+  });
+  assert.equal(level, "warn");
+  assert.equal(
+    message,
+    "Closed 198.51.100.7:40000: expected a PROXY header, got HTTP request (not a PROXY header: is the sender set to send one?)",
+  );
+  assert.deepEqual(details, {
+    event: "header_refused",
+    listener: 2,
+    peer: "198.51.100.7:40000",
+    refusal: "not_proxy",
+    came: "HTTP request",
+  });
+});
+
+const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
+  [
+    { kind: EventKind.header_refused, refusal: Refusal.incomplete, peer: PEER },
+    /^Closed 198.*: it ended before its PROXY header was complete \(nothing\)$/,
+  ],
+  [
+    { kind: EventKind.header_timeout, refusal: Refusal.timeout, value: 5, sample: "PROXY" },
+    /^Closed a peer: no whole PROXY header within 10 s, only text "PROXY"$/,
+  ],
+  [
+    { kind: EventKind.peer_refused, refusal: Refusal.peer_not_allowed, peer: PEER },
+    /add it to \/etc\/mmproxy\/subnets$/,
+  ],
+  [{ kind: EventKind.connect_failed, ...ENDPOINTS, errno: 111 }, /is the service running there\?$/],
+  [{ kind: EventKind.connect_failed, errno: 1 }, /CAP_NET_RAW or CAP_NET_ADMIN is needed$/],
+  [{ kind: EventKind.connect_failed, errno: 113 }, /see the routing rules in the README$/],
+  [{ kind: EventKind.connect_failed }, /no answer within 5 s: .*routing rules in the README$/],
+  [{ kind: EventKind.connect_failed, errno: 9999 }, /^Cannot connect .*: error 9999$/],
+  [
+    { kind: EventKind.port_fallback, ...ENDPOINTS, value: 50_000 },
+    /as \[2001:db8::1\]:50000 from another port: port 50000 is taken$/,
+  ],
+  [{ kind: EventKind.port_fallback, value: 0 }, /port 0 says nothing$/],
+  [{ kind: EventKind.accept_paused, errno: 24, value: 100 }, /pauses for 100 ms: too many open/],
+  [{ kind: EventKind.family_unavailable, value: 6 }, /^Cannot serve IPv6 clients/],
+  [
+    { kind: EventKind.connection_opened, peer: PEER, upstream: UPSTREAM },
+    /^Relaying 198.* to \[fe80::2%3\]:443 as the proxy's own address$/,
+  ],
+  [{ kind: EventKind.connection_closed, ...ENDPOINTS }, /^Ended .* as \[2001:db8::1\]:50000$/],
+  [{ kind: EventKind.connection_closed, errno: 104 }, /: connection reset \(ECONNRESET\)$/],
+  [
+    { kind: EventKind.datagrams_refused, refusal: Refusal.peer_not_allowed, value: 1, peer: PEER },
+    /^Dropped a datagram from 198.*: it is not in the allowed subnets$/,
+  ],
+  [
+    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, value: 7, sample: "hi" },
+    /^Dropped 7 datagrams, the last from a peer: got text "hi" \(Simple Proxy Protocol: /,
+  ],
+  [{ kind: EventKind.flow_failed, errno: 13 }, /^Cannot open a flow .*CAP_NET_ADMIN is needed$/],
+  [{ kind: EventKind.flows_full, value: 4 }, /^The table of UDP flows is full at 4:/],
+  [{ kind: EventKind.events_lost, value: 9 }, /^9 log lines were lost/],
+];
+
+for (const [fields, sentence] of SENTENCES) {
+  Deno.test(`logEvent: says ${sentence.source}`, () => {
+    assert.match(lineOf(fields).message, sentence);
+  });
+}
+
+Deno.test("logEvent: a peer that sent no byte is told from one that sent some", () => {
+  const silent = lineOf({ kind: EventKind.header_timeout, refusal: Refusal.timeout, peer: PEER });
+  assert.match(silent.message, /^Closed 198.*: no PROXY header, nothing for 10 s; if the service/);
+  assert.equal(silent.details.came, "nothing for 10 s");
+  const slow = lineOf({
+    kind: EventKind.header_timeout,
+    refusal: Refusal.timeout,
+    value: 6,
+    sample: "PROXY ",
+  });
+  assert.equal(slow.details.came, 'PROXY v1 line "PROXY "');
+});
+
+Deno.test("logEvent: names an error by its constant, and an unknown one by its number", () => {
+  const error = (errno: number) => lineOf({ kind: EventKind.flow_failed, errno }).details.error;
+  assert.deepEqual([error(111), error(9999)], ["ECONNREFUSED", "errno 9999"]);
+});
+
+Deno.test("logEvent: says nothing of what came from a peer that may not send", () => {
+  const { details } = lineOf({
+    kind: EventKind.peer_refused,
+    refusal: Refusal.peer_not_allowed,
+    sample: "GET /",
+  });
+  assert.deepEqual(details, { event: "peer_refused", listener: 0, refusal: "peer_not_allowed" });
+});
+
+const ERRNOS = [0, 1, 22, 111, 9999];
+
+for (const [name, kind] of Object.entries(EventKind)) {
+  Deno.test(`logEvent: ${name} has a whole sentence, whatever the record lacks`, () => {
+    for (const [refusal] of REFUSALS.entries()) {
+      for (const errno of ERRNOS) {
+        for (const endpoints of [{}, ENDPOINTS]) {
+          const { message, details } = lineOf({ kind, refusal, errno, ...endpoints });
+          assert.match(message, /^[A-Z0-9][ -~]+[^.]$/);
+          assert.doesNotMatch(message, /undefined|null|NaN|\[object/);
+          assert.equal(details.event, name);
+        }
+      }
+    }
+  });
+}
+
+Deno.test("logEvent: every reason has words of its own", () => {
+  const said = REFUSALS.filter((name) => name !== "none" && name !== "incomplete").map((name) =>
+    lineOf({ kind: EventKind.header_refused, refusal: Refusal[name] }).message
+  );
+  assert.equal(new Set(said).size, REFUSALS.length - 2);
+});
+
+Deno.test("REFUSALS: each name stands at its code", () => {
+  assert.deepEqual(Object.fromEntries(REFUSALS.map((name, code) => [name, code])), Refusal);
+});
