@@ -37,6 +37,11 @@ const STEPS: readonly Step[] = [
     command: ["cargo", "clippy", "-p", "mmproxy-ffi", "--features", "bindgen", ...CARGO_LINT],
   },
   { title: "Types", command: [DENO, "check", "."] },
+  // Apart, with its own dependencies: whoever runs the program downloads no plotting library.
+  {
+    title: "The benchmark's charts: types",
+    command: [DENO, "check", "--config", "bench/charts/deno.json", "bench/charts/main.ts"],
+  },
   { title: "Generated files are fresh", command: [DENO, "run", "-A", "tests/native_symbols.ts"] },
   { title: "Build", command: ["cargo", "build", "--release", "-p", "mmproxy-ffi"] },
   { title: "Rust tests", command: ["cargo", "test", "--workspace"], count: countCargo },

@@ -1,17 +1,13 @@
 /**
- * Draws a run's result: `deno run -A bench/charts.ts RESULT.json DIRECTORY` writes one SVG a chart.
+ * Draws a run's result: `deno run -A bench/charts/main.ts RESULT.json DIRECTORY` writes one SVG a chart.
  */
 
-// Named here and not in deno.json: nothing but this command draws, and the program's own list of
-// dependencies is to stay what it needs to run.
-// deno-lint-ignore no-import-prefix
-import * as vega from "npm:vega@6.4.0";
-// deno-lint-ignore no-import-prefix
-import { compile, type TopLevelSpec } from "npm:vega-lite@6.5.0";
-import type { Metric, RunResult, WorkResult } from "./result.ts";
-import { formatNumber } from "./report.ts";
-import { NO_PROXY, OURS, programsOf, ratioToBestPeer, summaryOf } from "./summary.ts";
-import { COST } from "./works.ts";
+import * as vega from "vega";
+import { compile, type TopLevelSpec } from "vega-lite";
+import type { Metric, RunResult, WorkResult } from "../result.ts";
+import { formatNumber } from "../report.ts";
+import { NO_PROXY, OURS, programsOf, ratioToBestPeer, summaryOf } from "../summary.ts";
+import { COST } from "../works.ts";
 
 /** One small picture: a work by one of its metrics. */
 interface Panel {
@@ -290,7 +286,7 @@ async function draw(spec: TopLevelSpec): Promise<string> {
 if (import.meta.main) {
   const [source, directory] = Deno.args;
   if (source === undefined || directory === undefined) {
-    console.error("Usage: deno run -A bench/charts.ts RESULT.json DIRECTORY");
+    console.error("Usage: deno run -A bench/charts/main.ts RESULT.json DIRECTORY");
     Deno.exit(2);
   }
   const result: RunResult = JSON.parse(await Deno.readTextFile(source));
