@@ -61,7 +61,12 @@ declare const self: {
 
 if (typeof self.postMessage === "function") {
   self.onmessage = ({ data }) => {
-    post(serve(data));
+    try {
+      post(serve(data));
+    } catch (error) {
+      // Uncaught, Deno would print it past the log.
+      post({ kind: "ended", status: -1, error: String(error) });
+    }
     self.close();
   };
 }

@@ -66,7 +66,8 @@ function emit(logger: Logger, level: LevelName, message: string, details: Detail
 function formatText(record: LogRecord): string {
   const level = levelName(record).toUpperCase().padEnd(6);
   // One event, one line: what a message quotes cannot start another.
-  const message = record.message.join("").replaceAll(/[\r\n]+/g, " ");
+  // deno-lint-ignore no-control-regex
+  const message = record.message.join("").replaceAll(/[\x00-\x1f\x7f]+/g, " ");
   return `${new Date(record.timestamp).toISOString()} ${level} ${message}\n`;
 }
 

@@ -55,7 +55,8 @@ export async function runService(options: Options, library: Library, log: Log): 
   const logging = logEvents(options, library, service, log, phase);
   const { ready, ended } = supervisor.start(library.path, listeners);
   await ready;
-  logListening(options, log);
+  // A signal may have come meanwhile.
+  if (!phase.stopping) logListening(options, log);
   await ended;
   phase.over = true;
   await logging;

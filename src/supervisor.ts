@@ -34,6 +34,7 @@ export function nextPause(before: number, served: number): number {
 /** Keeps one worker at each listener until they are told to end. */
 export class Supervisor {
   readonly #around: Surroundings;
+  readonly #stopped = Promise.withResolvers<void>();
   #stopping = false;
 
   constructor(around: Surroundings) {
@@ -59,9 +60,10 @@ export class Supervisor {
     };
   }
 
-  /** From now on a worker that ends is not started again. */
+  /** From now on a worker that ends is not started again, nor is one whose pause goes on. */
   stop(): void {
     this.#stopping = true;
+    this.#stopped.resolve();
   }
 
   /** Runs one worker after another at a listener. */
@@ -83,7 +85,7 @@ export class Supervisor {
         error: failure,
         value: pause,
       });
-      await sleep(pause);
+      await Promise.race([sleep(pause), this.#stopped.promise]);
       if (this.#stopping) return ready();
       log("info", `Listener ${index} starts again`, {
         event: "worker_restarted",

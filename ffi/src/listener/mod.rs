@@ -6,14 +6,17 @@ pub mod slab;
 mod tcp;
 mod udp;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::TryLockError;
 use std::time::Instant;
 
 use crate::errors::{Error, Result};
-use crate::layout::{action, Endpoint};
+use crate::events::EventKind;
+use crate::layout::{action, level, Endpoint, Event};
 use crate::refusal::Refusal;
 use crate::service::Listener;
+use crate::socket::Source;
 use crate::stats::Counter;
 use poll::{Events, Interest, Poll, Token};
 
@@ -38,6 +41,8 @@ pub struct Context<'a> {
     /// Milliseconds since the service was opened: read once a turn.
     pub now: u64,
     on_header: OnHeader,
+    /// IPv4, IPv6: this host was told to lack it.
+    told_family: [Cell<bool>; 2],
 }
 
 /// Serves a listener until its service is stopped.
@@ -53,8 +58,13 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
     let failed = |error: std::io::Error| Error::system("Cannot serve a listener", &error);
     listener.stats.clear_gauges();
     let opened = listener.service.opened;
-    let mut cx =
-        Context { listener, poll: Poll::new().map_err(failed)?, now: since(opened), on_header };
+    let mut cx = Context {
+        listener,
+        poll: Poll::new().map_err(failed)?,
+        now: since(opened),
+        on_header,
+        told_family: Default::default(),
+    };
     // Edge-triggered: it tells once of each signal, and nobody needs to read it.
     cx.poll.add(listener.wake.fd(), Token::Wake, Interest::Changes).map_err(failed)?;
     let mut tcp = tcp::Listening::start(&cx).map_err(failed)?;
@@ -108,7 +118,50 @@ fn stop_in(cx: &Context, opened: Instant) -> Option<u64> {
     Some(at.as_millis() as u64 + 1)
 }
 
+/// The client of a source; empty for the proxy's own.
+fn client_of(source: Source) -> Endpoint {
+    match source {
+        Source::Client(client) => client.into(),
+        Source::Own => Endpoint::default(),
+    }
+}
+
+/// Whether an error says that this host does not have the service's address family.
+fn lacks_family(errno: i32, service: SocketAddr) -> bool {
+    // Nothing lies between a host and its own loopback but the family itself.
+    let unroutable = matches!(errno, libc::ENETUNREACH | libc::EADDRNOTAVAIL);
+    errno == libc::EAFNOSUPPORT || unroutable && service.ip().is_loopback()
+}
+
 impl Context<'_> {
+    /// Tells that the service was not reached; an `errno` of 0 is a timeout. A family that this host
+    /// does not have is told once.
+    fn tell_failure(
+        &self,
+        kind: EventKind,
+        errno: i32,
+        peer: Option<SocketAddr>,
+        source: Source,
+        service: SocketAddr,
+    ) {
+        let mut event = Event::new(kind, level::WARN);
+        if lacks_family(errno, service) {
+            let family = if service.is_ipv4() { 4 } else { 6 };
+            if self.told_family[usize::from(service.is_ipv6())].replace(true) {
+                return;
+            }
+            event = Event::new(EventKind::FamilyUnavailable, level::WARN);
+            event.value = family;
+        }
+        self.listener.tell(Event {
+            errno,
+            peer: peer.map(Endpoint::from).unwrap_or_default(),
+            client: client_of(source),
+            upstream: service.into(),
+            ..event
+        });
+    }
+
     /// Asks the decoder about a whole header.
     pub fn decode(&self, header: &[u8], carrier: u32) -> Decision {
         #[cfg(feature = "fault-injection")]
@@ -152,6 +205,17 @@ impl Context<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_a_family_is_told_from_a_missing_route() {
+        let (loopback, elsewhere) =
+            ("[::1]:443".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap());
+        assert!(lacks_family(libc::EAFNOSUPPORT, elsewhere));
+        assert!(lacks_family(libc::ENETUNREACH, loopback));
+        assert!(!lacks_family(libc::ENETUNREACH, elsewhere));
+        assert!(!lacks_family(libc::ECONNREFUSED, loopback));
+        assert!(!lacks_family(0, loopback));
+    }
 
     #[test]
     fn sleep_ends_at_the_earliest_deadline() {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::deadlines::Deadlines;
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
-use super::{Context, Decision};
+use super::{client_of, Context, Decision};
 use crate::events::EventKind;
 use crate::frame::{self, Frame};
-use crate::layout::{carrier, level, Endpoint, Event};
+use crate::layout::{carrier, level, Event};
 use crate::refusal::Refusal;
 use crate::relay::tcp::{Relay, Side, Tools, Turn};
 use crate::service::lock;
@@ -41,8 +41,6 @@ pub struct Listening {
     tools: Tools,
     subnets: Option<Arc<Subnets>>,
     subnets_version: u32,
-    /// Families that this host turned out to lack: said once each.
-    missing_families: Vec<u8>,
 }
 
 struct Connection {
@@ -98,7 +96,6 @@ impl Listening {
             tools: Tools::new(),
             subnets: None,
             subnets_version: 0,
-            missing_families: Vec::new(),
         })
     }
 
@@ -371,24 +368,8 @@ impl Listening {
     ) -> End {
         let stats = &cx.listener.stats;
         stats.add(if errno == 0 { Counter::ConnectTimeouts } else { Counter::ConnectErrors }, 1);
-        let mut event = Event::new(EventKind::ConnectFailed, level::WARN);
-        if errno == libc::EAFNOSUPPORT {
-            let family = if service.is_ipv4() { 4 } else { 6 };
-            if self.missing_families.contains(&family) {
-                return End::Unreachable;
-            }
-            self.missing_families.push(family);
-            event = Event::new(EventKind::FamilyUnavailable, level::WARN);
-            event.value = u32::from(family);
-        }
         let peer = self.connections.get(key).map(|connection| connection.peer);
-        cx.listener.tell(Event {
-            errno,
-            peer: peer.map(Endpoint::from).unwrap_or_default(),
-            client: client_of(source),
-            upstream: service.into(),
-            ..event
-        });
+        cx.tell_failure(EventKind::ConnectFailed, errno, peer, source, service);
         End::Unreachable
     }
 
@@ -526,13 +507,5 @@ fn described(event: Event, peer: SocketAddr, upstream: &Upstream) -> Event {
         client: client_of(upstream.source),
         upstream: upstream.service.into(),
         ..event
-    }
-}
-
-/// The client of a source; empty for the proxy's own.
-pub fn client_of(source: Source) -> Endpoint {
-    match source {
-        Source::Client(client) => client.into(),
-        Source::Own => Endpoint::default(),
     }
 }

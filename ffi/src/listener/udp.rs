@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
-use super::tcp::{client_of, tell_fallback};
+use super::tcp::tell_fallback;
 use super::{Context, Decision};
 use crate::events::EventKind;
 use crate::frame::{self, Frame};
@@ -477,14 +477,8 @@ impl Listening {
             }
             Err(error) => {
                 cx.listener.stats.add(Counter::FlowErrors, 1);
-                let event = Event::new(EventKind::FlowFailed, level::WARN);
-                cx.listener.tell(Event {
-                    errno: error.raw_os_error().unwrap_or(libc::EIO),
-                    peer: peer.into(),
-                    client: client_of(source),
-                    upstream: service.into(),
-                    ..event
-                });
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                cx.tell_failure(EventKind::FlowFailed, errno, Some(peer), source, service);
                 Err(error)
             }
         }
