@@ -15,14 +15,18 @@ use crate::layout::{carrier, level, udp_header, Event};
 use crate::refusal::Refusal;
 use crate::relay::flows::FlowTable;
 use crate::relay::routes::{Leading, Route, RouteId, RouteTable};
-use crate::relay::udp::{Flow, Found, Inbox, Outgoing, Owner, Path, Replies, Sent, WayBack, BATCH};
+use crate::relay::udp::{
+    Flow, Found, Inbox, Outgoing, Owner, Path, Replies, Sent, WayBack, BATCH, INTAKE,
+};
 use crate::service::lock;
 use crate::socket::{self, Source};
 use crate::stats::Counter;
 use crate::subnets::Subnets;
 
 /// Batches taken from the listener before replies have their turn.
-const BATCHES_A_TURN: usize = 2;
+const BATCHES_A_TURN: usize = 1;
+/// Batches of replies taken from one flow: more than a turn takes in, or a flood would outrun them.
+const REPLY_BATCHES_A_TURN: usize = 2 * BATCHES_A_TURN * INTAKE / BATCH;
 /// How long replies are still relayed after the stop.
 const STOP_MS: u64 = 1_000;
 /// Refused datagrams are told at most this often, for each reason.
@@ -43,8 +47,8 @@ pub struct Listening {
     batch: u64,
     groups: Vec<Group>,
     /// Chains the datagrams of a batch that belong to one group.
-    next: [u8; BATCH],
-    offsets: [u32; BATCH],
+    next: [u16; INTAKE],
+    offsets: [u32; INTAKE],
     last_route: Option<RouteId>,
     route_serial: u64,
     flows: FlowTable<Owner, Served>,
@@ -88,15 +92,15 @@ struct Tenant {
 #[derive(Clone, Copy, Default)]
 struct Mark {
     batch: u64,
-    group: u8,
+    group: u16,
 }
 
 /// The datagrams of one route in a batch, in order.
 #[derive(Clone, Copy)]
 struct Group {
     route: RouteId,
-    first: u8,
-    last: u8,
+    first: u16,
+    last: u16,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -105,7 +109,7 @@ struct Refused {
     tell_at: u64,
 }
 
-const END: u8 = u8::MAX;
+const END: u16 = u16::MAX;
 
 impl crate::relay::flows::Flow for Served {
     fn last_used(&self) -> u64 {
@@ -131,9 +135,9 @@ impl Listening {
             routes: RouteTable::new(mode == udp_header::SESSION),
             marks: Vec::new(),
             batch: 0,
-            groups: Vec::with_capacity(BATCH),
-            next: [END; BATCH],
-            offsets: [0; BATCH],
+            groups: Vec::with_capacity(INTAKE),
+            next: [END; INTAKE],
+            offsets: [0; INTAKE],
             last_route: None,
             // Never 0, which says "no route yet".
             route_serial: (u64::from(cx.listener.index) + 1) << 40,
@@ -220,7 +224,7 @@ impl Listening {
                 self.forward(cx, self.groups[at], &mut sent);
             }
             count_sent(cx, Counter::DatagramsUp, sent);
-            if count < BATCH {
+            if count < INTAKE {
                 return;
             }
         }
@@ -244,11 +248,11 @@ impl Listening {
         let mark = &mut self.marks[route as usize];
         if mark.batch == self.batch {
             let group = &mut self.groups[usize::from(mark.group)];
-            self.next[usize::from(group.last)] = slot as u8;
-            group.last = slot as u8;
+            self.next[usize::from(group.last)] = slot as u16;
+            group.last = slot as u16;
         } else {
-            *mark = Mark { batch: self.batch, group: self.groups.len() as u8 };
-            self.groups.push(Group { route, first: slot as u8, last: slot as u8 });
+            *mark = Mark { batch: self.batch, group: self.groups.len() as u16 };
+            self.groups.push(Group { route, first: slot as u16, last: slot as u16 });
         }
     }
 
@@ -565,8 +569,7 @@ impl Listening {
             }
             let Some(way_back) = tenant.way_back else { continue };
             let flow = tenant.flow.clone();
-            // More than one turn takes in for a flow, or a flood would outrun its replies.
-            for _ in 0..2 * BATCHES_A_TURN {
+            for _ in 0..REPLY_BATCHES_A_TURN {
                 match self.replies.receive(&flow, way_back) {
                     Ok(_) => flow.touch(cx.now),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -16,7 +16,9 @@ use crate::frame::SPP_LENGTH;
 use crate::service::lock;
 use crate::socket::{check, sized, RawAddr};
 
-/// Datagrams in one batch, and segments in one send (the kernel's UDP_MAX_SEGMENTS).
+/// Datagrams taken in at once: the more, the more of them share a client and so a send.
+pub const INTAKE: usize = 1024;
+/// Replies sent at once, and segments in one send (the kernel's UDP_MAX_SEGMENTS).
 pub const BATCH: usize = 64;
 /// The largest UDP datagram, and one byte more: a longer one shows.
 const ROOM: usize = 65_536;
@@ -185,8 +187,12 @@ pub struct Inbox {
     buffer: Box<[u8]>,
     peers: Box<[RawAddr]>,
     controls: Box<[Control]>,
+    /// What `messages` points to; never read from here.
+    #[allow(dead_code)]
     iovecs: Box<[libc::iovec]>,
     messages: Box<[libc::mmsghdr]>,
+    /// Messages that the last batch has filled.
+    used: usize,
 }
 
 /// Control messages want their alignment (cmsg(3)).
@@ -194,41 +200,58 @@ pub struct Inbox {
 #[derive(Clone, Copy)]
 struct Control([u8; CONTROL]);
 
-const NO_IOVEC: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-
-fn no_messages() -> Box<[libc::mmsghdr]> {
+fn no_messages(count: usize) -> Box<[libc::mmsghdr]> {
     // SAFETY: zeroes are a valid mmsghdr: no name, no buffers, no control.
-    vec![unsafe { zeroed::<libc::mmsghdr>() }; BATCH].into()
+    vec![unsafe { zeroed::<libc::mmsghdr>() }; count].into()
+}
+
+/// Buffers at a distance of `STRIDE`, and an iovec for each.
+fn buffers(count: usize) -> (Box<[u8]>, Box<[libc::iovec]>) {
+    let mut buffer: Box<[u8]> = vec![0; count * STRIDE].into();
+    let start = buffer.as_mut_ptr();
+    let iovec = |slot: usize| libc::iovec {
+        // SAFETY: the slot lies inside the buffer, which has `count` of them.
+        iov_base: unsafe { start.add(slot * STRIDE) }.cast(),
+        iov_len: ROOM,
+    };
+    let iovecs = (0..count).map(iovec).collect();
+    (buffer, iovecs)
 }
 
 impl Inbox {
     pub fn new() -> Inbox {
-        Inbox {
-            buffer: vec![0; BATCH * STRIDE].into(),
-            peers: vec![RawAddr::empty(); BATCH].into(),
-            controls: vec![Control([0; CONTROL]); BATCH].into(),
-            iovecs: vec![NO_IOVEC; BATCH].into(),
-            messages: no_messages(),
+        let (buffer, mut iovecs) = buffers(INTAKE);
+        let mut inbox = Inbox {
+            buffer,
+            peers: vec![RawAddr::empty(); INTAKE].into(),
+            controls: vec![Control([0; CONTROL]); INTAKE].into(),
+            messages: no_messages(INTAKE),
+            used: INTAKE,
+            iovecs: Box::default(),
+        };
+        for slot in 0..INTAKE {
+            let header = &mut inbox.messages[slot].msg_hdr;
+            header.msg_name = inbox.peers[slot].as_mut_ptr();
+            header.msg_iov = &mut iovecs[slot];
+            header.msg_iovlen = 1;
+            header.msg_control = inbox.controls[slot].0.as_mut_ptr().cast();
         }
+        inbox.iovecs = iovecs;
+        inbox
     }
 
-    /// Receives what is there, up to a batch; how many.
+    /// Receives what is there, up to `INTAKE`; how many.
     pub fn receive(&mut self, listener: RawFd) -> io::Result<usize> {
-        for slot in 0..BATCH {
-            self.iovecs[slot] = libc::iovec {
-                iov_base: self.buffer[slot * STRIDE..].as_mut_ptr().cast(),
-                iov_len: ROOM,
-            };
-            let header = &mut self.messages[slot].msg_hdr;
-            header.msg_name = self.peers[slot].as_mut_ptr();
-            header.msg_namelen = RawAddr::ROOM;
-            header.msg_iov = &mut self.iovecs[slot];
-            header.msg_iovlen = 1;
-            header.msg_control = self.controls[slot].0.as_mut_ptr().cast();
-            header.msg_controllen = CONTROL as _;
+        // The kernel has written how much of their room the last ones took; all else stays.
+        for message in &mut self.messages[..self.used] {
+            message.msg_hdr.msg_namelen = RawAddr::ROOM;
+            message.msg_hdr.msg_controllen = CONTROL as _;
         }
-        // SAFETY: every message points to its own buffers, all of which outlive the call.
-        unsafe { receive_many(listener, &mut self.messages) }
+        self.used = 0;
+        // SAFETY: every message points to its own buffers, all of which live as long as `self` and
+        // do not move with it.
+        self.used = unsafe { receive_many(listener, &mut self.messages) }?;
+        Ok(self.used)
     }
 
     /// A datagram of the last batch.
@@ -457,6 +480,8 @@ pub struct Replies {
     used: usize,
     /// Runs of neighbours that go as one message.
     runs: Vec<Run>,
+    /// What `receive_messages` points to; never read from here.
+    #[allow(dead_code)]
     receive_iovecs: Box<[libc::iovec]>,
     receive_messages: Box<[libc::mmsghdr]>,
     send_iovecs: Vec<libc::iovec>,
@@ -475,15 +500,21 @@ struct Run {
 
 impl Replies {
     pub fn new() -> Replies {
+        let (buffer, mut receive_iovecs) = buffers(BATCH);
+        let mut receive_messages = no_messages(BATCH);
+        for (message, iovec) in receive_messages.iter_mut().zip(&mut receive_iovecs) {
+            message.msg_hdr.msg_iov = iovec;
+            message.msg_hdr.msg_iovlen = 1;
+        }
         Replies {
-            buffer: vec![0; BATCH * STRIDE].into(),
+            buffer,
             lengths: [0; BATCH],
             used: 0,
             runs: Vec::with_capacity(BATCH),
-            receive_iovecs: vec![NO_IOVEC; BATCH].into(),
-            receive_messages: no_messages(),
+            receive_iovecs,
+            receive_messages,
             send_iovecs: Vec::with_capacity(2 * BATCH),
-            send_messages: no_messages(),
+            send_messages: no_messages(BATCH),
             controls: vec![Control([0; CONTROL]); BATCH].into(),
             segmenting: true,
         }
@@ -496,17 +527,9 @@ impl Replies {
 
     /// Receives what the service sent to a flow, as far as there is room; how many datagrams.
     pub fn receive(&mut self, flow: &Flow, way_back: WayBack) -> io::Result<usize> {
-        for slot in self.used..BATCH {
-            self.receive_iovecs[slot] = libc::iovec {
-                iov_base: self.buffer[slot * STRIDE..].as_mut_ptr().cast(),
-                iov_len: ROOM,
-            };
-            let header = &mut self.receive_messages[slot].msg_hdr;
-            header.msg_iov = &mut self.receive_iovecs[slot];
-            header.msg_iovlen = 1;
-        }
         let messages = &mut self.receive_messages[self.used..];
-        // SAFETY: every message points to its own buffer, which outlives the call.
+        // SAFETY: every message points to its own buffer, which lives as long as `self` and does not
+        // move with it.
         let count = unsafe { receive_many(flow.socket.as_raw_fd(), messages) }?;
         for slot in self.used..self.used + count {
             let length = self.receive_messages[slot].msg_len as usize;
