@@ -5,8 +5,8 @@
  * The rules are those of HAProxy's proxy-protocol.txt (version 1: section 2.1, version 2: section
  * 2.2) and of Cloudflare's Simple Proxy Protocol; docs/proxy-protocol.md lists them with their tests.
  */
-import { Carrier, MAX_HEADER, Refusal } from "./native/layout.ts";
-import { type ActionCode, type RefusalCode, Verdict } from "./verdict.ts";
+import { Carrier, MAX_HEADER, Refusal, VERDICT } from "./native/layout.ts";
+import { type ActionCode, type AddressField, type RefusalCode, Verdict } from "./verdict.ts";
 
 /** Decodes the header of `length` bytes in the region, which came by a `Carrier`. */
 export type Decoder = (length: number, carrier: number) => ActionCode;
@@ -20,6 +20,9 @@ const SPP_LENGTH = 38;
 const VERSION_1 = 1;
 const VERSION_2 = 2;
 const VERSION_SPP = 3;
+
+const CLIENT = VERDICT.client_address;
+const DESTINATION = VERDICT.destination_address;
 
 const TLV_HEAD = 3;
 const TLV_CRC32C = 0x03;
@@ -52,45 +55,59 @@ export function createDecoder(region: ArrayBuffer): Decoder {
 /** Decodes samples until the engine has compiled the decoder, so that no connection pays for it. */
 export function warmUp(region: ArrayBuffer, decode: Decoder): void {
   const { header } = new Verdict(region);
-  for (let round = 0; round < 2_000; round++) {
-    for (const sample of SAMPLES) {
-      header.set(sample);
-      decode(sample.length, Carrier.stream);
+  for (let round = 0; round < WARM_UP_ROUNDS; round++) {
+    for (let index = 0; index < SAMPLES.length; index++) {
+      const sample = SAMPLES[index] as Sample;
+      header.set(sample.header);
+      decode(sample.header.length, sample.carrier);
     }
   }
 }
 
-const text = (line: string) => new TextEncoder().encode(line);
+/** The engine's last stage of compilation sets in after a few hundred. */
+const WARM_UP_ROUNDS = 1_000;
 
-const SAMPLES: readonly Uint8Array[] = [
-  text("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n"),
-  text("PROXY TCP6 2001:db8::1 2001:db8::ffff:198.51.100.1 56324 443\r\n"),
-  text("PROXY UNKNOWN\r\n"),
-  Uint8Array.of(
-    ...V2_SIGNATURE,
-    0x21,
-    0x11,
-    0,
-    16,
-    192,
-    0,
-    2,
-    1,
-    198,
-    51,
-    100,
-    1,
-    220,
-    4,
-    1,
-    187,
-    4,
-    0,
-    1,
-    0,
-  ),
-  Uint8Array.of(...V2_SIGNATURE, 0x21, 0x21, 0, 36, ...new Uint8Array(36).fill(1)),
-  Uint8Array.of(...V2_SIGNATURE, 0x20, 0x00, 0, 0),
+interface Sample {
+  readonly header: Uint8Array;
+  readonly carrier: number;
+}
+
+const text = (line: string) => new TextEncoder().encode(line);
+const hex = (digits: string) =>
+  Uint8Array.from(digits.match(/[0-9a-f]{2}/g) ?? [], (pair) => parseInt(pair, 16));
+const v2 = (rest: string) => Uint8Array.of(...V2_SIGNATURE, ...hex(rest));
+
+const IPV6_PAIR = "20010db8000000000000000000000001 20010db8000000000000000000000002 dc04 01bb";
+
+/** Headers that take every path to a client or to the proxy's own address. */
+const SAMPLES: readonly Sample[] = [
+  {
+    header: text("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n"),
+    carrier: Carrier.stream,
+  },
+  {
+    header: text("PROXY TCP6 2001:db8::1 2001:db8::ffff:198.51.100.1 56324 443\r\n"),
+    carrier: Carrier.stream,
+  },
+  { header: text("PROXY UNKNOWN\r\n"), carrier: Carrier.stream },
+  {
+    // An SSL TLV with its version, a unique id, an empty NOOP and the checksum.
+    header: v2(
+      "21 11 0033 c0000201 c6336401 dc04 01bb " +
+        "20000f0100000000210007544c5376312e33 " +
+        "0500080001020304050607 040000 03000408998fcb",
+    ),
+    carrier: Carrier.stream,
+  },
+  { header: v2(`21 21 0024 ${IPV6_PAIR}`), carrier: Carrier.stream },
+  {
+    header: v2(
+      "21 22 0024 00000000000000000000ffffc0000201 00000000000000000000ffffc6336401 dc04 01bb",
+    ),
+    carrier: Carrier.datagram,
+  },
+  { header: v2("20 00 0000"), carrier: Carrier.stream },
+  { header: hex(`56ec ${IPV6_PAIR}`), carrier: Carrier.spp },
 ];
 
 /** CRC32C (Castagnoli), reflected: RFC 3720, appendix B.4. */
@@ -143,7 +160,7 @@ class HeaderDecoder {
     if (!this.#isWord(0, length, "PROXY ")) return this.#refuse(Refusal.not_proxy);
     if (length > V1_LONGEST) return this.#refuse(Refusal.v1_too_long);
     const end = length - 2;
-    if (end < 6 || this.#at(end) !== CR || this.#at(end + 1) !== LF) {
+    if (this.#at(end) !== CR || this.#at(end + 1) !== LF) {
       return this.#refuse(Refusal.incomplete);
     }
     for (let at = 6; at < end; at++) {
@@ -167,7 +184,7 @@ class HeaderDecoder {
     const afterSource = this.#nextSpace(11, end);
     const afterDestination = this.#nextSpace(afterSource + 1, end);
     const afterSourcePort = this.#nextSpace(afterDestination + 1, end);
-    if (afterSource === end || afterDestination >= end || afterSourcePort >= end) {
+    if (afterDestination >= end || afterSourcePort >= end) {
       return this.#refuse(Refusal.v1_syntax);
     }
     if (
@@ -192,8 +209,8 @@ class HeaderDecoder {
     const destinationPort = this.#value;
     const size = family === 4 ? 4 : 16;
     for (let index = 0; index < size; index++) {
-      this.#verdict.setClientByte(index, source[index] as number);
-      this.#verdict.setDestinationByte(index, destination[index] as number);
+      this.#verdict.setByte(CLIENT, index, source[index] as number);
+      this.#verdict.setByte(DESTINATION, index, destination[index] as number);
     }
     return this.#conclude(family, VERSION_1, sourcePort, destinationPort);
   }
@@ -337,8 +354,8 @@ class HeaderDecoder {
 
     const size = family === 1 ? 4 : 16;
     for (let index = 0; index < size; index++) {
-      this.#verdict.setClientByte(index, this.#at(V2_FIXED + index));
-      this.#verdict.setDestinationByte(index, this.#at(V2_FIXED + size + index));
+      this.#verdict.setByte(CLIENT, index, this.#at(V2_FIXED + index));
+      this.#verdict.setByte(DESTINATION, index, this.#at(V2_FIXED + size + index));
     }
     const ports = V2_FIXED + 2 * size;
     return this.#conclude(
@@ -377,7 +394,6 @@ class HeaderDecoder {
 
   /** Client flags (one byte), the verification's result (four), then TLVs of their own. */
   #sslTlvs(from: number, end: number): boolean {
-    if (end - from < SSL_HEAD) return false;
     let at = from + SSL_HEAD;
     while (at < end) {
       if (end - at < TLV_HEAD) return false;
@@ -405,8 +421,8 @@ class HeaderDecoder {
     }
     if (length !== SPP_LENGTH) return this.#refuse(Refusal.spp_short);
     for (let index = 0; index < 16; index++) {
-      this.#verdict.setClientByte(index, this.#at(2 + index));
-      this.#verdict.setDestinationByte(index, this.#at(18 + index));
+      this.#verdict.setByte(CLIENT, index, this.#at(2 + index));
+      this.#verdict.setByte(DESTINATION, index, this.#at(18 + index));
     }
     return this.#conclude(6, VERSION_SPP, this.#u16(34), this.#u16(36));
   }
@@ -422,10 +438,12 @@ class HeaderDecoder {
   ): ActionCode {
     const verdict = this.#verdict;
     let family = written;
-    if (family === 6 && this.#isMapped()) {
+    if (family === 6 && this.#isMapped(CLIENT)) {
+      // HAProxy sends an IPv4 client of an IPv6 destination so: no IPv4 destination is to be told.
+      const known = this.#isMapped(DESTINATION);
       for (let index = 0; index < 4; index++) {
-        verdict.setClientByte(index, verdict.clientByte(12 + index));
-        verdict.setDestinationByte(index, verdict.destinationByte(12 + index));
+        verdict.setByte(CLIENT, index, verdict.byte(CLIENT, 12 + index));
+        verdict.setByte(DESTINATION, index, known ? verdict.byte(DESTINATION, 12 + index) : 0);
       }
       family = 4;
     }
@@ -435,26 +453,26 @@ class HeaderDecoder {
   }
 
   /** `::ffff:0:0/96` (RFC 4291, section 2.5.5.2). */
-  #isMapped(): boolean {
+  #isMapped(field: AddressField): boolean {
     for (let index = 0; index < 10; index++) {
-      if (this.#verdict.clientByte(index) !== 0) return false;
+      if (this.#verdict.byte(field, index) !== 0) return false;
     }
-    return this.#verdict.clientByte(10) === 0xff && this.#verdict.clientByte(11) === 0xff;
+    return this.#verdict.byte(field, 10) === 0xff && this.#verdict.byte(field, 11) === 0xff;
   }
 
   /** Neither 0.0.0.0, nor 224.0.0.0/4 (multicast), nor 255.255.255.255 (broadcast). */
   #isUsable4(): boolean {
-    const a = this.#verdict.clientByte(0), b = this.#verdict.clientByte(1);
-    const c = this.#verdict.clientByte(2), d = this.#verdict.clientByte(3);
+    const a = this.#verdict.byte(CLIENT, 0), b = this.#verdict.byte(CLIENT, 1);
+    const c = this.#verdict.byte(CLIENT, 2), d = this.#verdict.byte(CLIENT, 3);
     if ((a & 0xf0) === 0xe0 || (a & b & c & d) === 0xff) return false;
     return (a | b | c | d) !== 0;
   }
 
   /** Neither `::`, nor ff00::/8 (multicast). */
   #isUsable6(): boolean {
-    if (this.#verdict.clientByte(0) === 0xff) return false;
+    if (this.#verdict.byte(CLIENT, 0) === 0xff) return false;
     let any = 0;
-    for (let index = 0; index < 16; index++) any |= this.#verdict.clientByte(index);
+    for (let index = 0; index < 16; index++) any |= this.#verdict.byte(CLIENT, index);
     return any !== 0;
   }
 

@@ -18,6 +18,9 @@ export type ActionCode = (typeof Action)[keyof typeof Action];
 /** One of the reasons to refuse. */
 export type RefusalCode = (typeof Refusal)[keyof typeof Refusal];
 
+/** Where one of the record's two addresses starts. */
+export type AddressField = typeof VERDICT.client_address | typeof VERDICT.destination_address;
+
 /** A header's bytes and the verdict on it. */
 export class Verdict {
   /** The header: its first byte is at 0. Longer than any header by one byte. */
@@ -52,24 +55,14 @@ export class Verdict {
     return Action.own;
   }
 
-  /** Writes one byte of the client's address, network byte order. */
-  setClientByte(index: number, value: number): void {
-    this.#record[VERDICT.client_address + index] = value;
+  /** Writes one byte of an address, network byte order. */
+  setByte(field: AddressField, index: number, value: number): void {
+    this.#record[field + index] = value;
   }
 
-  /** Reads one byte of the client's address, network byte order. */
-  clientByte(index: number): number {
-    return this.#record[VERDICT.client_address + index] ?? 0;
-  }
-
-  /** Writes one byte of the destination's address, network byte order. */
-  setDestinationByte(index: number, value: number): void {
-    this.#record[VERDICT.destination_address + index] = value;
-  }
-
-  /** Reads one byte of the destination's address, network byte order. */
-  destinationByte(index: number): number {
-    return this.#record[VERDICT.destination_address + index] ?? 0;
+  /** Reads one byte of an address, network byte order. */
+  byte(field: AddressField, index: number): number {
+    return this.#record[field + index] as number;
   }
 
   /**

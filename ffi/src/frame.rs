@@ -71,6 +71,9 @@ fn v1(data: &[u8]) -> Frame {
     if !(agrees(rest, b"UNKNOWN") || agrees(rest, b"TCP4 ") || agrees(rest, b"TCP6 ")) {
         return Frame::Refused(Refusal::V1Protocol);
     }
+    if unknown && rest.get(7).is_some_and(|byte| !matches!(byte, b' ' | b'\r')) {
+        return Frame::Refused(Refusal::V1Protocol);
+    }
     let line = &data[..data.len().min(V1_LONGEST)];
     for (at, byte) in line.iter().enumerate().skip(V1_START.len()) {
         let after_cr = line[at - 1] == b'\r';
@@ -180,6 +183,7 @@ mod tests {
             (b"PROXY TCP5", Refusal::V1Protocol),
             (b"PROXY TCP4\r", Refusal::V1Protocol),
             (b"PROXY UNKNOWS", Refusal::V1Protocol),
+            (b"PROXY UNKNOWNX", Refusal::V1Protocol),
             (b"PROXY TCP4 192.0.2.1\n", Refusal::V1LoneLineEnd),
             (b"PROXY TCP4 192.0.2.1\r ", Refusal::V1LoneLineEnd),
             (b"\r\n\r\n\0\r\nQUIT\n\x11", Refusal::V2Version),
@@ -195,7 +199,7 @@ mod tests {
 
     #[test]
     fn t4_the_crlf_ends_within_107_bytes() {
-        let mut line = b"PROXY UNKNOWN".to_vec();
+        let mut line = b"PROXY UNKNOWN ".to_vec();
         line.resize(105, b'x');
         line.extend(b"\r\n");
         assert_eq!(stream(&line), Frame::Header(107));
@@ -207,7 +211,7 @@ mod tests {
 
     #[test]
     fn t5_a_lone_cr_or_lf_ends_no_unknown_line() {
-        assert_eq!(stream(b"PROXY UNKNOWN\n\r"), Frame::Partial);
+        assert_eq!(stream(b"PROXY UNKNOWN \n\r"), Frame::Partial);
         assert_eq!(stream(b"PROXY UNKNOWN\r\r\nx"), Frame::Header(16));
     }
 

@@ -32,6 +32,7 @@ const STOP_MS: u64 = 1_000;
 /// Refused datagrams are told at most this often, for each reason.
 const TELL_EVERY_MS: u64 = 1_000;
 const TELL_FULL_EVERY_MS: u64 = 60_000;
+const FIRST_SWEEP: usize = 1024;
 /// Enough for a burst; more only moves the queue out of the caches.
 const LISTENER_BUFFER: i32 = 512 << 10;
 const FLOW_BUFFER: i32 = 4 << 20;
@@ -49,8 +50,12 @@ pub struct Listening {
     /// Chains the datagrams of a batch that belong to one group.
     next: [u16; INTAKE],
     offsets: [u32; INTAKE],
+    /// Datagrams of this batch whose route left before they were sent.
+    dropped: u64,
     last_route: Option<RouteId>,
     route_serial: u64,
+    /// So many routes are worth a look for those whose flow is gone.
+    sweep_at: usize,
     flows: FlowTable<Owner, Served>,
     tenants: Slab<Tenant>,
     /// Flows with replies to fetch.
@@ -138,7 +143,9 @@ impl Listening {
             groups: Vec::with_capacity(INTAKE),
             next: [END; INTAKE],
             offsets: [0; INTAKE],
+            dropped: 0,
             last_route: None,
+            sweep_at: FIRST_SWEEP,
             // Never 0, which says "no route yet".
             route_serial: (u64::from(cx.listener.index) + 1) << 40,
             flows: FlowTable::new(cx.listener.service.flows_a_listener(), close_after),
@@ -215,14 +222,15 @@ impl Listening {
             // triggered epoll comes back while there is something.
             let Ok(count) = self.inbox.receive(socket) else { return };
             self.batch += 1;
-            self.groups.clear();
             for slot in 0..count {
                 self.sort_in(cx, slot);
             }
-            let mut sent = Sent::default();
+            let mut sent = Sent { lost: std::mem::take(&mut self.dropped), ..Sent::default() };
             for at in 0..self.groups.len() {
                 self.forward(cx, self.groups[at], &mut sent);
             }
+            // A route that leaves from here on has no datagrams to take along.
+            self.groups.clear();
             count_sent(cx, Counter::DatagramsUp, sent);
             if count < INTAKE {
                 return;
@@ -289,7 +297,9 @@ impl Listening {
             if self.routes.get(id).is_some_and(|route| route.target.is_alive()) {
                 return Ok((id, Some(length)));
             }
-            self.routes.remove(id);
+            let (header, path) = (header.into(), received.path);
+            self.remove_route(id);
+            return Ok((self.open_route(cx, path, header, carrier)?, Some(length)));
         }
         let (header, path): (Box<[u8]>, Path) = (header.into(), received.path);
         Ok((self.open_route(cx, path, header, carrier)?, Some(length)))
@@ -386,12 +396,12 @@ impl Listening {
         self.drop_group(id);
     }
 
-    /// A route that leaves in mid-batch takes its name along: its index may be given anew.
+    /// A route that leaves in mid-batch takes its datagrams along: its index may be given anew.
     fn drop_group(&mut self, id: RouteId) {
-        for group in &mut self.groups {
-            if group.route == id {
-                group.first = END;
-            }
+        if let Some(at) = self.groups.iter().position(|group| group.route == id) {
+            let group = self.groups[at];
+            self.dropped += self.chain(group.first).count() as u64;
+            self.groups[at].first = END;
         }
     }
 
@@ -526,11 +536,13 @@ impl Listening {
 
     /// Routes to flows of other listeners are not told when those end: look once there are many.
     fn sweep_routes(&mut self) {
-        if self.routes.len() > 2 * self.flows.len() + 1024 {
-            for id in self.routes.ids(|route| !route.target.is_alive()) {
-                self.remove_route(id);
-            }
+        if self.routes.len() < self.sweep_at {
+            return;
         }
+        for id in self.routes.ids(|route| !route.target.is_alive()) {
+            self.remove_route(id);
+        }
+        self.sweep_at = 2 * self.routes.len() + FIRST_SWEEP;
     }
 
     /// Sends one group's payloads to its flow.
@@ -538,8 +550,12 @@ impl Listening {
         if group.first == END {
             return;
         }
-        let Some(route) = self.routes.get(group.route) else { return };
-        let Some(flow) = route.target.flow.upgrade() else { return };
+        let flow = self.routes.get(group.route).and_then(|route| route.target.flow.upgrade());
+        let (Some(route), Some(flow)) = (self.routes.get(group.route), flow) else {
+            // Its flow could not be opened, or has just ended on another listener.
+            sent.lost += self.chain(group.first).count() as u64;
+            return;
+        };
         flow.touch(cx.now);
         flow.come_by(route.target.serial, || {
             let wrap = (self.mode == udp_header::SPP).then_some(&*route.header);
@@ -555,6 +571,12 @@ impl Listening {
         self.outgoing.flush(&flow, sent);
     }
 
+    /// The datagrams of a group, from the first on.
+    fn chain(&self, first: u16) -> impl Iterator<Item = u16> + '_ {
+        let slot = |at: u16| (at != END).then_some(at);
+        std::iter::successors(slot(first), move |at| slot(self.next[usize::from(*at)]))
+    }
+
     fn relay_replies(&mut self, cx: &Context) {
         if self.replying.is_empty() {
             return;
@@ -567,7 +589,11 @@ impl Listening {
                 tenant.route = route;
                 tenant.way_back = tenant.flow.way_back();
             }
-            let Some(way_back) = tenant.way_back else { continue };
+            let Some(way_back) = tenant.way_back else {
+                // Nothing was sent yet, so this is an error: epoll repeats it until it is read.
+                socket::take_error(tenant.flow.socket.as_raw_fd());
+                continue;
+            };
             let flow = tenant.flow.clone();
             for _ in 0..REPLY_BATCHES_A_TURN {
                 match self.replies.receive(&flow, way_back) {
