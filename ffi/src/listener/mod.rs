@@ -1,5 +1,6 @@
 //! One listener's thread: one epoll, from a connection's first byte to its last.
 
+mod allowed;
 mod deadlines;
 pub mod poll;
 pub mod slab;

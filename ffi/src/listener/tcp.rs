@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 
+use super::allowed::Allowed;
 use super::deadlines::Deadlines;
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
@@ -17,7 +17,6 @@ use crate::relay::tcp::{Relay, Side, Tools, Turn};
 use crate::service::lock;
 use crate::socket::{self, RawAddr, Source};
 use crate::stats::Counter;
-use crate::subnets::Subnets;
 
 /// Connections accepted before the others have their turn.
 const ACCEPTS_A_TURN: usize = 32;
@@ -39,8 +38,7 @@ pub struct Listening {
     header_deadlines: Deadlines,
     connect_deadlines: Deadlines,
     tools: Tools,
-    subnets: Option<Arc<Subnets>>,
-    subnets_version: u32,
+    allowed: Allowed,
 }
 
 struct Connection {
@@ -94,8 +92,7 @@ impl Listening {
             header_deadlines: Deadlines::new(settings.header_timeout.as_millis() as u64),
             connect_deadlines: Deadlines::new(settings.connect_timeout.as_millis() as u64),
             tools: Tools::new(),
-            subnets: None,
-            subnets_version: 0,
+            allowed: Allowed::default(),
         })
     }
 
@@ -198,7 +195,8 @@ impl Listening {
         let stats = &cx.listener.stats;
         stats.add(Counter::Accepted, 1);
         let Some(peer) = peer.socket_addr() else { return };
-        if !self.is_allowed(cx, peer) {
+        self.allowed.refresh(&cx.listener.service);
+        if !self.allowed.allows(Some(peer)) {
             stats.refuse(Refusal::PeerNotAllowed);
             let event = Event::new(EventKind::PeerRefused, level::WARN);
             let refusal = Refusal::PeerNotAllowed as u8;
@@ -216,15 +214,6 @@ impl Listening {
         if cx.poll.add(fd, Token::Client(key), Interest::Changes).is_err() {
             self.end(cx, key, End::Refused);
         }
-    }
-
-    fn is_allowed(&mut self, cx: &Context, peer: SocketAddr) -> bool {
-        let version = cx.listener.service.subnets_version();
-        if version != self.subnets_version {
-            self.subnets = cx.listener.service.subnets();
-            self.subnets_version = version;
-        }
-        self.subnets.as_ref().is_none_or(|subnets| subnets.contain(peer.ip()))
     }
 
     /// Takes a connection as far as it goes without waiting.

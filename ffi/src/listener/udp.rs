@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Weak};
 
+use super::allowed::Allowed;
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
 use super::tcp::tell_fallback;
@@ -21,7 +22,6 @@ use crate::relay::udp::{
 use crate::service::lock;
 use crate::socket::{self, Source};
 use crate::stats::Counter;
-use crate::subnets::Subnets;
 
 /// Batches taken from the listener before replies have their turn.
 const BATCHES_A_TURN: usize = 1;
@@ -65,8 +65,7 @@ pub struct Listening {
     replies: Replies,
     refused: [Refused; Refusal::ALL.len()],
     told_full: Option<u64>,
-    subnets: Option<Arc<Subnets>>,
-    subnets_version: u32,
+    allowed: Allowed,
     stopping: Option<u64>,
 }
 
@@ -156,8 +155,7 @@ impl Listening {
             replies: Replies::new(),
             refused: [Refused::default(); Refusal::ALL.len()],
             told_full: None,
-            subnets: None,
-            subnets_version: 0,
+            allowed: Allowed::default(),
             stopping: None,
         })
     }
@@ -322,7 +320,7 @@ impl Listening {
         if !frame::announces_header(received.data) {
             return match known {
                 Some((id, true, _)) => Ok((id, Some(0))),
-                _ if !self.is_allowed(received.path.peer.socket_addr()) => {
+                _ if !self.allowed.allows(received.path.peer.socket_addr()) => {
                     Err(Refusal::PeerNotAllowed)
                 }
                 _ => Err(Refusal::NoSession),
@@ -414,7 +412,7 @@ impl Listening {
         carrier: u32,
     ) -> Result<Target, Refusal> {
         let peer = path.peer.socket_addr().ok_or(Refusal::Incomplete)?;
-        if !self.is_allowed(Some(peer)) {
+        if !self.allowed.allows(Some(peer)) {
             return Err(Refusal::PeerNotAllowed);
         }
         let owner = match cx.decode(header, carrier) {
@@ -621,19 +619,12 @@ impl Listening {
     }
 
     fn look_at_subnets(&mut self, cx: &Context) {
-        let version = cx.listener.service.subnets_version();
-        if version == self.subnets_version {
+        if !self.allowed.refresh(&cx.listener.service) {
             return;
         }
-        self.subnets_version = version;
-        self.subnets = cx.listener.service.subnets();
-        let subnets = self.subnets.clone();
-        let refused = self.routes.ids(|route| !allows(&subnets, route.path.peer.socket_addr()));
+        let allowed = &self.allowed;
+        let refused = self.routes.ids(|route| !allowed.allows(route.path.peer.socket_addr()));
         refused.into_iter().for_each(|id| self.remove_route(id));
-    }
-
-    fn is_allowed(&self, peer: Option<SocketAddr>) -> bool {
-        allows(&self.subnets, peer)
     }
 
     /// Counts a datagram that is dropped, and tells of it now and then.
@@ -671,14 +662,6 @@ impl Target {
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-fn allows(subnets: &Option<Arc<Subnets>>, peer: Option<SocketAddr>) -> bool {
-    match (subnets, peer) {
-        (None, _) => true,
-        (Some(subnets), Some(peer)) => subnets.contain(peer.ip()),
-        (Some(_), None) => false,
-    }
 }
 
 fn count_sent(cx: &Context, counter: Counter, sent: Sent) {
