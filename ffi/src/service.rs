@@ -224,14 +224,19 @@ impl Service {
         lock(&self.subnets).clone()
     }
 
+    /// How many listeners there are: one at least.
+    pub fn listeners(&self) -> usize {
+        lock(&self.listeners).len().max(1)
+    }
+
     /// How many TCP connections each listener may have.
     pub fn connections_a_listener(&self) -> usize {
-        (self.settings.max_connections / lock(&self.listeners).len().max(1)).max(1)
+        (self.settings.max_connections / self.listeners()).max(1)
     }
 
     /// How many UDP flows each listener may have.
     pub fn flows_a_listener(&self) -> usize {
-        (self.settings.max_flows / lock(&self.listeners).len().max(1)).max(1)
+        (self.settings.max_flows / self.listeners()).max(1)
     }
 
     /// Begins the end: no new connections, and none at all after `grace`. Wakes the log, too.

@@ -2,6 +2,7 @@
 
 mod allowed;
 mod deadlines;
+mod patience;
 pub mod poll;
 pub mod slab;
 mod tcp;
@@ -19,6 +20,7 @@ use crate::refusal::Refusal;
 use crate::service::Listener;
 use crate::socket::Source;
 use crate::stats::Counter;
+use patience::Patience;
 use poll::{Events, Interest, Poll, Token};
 
 /// The decoder in TypeScript: the header's length in bytes and its `carrier`; an `action` comes back,
@@ -71,21 +73,32 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
     let mut tcp = tcp::Listening::start(&cx).map_err(failed)?;
     let mut udp = udp::Listening::start(&cx).map_err(failed)?;
     let mut events = Events::new();
+    let mut patience = Patience::new(listener.service.listeners(), processors());
+    let mut streams = false;
     loop {
         let timeout = if tcp.has_work() {
             0
         } else {
             sleep_ms(cx.now, [tcp.next_deadline(), udp.next_deadline(), stop_in(&cx, opened)])
         };
-        cx.poll.wait(&mut events, timeout).map_err(failed)?;
+        patience.wait(&cx.poll, &mut events, timeout, streams).map_err(failed)?;
         cx.now = since(opened);
+        if events.len() > 0 {
+            streams = false;
+        }
         for index in 0..events.len() {
             match events.get(index) {
                 (Token::Wake, _) => {}
-                (Token::TcpListener, _) => tcp.set_acceptable(),
+                (Token::TcpListener, _) => {
+                    streams = true;
+                    tcp.set_acceptable();
+                }
                 (Token::UdpListener, _) => udp.set_receivable(),
                 (Token::Flow(key), _) => udp.on_reply(&mut cx, key),
-                (token, bits) => tcp.on_event(&mut cx, token, bits),
+                (token, bits) => {
+                    streams = true;
+                    tcp.on_event(&mut cx, token, bits);
+                }
             }
         }
         tcp.turn(&mut cx);
@@ -99,6 +112,11 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
             }
         }
     }
+}
+
+/// How many processors this process may use at a time: its affinity, and a container's quota.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Milliseconds to sleep until the earliest of the deadlines; -1 without any.
