@@ -2,6 +2,7 @@
 
 mod allowed;
 mod deadlines;
+mod intake;
 mod patience;
 pub mod poll;
 pub mod slab;

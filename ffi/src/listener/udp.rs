@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Weak};
 
 use super::allowed::Allowed;
+use super::intake::Intake;
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
 use super::tcp::tell_fallback;
@@ -23,10 +24,6 @@ use crate::service::lock;
 use crate::socket::{self, Source};
 use crate::stats::Counter;
 
-/// Batches taken from the listener before replies have their turn.
-const BATCHES_A_TURN: usize = 1;
-/// Batches of replies taken from one flow: more than a turn takes in, or a flood would outrun them.
-const REPLY_BATCHES_A_TURN: usize = 2 * BATCHES_A_TURN * INTAKE / BATCH;
 /// How long replies are still relayed after the stop.
 const STOP_MS: u64 = 1_000;
 /// Refused datagrams are told at most this often, for each reason.
@@ -46,6 +43,7 @@ pub struct Listening {
     /// Which group of which batch a route has, by its index.
     marks: Vec<Mark>,
     batch: u64,
+    intake: Intake,
     groups: Vec<Group>,
     /// Chains the datagrams of a batch that belong to one group.
     next: [u16; INTAKE],
@@ -139,6 +137,7 @@ impl Listening {
             routes: RouteTable::new(mode == udp_header::SESSION),
             marks: Vec::new(),
             batch: 0,
+            intake: Intake::default(),
             groups: Vec::with_capacity(INTAKE),
             next: [END; INTAKE],
             offsets: [0; INTAKE],
@@ -215,25 +214,21 @@ impl Listening {
 
     fn take_in(&mut self, cx: &mut Context) {
         let Some(socket) = self.socket else { return };
-        for _ in 0..BATCHES_A_TURN {
-            // An error here is an ICMP message for an earlier reply, or nothing to read: the level-
-            // triggered epoll comes back while there is something.
-            let Ok(count) = self.inbox.receive(socket) else { return };
-            self.batch += 1;
-            for slot in 0..count {
-                self.sort_in(cx, slot);
-            }
-            let mut sent = Sent { lost: std::mem::take(&mut self.dropped), ..Sent::default() };
-            for at in 0..self.groups.len() {
-                self.forward(cx, self.groups[at], &mut sent);
-            }
-            // A route that leaves from here on has no datagrams to take along.
-            self.groups.clear();
-            count_sent(cx, Counter::DatagramsUp, sent);
-            if count < INTAKE {
-                return;
-            }
+        // An error here is an ICMP message for an earlier reply, or nothing to read: the level-
+        // triggered epoll comes back while there is something.
+        let Ok(count) = self.inbox.receive(socket, self.intake.limit()) else { return };
+        self.batch += 1;
+        for slot in 0..count {
+            self.sort_in(cx, slot);
         }
+        self.intake.learn(count, self.groups.len());
+        let mut sent = Sent { lost: std::mem::take(&mut self.dropped), ..Sent::default() };
+        for at in 0..self.groups.len() {
+            self.forward(cx, self.groups[at], &mut sent);
+        }
+        // A route that leaves from here on has no datagrams to take along.
+        self.groups.clear();
+        count_sent(cx, Counter::DatagramsUp, sent);
     }
 
     /// Puts a datagram into the group of its route, or drops it.
@@ -579,6 +574,8 @@ impl Listening {
         if self.replying.is_empty() {
             return;
         }
+        // More than a turn takes in, or a flood would outrun its replies.
+        let batches = 2 * self.intake.limit() / BATCH;
         let mut sent = Sent::default();
         for at in 0..self.replying.len() {
             let Some(tenant) = self.tenants.get_mut(self.replying[at]) else { continue };
@@ -593,7 +590,7 @@ impl Listening {
                 continue;
             };
             let flow = tenant.flow.clone();
-            for _ in 0..REPLY_BATCHES_A_TURN {
+            for _ in 0..batches {
                 match self.replies.receive(&flow, way_back) {
                     Ok(_) => flow.touch(cx.now),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

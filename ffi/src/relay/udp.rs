@@ -16,8 +16,8 @@ use crate::frame::SPP_LENGTH;
 use crate::service::lock;
 use crate::socket::{check, sized, RawAddr};
 
-/// Datagrams taken in at once: the more, the more of them share a client and so a send.
-pub const INTAKE: usize = 1024;
+/// Most datagrams taken in at once: the more, the more of them share a client and so a send.
+pub const INTAKE: usize = 4096;
 /// Replies sent at once, and segments in one send (the kernel's UDP_MAX_SEGMENTS).
 pub const BATCH: usize = 64;
 /// The largest UDP datagram, and one byte more: a longer one shows.
@@ -240,8 +240,8 @@ impl Inbox {
         inbox
     }
 
-    /// Receives what is there, up to `INTAKE`; how many.
-    pub fn receive(&mut self, listener: RawFd) -> io::Result<usize> {
+    /// Receives what is there, up to `limit` and `INTAKE`; how many.
+    pub fn receive(&mut self, listener: RawFd, limit: usize) -> io::Result<usize> {
         // The kernel has written how much of their room the last ones took; all else stays.
         for message in &mut self.messages[..self.used] {
             message.msg_hdr.msg_namelen = RawAddr::ROOM;
@@ -250,7 +250,7 @@ impl Inbox {
         self.used = 0;
         // SAFETY: every message points to its own buffers, all of which live as long as `self` and
         // do not move with it.
-        self.used = unsafe { receive_many(listener, &mut self.messages) }?;
+        self.used = unsafe { receive_many(listener, &mut self.messages[..limit.min(INTAKE)]) }?;
         Ok(self.used)
     }
 
