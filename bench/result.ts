@@ -45,7 +45,8 @@ export interface RunResult {
   };
   readonly settings: {
     readonly rounds: number;
-    readonly seconds: number;
+    /** Measured time of a sample, by round; results before had one length for all. */
+    readonly seconds: number | readonly number[];
     readonly tcpHeader: string;
     /** Run by root, or in a user namespace. */
     readonly privilege: string;

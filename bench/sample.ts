@@ -14,8 +14,6 @@ export interface Setting {
   /** Of the networks. */
   readonly sysctls: Readonly<Record<string, string>>;
   readonly tcpHeader: string;
-  /** Measured time of a load. */
-  readonly seconds: number;
 }
 
 type Numbers = Record<string, number>;
@@ -49,16 +47,22 @@ const FAULTS: Readonly<Record<string, string>> = {
   lost_replies: "replies lost",
 };
 
+/** What a sample is taken of. */
+export interface Subject {
+  readonly work: Work;
+  readonly program: Program;
+  /** From 1. */
+  readonly round: number;
+  /** Measured time of a load, in seconds. */
+  readonly seconds: number;
+}
+
 /**
  * Takes a sample. A program that fails to start, or a load that fails, is a sample without numbers
  * and with the fault in words.
  */
-export async function takeSample(
-  setting: Setting,
-  work: Work,
-  program: Program,
-  round: number,
-): Promise<Sample> {
+export async function takeSample(setting: Setting, subject: Subject): Promise<Sample> {
+  const { work, program, round, seconds } = subject;
   const directory = await Deno.makeTempDir({ prefix: "mmproxy-bench-" });
   try {
     const subnets = `${directory}/subnets`;
@@ -73,7 +77,8 @@ export async function takeSample(
       directory,
     };
     await using network = await Network.open(setting.sysctls);
-    const numbers = await measure({ setting, work, network, command: program.command(place) });
+    const command = program.command(place);
+    const numbers = await measure({ setting, work, network, command, seconds });
     return { program: program.name, round, numbers, faults: findFaults(work, numbers) };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
@@ -89,6 +94,8 @@ interface Task {
   readonly network: Network;
   /** The program's; empty for no proxy. */
   readonly command: readonly string[];
+  /** Measured time of a load, in seconds. */
+  readonly seconds: number;
 }
 
 async function measure(task: Task): Promise<Numbers> {
@@ -150,7 +157,7 @@ async function measureLoad(task: Task, pid: number | undefined): Promise<Numbers
   const started = performance.now();
   const busyBefore = machineBusySeconds();
   const cpuBefore = pid === undefined ? undefined : readCpu(pid);
-  const numbers = await runLoad(task, ["--seconds", `${task.setting.seconds}`]);
+  const numbers = await runLoad(task, ["--seconds", `${task.seconds}`]);
   const cpu = pid === undefined || cpuBefore === undefined
     ? 0
     : cpuSeconds(cpuBefore, readCpu(pid));

@@ -31,6 +31,11 @@ export interface Work {
   readonly quick: boolean;
   /** It is measured in no more rounds than these: it takes long, or varies little. */
   readonly mostRounds?: number;
+  /**
+   * How long a load is measured, in shares of the run's length of a sample (1, unless said); 0 when
+   * it ends by itself.
+   */
+  readonly share?: number;
 }
 
 /** The name under which the cost of an operation stands among a sample's numbers. */
@@ -77,6 +82,8 @@ function bulk(connections: number, options: { quick: boolean; copy: boolean }): 
     kind: "load",
     load: ["tcp-bulk", "--connections", `${connections}`, ...copy ? ["--copy"] : []],
     bulk: true,
+    // Windows and buffers take a while to find their sizes, and stalls are rare but long.
+    share: 2,
     metrics: [
       eachWay,
       cost("ms/GB"),
@@ -232,6 +239,7 @@ export const WORKS: readonly Work[] = [
     metrics: [perSecond("flows"), cost("µs/flow"), ...times],
     operationsPerCost: 1,
     quick: false,
+    share: 0,
   },
 ];
 
