@@ -33,6 +33,7 @@ async function inside(options: Options): Promise<number> {
     loadgen: Deno.env.get(LOADGEN) ?? "",
     sysctls: options.sysctls,
     tcpHeader: options.tcpHeader,
+    ipv6: options.ipv6,
   };
   // Before all else: where networks cannot be made like this, the run ends here.
   const sysctls = await readSysctls(options.sysctls);
@@ -48,6 +49,7 @@ async function inside(options: Options): Promise<number> {
       rounds: seconds.length,
       seconds,
       tcpHeader: options.tcpHeader,
+      ipv6: options.ipv6,
       privilege: privilege() ?? "",
       sysctls,
     },

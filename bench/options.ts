@@ -19,6 +19,8 @@ export interface Options {
   /** Network settings of the namespaces, by their dotted names. */
   readonly sysctls: Readonly<Record<string, string>>;
   readonly tcpHeader: "v1" | "v2";
+  /** The load, its clients and the service are on IPv6. */
+  readonly ipv6: boolean;
   /** Where the result goes; undefined for a name with the date in `bench/results/`. */
   readonly output: string | undefined;
 }
@@ -65,6 +67,7 @@ export function parseOptions(args: readonly string[]): Options {
       new Option("--header <version>", "PROXY header of the TCP loads")
         .choices(["v1", "v2"] as const).default("v2" as const),
     )
+    .option("--ipv6", "everything over IPv6 in place of IPv4", false)
     .option("--output <file>", "where the result goes")
     .addHelpText("after", () => `\nWorks:\n${WORKS.map(describe).join("\n")}`)
     .parse([...args], { from: "user" });
@@ -85,6 +88,7 @@ export function parseOptions(args: readonly string[]): Options {
     peers: given.peer,
     sysctls: given.sysctl,
     tcpHeader: given.header,
+    ipv6: given.ipv6,
     output: given.output,
   };
 }

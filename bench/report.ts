@@ -26,6 +26,7 @@ function preamble({ machine, settings, mode, minutes, started, programs }: RunRe
     `${machine.cores} cores (${machine.processor}), ${machine.memoryGiB} GiB, ` +
     `Linux ${machine.kernel}, load before ${machine.loadBefore}`,
     `TCP: ${settings.sysctls["net.ipv4.tcp_congestion_control"]}, PROXY ${settings.tcpHeader}, ` +
+    `over ${settings.ipv6 ? "IPv6" : "IPv4"}, ` +
     `as ${settings.privilege}. ` +
     versions.join(", "),
   ].join("  \n");

@@ -14,14 +14,16 @@ export interface Setting {
   /** Of the networks. */
   readonly sysctls: Readonly<Record<string, string>>;
   readonly tcpHeader: string;
+  /** All of it runs over IPv6. */
+  readonly ipv6: boolean;
 }
 
 type Numbers = Record<string, number>;
 
 const LISTEN_PORT = 8443;
-const LISTEN = `127.0.0.1:${LISTEN_PORT}`;
-const SERVER = "127.0.0.1:5000";
-const SERVER_V6 = "[::1]:5000";
+const SERVER_PORT = 5000;
+/** Who may send headers: the load, at loopback and at its own addresses for IPv6. */
+const SUBNETS = ["127.0.0.0/8", "::1/128", "2001:db8:ffff::/48"];
 
 /** How long a program may take until it listens. */
 const START_LIMIT = 10_000;
@@ -66,13 +68,15 @@ export async function takeSample(setting: Setting, subject: Subject): Promise<Sa
   const directory = await Deno.makeTempDir({ prefix: "mmproxy-bench-" });
   try {
     const subnets = `${directory}/subnets`;
-    await Deno.writeTextFile(subnets, "127.0.0.0/8\n");
+    await Deno.writeTextFile(subnets, `${SUBNETS.join("\n")}\n`);
     const place: Place = {
       protocol: work.protocol,
       bulk: work.bulk ?? false,
-      listen: LISTEN,
-      v4: SERVER,
-      v6: SERVER_V6,
+      listen: local(setting, LISTEN_PORT),
+      v4: `127.0.0.1:${SERVER_PORT}`,
+      v6: `[::1]:${SERVER_PORT}`,
+      service: local(setting, SERVER_PORT),
+      ipv6: setting.ipv6,
       subnets,
       directory,
     };
@@ -240,12 +244,19 @@ async function runLoad(task: Task, options: readonly string[]): Promise<Numbers>
   return parseNumbers(lines.at(-1) ?? "");
 }
 
+/** The loopback address of the run's family, with a port. */
+function local({ ipv6 }: Setting, port: number): string {
+  return `${ipv6 ? "[::1]" : "127.0.0.1"}:${port}`;
+}
+
 function loadCommand({ setting, work, command }: Task, options: readonly string[]): string[] {
   const [name = "", ...own] = work.load;
+  const server = local(setting, SERVER_PORT);
+  const header = work.protocol === "udp" ? "v2" : setting.tcpHeader;
   const target = command.length === 0
-    ? ["--target", SERVER, "--header", "none"]
-    : ["--target", LISTEN, "--header", work.protocol === "udp" ? "v2" : setting.tcpHeader];
-  return [setting.loadgen, name, ...own, "--server", SERVER, ...target, ...options];
+    ? ["--target", server, "--header", "none"]
+    : ["--target", local(setting, LISTEN_PORT), "--header", header];
+  return [setting.loadgen, name, ...own, "--server", server, ...target, ...options];
 }
 
 function parseNumbers(line: string): Numbers {

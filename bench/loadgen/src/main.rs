@@ -41,7 +41,7 @@ Commands, with their own options:
   startup       start a command, wait until it relays        --timeout 10, then -- COMMAND...
 
 Options of all:
-  --server ADDRESS    where the load's own server listens (IPv4:port)
+  --server ADDRESS    where the load's own server listens (IP:port, [IPv6]:port)
   --target ADDRESS    where the load goes: the proxy (default: straight to the server)
   --header KIND       none, v1 or v2, before the payload (default none)
   --warm-up SECONDS   not measured (default 0.3)
