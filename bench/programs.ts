@@ -113,7 +113,7 @@ defaults
   option splice-auto
 listen bench
   bind ${place.listen} accept-proxy
-  server service ${place.service} source ${place.ipv6 ? "::" : "0.0.0.0"} usesrc clientip
+  server service ${place.service} source ${place.ipv6 ? "[::]" : "0.0.0.0"} usesrc clientip
 `;
   };
   return {
