@@ -1,10 +1,12 @@
-//! The system calls, each with its own check; `unsafe` is here and in `batch` alone.
+//! The system calls, each with its own check; `unsafe` is in this module and below it alone.
 
 mod address;
 mod batch;
+mod bpf;
 
 pub use address::RawAddress;
 pub use batch::{Batch, MAX_SEGMENTS, MAX_SEGMENT_BYTES};
+pub use bpf::echo_on_loopback;
 
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};

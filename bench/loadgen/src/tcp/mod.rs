@@ -1,5 +1,6 @@
 //! The TCP loads: each command's options, threads and report.
 
+mod bpf_echo;
 mod echo;
 mod exchange;
 mod idle;
@@ -22,6 +23,7 @@ use crate::run::{conduct, Count, Counts, Course, Phase, Side, Timing};
 use crate::sys;
 use pump::Receipt;
 
+pub use bpf_echo::bpf_echo;
 pub use echo::serve_echo;
 pub use exchange::{Exchange, Step};
 pub use idle::idle;
