@@ -11,6 +11,7 @@ import { line, report } from "./report.ts";
 import type { RunResult, Sample } from "./result.ts";
 import { type Setting, takeSample } from "./sample.ts";
 import { planRounds, planTrial, Schedule, SECONDS, shareOf, type Step } from "./schedule.ts";
+import { findTools } from "./tools.ts";
 import { type Work, WORKS } from "./works.ts";
 
 /** The load generator's path, in the environment of the run that measures. */
@@ -34,6 +35,7 @@ async function inside(options: Options): Promise<number> {
     sysctls: options.sysctls,
     tcpHeader: options.tcpHeader,
     ipv6: options.ipv6,
+    tools: findTools(works.flatMap(({ tool }) => tool ?? []), options.tools),
   };
   // Before all else: where networks cannot be made like this, the run ends here.
   const sysctls = await readSysctls(options.sysctls);
@@ -92,7 +94,9 @@ function found(name: string, program: Program | undefined): Program[] {
 }
 
 function chooseWorks({ only, mode }: Options): Work[] {
-  return WORKS.filter((work) => only?.includes(work.name) ?? (mode === "full" || work.quick));
+  return WORKS.filter(({ name, tool, quick }) =>
+    only?.includes(name) ?? (mode === "full" ? tool === undefined : quick)
+  );
 }
 
 /** All samples of a run, and the lengths of its rounds. */

@@ -1,7 +1,8 @@
 /** The command line of the benchmark. */
 
 import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
-import { WORKS } from "./works.ts";
+import { type ToolPaths, TOOLS } from "./tools.ts";
+import { type Work, WORKS } from "./works.ts";
 
 export interface Options {
   readonly mode: "quick" | "full";
@@ -16,6 +17,8 @@ export interface Options {
   readonly programs: readonly string[];
   /** `name=command`, see `customPeer`. */
   readonly peers: readonly string[];
+  /** Paths of programs that make loads of their own, by name. */
+  readonly tools: ToolPaths;
   /** Network settings of the namespaces, by their dotted names. */
   readonly sysctls: Readonly<Record<string, string>>;
   readonly tcpHeader: "v1" | "v2";
@@ -57,6 +60,12 @@ export function parseOptions(args: readonly string[]): Options {
       [],
     )
     .option(
+      "--tool <name=path>",
+      `where ${Object.values(TOOLS).flat().join(", ")} is, when not on the PATH`,
+      tool,
+      {},
+    )
+    .option(
       "--sysctl <name=value>",
       "a network setting of the namespaces (net.ipv4.tcp_congestion_control=reno, unless given)",
       setting,
@@ -78,6 +87,10 @@ export function parseOptions(args: readonly string[]): Options {
       command.error(`There is no work ${JSON.stringify(name)}; --help lists them`, { exitCode: 2 });
     }
   }
+  const tools = WORKS.filter(({ name, tool }) => tool !== undefined && given.only?.includes(name));
+  if (given.ipv6 && tools.length > 0) {
+    command.error(`${tools[0]?.name} runs over IPv4 alone: leave --ipv6 out`, { exitCode: 2 });
+  }
   return {
     mode,
     rounds: Math.ceil(given.rounds ?? MODES[mode].rounds),
@@ -86,6 +99,7 @@ export function parseOptions(args: readonly string[]): Options {
     only: given.only,
     programs: given.programs,
     peers: given.peer,
+    tools: given.tool,
     sysctls: given.sysctl,
     tcpHeader: given.header,
     ipv6: given.ipv6,
@@ -93,8 +107,9 @@ export function parseOptions(args: readonly string[]): Options {
   };
 }
 
-function describe(work: { name: string; title: string; quick: boolean }): string {
-  return `  ${work.name.padEnd(22)} ${work.title}${work.quick ? " (quick)" : ""}`;
+function describe({ name, title, quick, tool }: Work): string {
+  const note = quick ? " (quick)" : tool === undefined ? "" : " (only by name)";
+  return `  ${name.padEnd(22)} ${title}${note}`;
 }
 
 function positive(text: string): number {
@@ -111,6 +126,14 @@ function setting(text: string, before: Record<string, string>): Record<string, s
     throw new InvalidArgumentError("Expected net.NAME=VALUE.");
   }
   return { ...before, [name]: value };
+}
+
+function tool(text: string, before: Record<string, string>): Record<string, string> {
+  const [, name, path] = /^([\w-]+)=(.+)$/.exec(text) ?? [];
+  if (name === undefined || path === undefined) {
+    throw new InvalidArgumentError("Expected NAME=PATH.");
+  }
+  return { ...before, [name]: path };
 }
 
 function words(text: string): string[] {

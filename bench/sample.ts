@@ -5,6 +5,7 @@ import { Network } from "./namespace.ts";
 import { cpuSeconds, killTree, machineBusySeconds, readCpu, readMemory } from "./processes.ts";
 import type { Place, Program } from "./programs.ts";
 import type { Sample } from "./result.ts";
+import { runTool, type ToolPaths, type ToolTask } from "./tools.ts";
 import { COST, type Work } from "./works.ts";
 
 /** What is the same for all samples of a run. */
@@ -16,6 +17,8 @@ export interface Setting {
   readonly tcpHeader: string;
   /** All of it runs over IPv6. */
   readonly ipv6: boolean;
+  /** Where the programs are that make loads of their own. */
+  readonly tools: ToolPaths;
 }
 
 type Numbers = Record<string, number>;
@@ -80,7 +83,7 @@ export async function takeSample(setting: Setting, subject: Subject): Promise<Sa
       subnets,
       directory,
     };
-    await using network = await Network.open(setting.sysctls);
+    await using network = await Network.open({ ...setting.sysctls, ...work.sysctls });
     const command = program.command(place);
     const numbers = await measure({ setting, work, network, command, seconds });
     return { program: program.name, round, numbers, faults: findFaults(work, numbers) };
@@ -161,14 +164,17 @@ async function measureLoad(task: Task, pid: number | undefined): Promise<Numbers
   const started = performance.now();
   const busyBefore = machineBusySeconds();
   const cpuBefore = pid === undefined ? undefined : readCpu(pid);
-  const numbers = await runLoad(task, ["--seconds", `${task.seconds}`]);
+  const { tool } = task.work;
+  const numbers = tool === undefined
+    ? await runLoad(task, ["--seconds", `${task.seconds}`])
+    : await runTool(tool, toolTask(task));
   const cpu = pid === undefined || cpuBefore === undefined
     ? 0
     : cpuSeconds(cpuBefore, readCpu(pid));
   const busy = machineBusySeconds() - busyBefore;
   const elapsed = (performance.now() - started) / 1000;
 
-  const { operations = 0, up_gbit, down_gbit, load_cpu_seconds = 0 } = numbers;
+  const { operations = 0, up_gbit, down_gbit, load_cpu_seconds } = numbers;
   if (up_gbit !== undefined && down_gbit !== undefined) {
     numbers.each_way_gbit = (up_gbit + down_gbit) / 2;
   }
@@ -176,10 +182,23 @@ async function measureLoad(task: Task, pid: number | undefined): Promise<Numbers
     numbers.cpu_seconds = cpu;
     if (operations > 0) numbers[COST] = cpu * 1e6 / operations * task.work.operationsPerCost;
   }
-  // What neither the program nor the load used: the harness itself, and others on the machine.
-  const foreign = busy - cpu - load_cpu_seconds;
-  numbers.foreign_cpu_share = Math.max(0, foreign) / elapsed / navigator.hardwareConcurrency;
+  if (load_cpu_seconds !== undefined) {
+    // What neither the program nor the load used: the harness itself, and others on the machine.
+    const foreign = busy - cpu - load_cpu_seconds;
+    numbers.foreign_cpu_share = Math.max(0, foreign) / elapsed / navigator.hardwareConcurrency;
+  }
   return numbers;
+}
+
+function toolTask({ setting, network, command, seconds }: Task): ToolTask {
+  return {
+    network,
+    seconds,
+    tools: setting.tools,
+    loadgen: setting.loadgen,
+    service: local(setting, SERVER_PORT),
+    proxy: command.length === 0 ? undefined : local(setting, LISTEN_PORT),
+  };
 }
 
 async function measureIdle(task: Task, pid: number | undefined): Promise<Numbers> {

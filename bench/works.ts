@@ -2,6 +2,7 @@
 
 import type { Protocol } from "./programs.ts";
 import type { Metric } from "./result.ts";
+import type { ToolLoad } from "./tools.ts";
 
 /** How a work is measured. */
 export type Kind =
@@ -23,6 +24,10 @@ export interface Work {
   readonly bulk?: boolean;
   /** The load generator's command and its options. */
   readonly load: readonly string[];
+  /** The load is made by programs that are not ours; measured only when asked for by name. */
+  readonly tool?: ToolLoad;
+  /** Settings of the network that the work asks for, by their dotted names. */
+  readonly sysctls?: Readonly<Record<string, string>>;
   /** The first is the one that programs are ranked by. */
   readonly metrics: readonly Metric[];
   /** What the processor time is divided by: this many of the load's operations. */
@@ -240,6 +245,41 @@ export const WORKS: readonly Work[] = [
     operationsPerCost: 1,
     quick: false,
     share: 0,
+  },
+  {
+    name: "tcpkali",
+    title: "As published by others: tcpkali, 50 connections, a BPF echo behind",
+    protocol: "tcp",
+    kind: "load",
+    bulk: true,
+    load: [],
+    tool: "tcpkali",
+    // Segments come back as they are: their timestamps would be the sender's own.
+    sysctls: { "net.ipv4.tcp_timestamps": "0" },
+    metrics: [
+      { name: "up_gbit", label: "up", unit: "Gbit/s", better: "more" },
+      { name: "down_gbit", label: "down", unit: "Gbit/s", better: "more" },
+      cost("ms/GB"),
+    ],
+    operationsPerCost: 1e6,
+    quick: false,
+    share: 2,
+  },
+  {
+    name: "iperf-udppp",
+    title: "As published by others: iperf 2, -R -u -b 10G, udppp before",
+    protocol: "udp",
+    kind: "load",
+    load: [],
+    tool: "iperf-udppp",
+    metrics: [
+      returned,
+      { name: "returned_gbit", label: "returned", unit: "Gbit/s", better: "more" },
+      cost("µs/datagram"),
+    ],
+    operationsPerCost: 1,
+    quick: false,
+    share: 2,
   },
 ];
 
