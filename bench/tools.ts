@@ -3,7 +3,7 @@
  * What is not installed is asked for by name; nothing of theirs is here.
  */
 
-import type { Network } from "./namespace.ts";
+import { Network } from "./namespace.ts";
 
 /** Each load's name, and the programs that it takes. */
 export const TOOLS = {
@@ -22,8 +22,8 @@ const TCPKALI_CONNECTIONS = ["--connections", "50", "--connect-rate", "1000"];
 const TCPKALI_HEADER = String.raw`PROXY TCP4 192.0.2.1 127.0.0.1 \{connection.uid} 25578\r\n`;
 const TCPKALI_MESSAGE = String.raw`PING\r\n`;
 
-/** udppp's port, to which iperf's client speaks. */
-const UDPPP_PORT = 7000;
+/** Where udppp listens, and the client that speaks to it over a cable. */
+const UDPPP = { address: "198.51.100.1", port: "7000", client: "198.51.100.2" };
 /** How long a program is given to listen. */
 const SETTLE = 300;
 
@@ -124,16 +124,19 @@ async function runIperf(task: ToolTask): Promise<Record<string, number>> {
   const iperf = tools.iperf ?? "iperf";
   const [host = "", port = ""] = service.split(":");
   const [to = "", toPort = ""] = (proxy ?? service).split(":");
+  // In a network of its own: on the same host its address and port could not be had a second time.
+  await using outside = await Network.open({});
+  await network.connect(outside, UDPPP.address, UDPPP.client);
   const server = quietly(network, [iperf, "-s", "-u", "-B", host, "-p", port]);
   const wrapper = quietly(network, [
-    ...[tools.udppp ?? "udppp", "-m", "1", "-b", "127.0.0.1", "-l", `${UDPPP_PORT}`],
+    ...[tools.udppp ?? "udppp", "-m", "1", "-b", "0.0.0.0", "-l", UDPPP.port],
     ...["-h", to, "-r", toPort, "-s", ...proxy === undefined ? [] : ["-p"]],
   ]);
   try {
     await new Promise((resolve) => setTimeout(resolve, SETTLE));
     return readIperf(
-      await output(network, [
-        ...[iperf, "-c", "127.0.0.1", "-p", `${UDPPP_PORT}`, "-R", "-u", "-b", "10G"],
+      await output(outside, [
+        ...[iperf, "-c", UDPPP.address, "-p", UDPPP.port, "-R", "-u", "-b", "10G"],
         ...["-e", "-f", "m", "-t", `${seconds}`],
       ]),
     );
