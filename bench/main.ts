@@ -10,24 +10,12 @@ import { customPeer, haproxy, nginx, noProxy, ours, type Program } from "./progr
 import { line, report } from "./report.ts";
 import type { RunResult, Sample } from "./result.ts";
 import { type Setting, takeSample } from "./sample.ts";
+import { planRounds, planTrial, Schedule, SECONDS, shareOf, type Step } from "./schedule.ts";
+import { findTools } from "./tools.ts";
 import { type Work, WORKS } from "./works.ts";
 
 /** The load generator's path, in the environment of the run that measures. */
 const LOADGEN = "MMPROXY_BENCH_LOADGEN";
-
-/** What a sample takes beside its measured time: network, start, warm-up, drain. */
-const OVERHEAD_SECONDS = 0.9;
-/** What a sample takes whose time does not follow from the measured one. */
-const FIXED_SECONDS = { idle: 3, startup: 0.6, "highest-rate": 10 } as const;
-/** Shorter samples say nothing, longer ones say no more. */
-const SECONDS = { least: 0.4, most: 4 };
-
-/** One entry of the plan. */
-interface Step {
-  readonly round: number;
-  readonly work: Work;
-  readonly program: Program;
-}
 
 /** Builds, then runs itself again where it may make networks. */
 async function outside(options: Options): Promise<number> {
@@ -41,27 +29,29 @@ async function outside(options: Options): Promise<number> {
 async function inside(options: Options): Promise<number> {
   const programs = await choosePrograms(options);
   const works = chooseWorks(options);
-  const steps = plan(works, programs, options.rounds);
+  const rounds = planRounds(works, programs, options.rounds);
   const setting: Setting = {
     loadgen: Deno.env.get(LOADGEN) ?? "",
     sysctls: options.sysctls,
     tcpHeader: options.tcpHeader,
-    seconds: options.seconds ?? secondsWithin(options.budgetMinutes, steps),
+    ipv6: options.ipv6,
+    tools: findTools(works.flatMap(({ tool }) => tool ?? []), options.tools),
   };
   // Before all else: where networks cannot be made like this, the run ends here.
   const sysctls = await readSysctls(options.sysctls);
   const loadBefore = Deno.loadavg()[0] ?? 0;
   const started = new Date();
-  const samples = await measure(steps, setting);
+  const { samples, seconds } = await measure(setting, rounds, options);
   const result: RunResult = {
     started: started.toISOString(),
     minutes: (Date.now() - started.getTime()) / 60_000,
     mode: options.mode,
     machine: describeMachine(loadBefore),
     settings: {
-      rounds: options.rounds,
-      seconds: setting.seconds,
+      rounds: seconds.length,
+      seconds,
       tcpHeader: options.tcpHeader,
+      ipv6: options.ipv6,
       privilege: privilege() ?? "",
       sysctls,
     },
@@ -104,54 +94,63 @@ function found(name: string, program: Program | undefined): Program[] {
 }
 
 function chooseWorks({ only, mode }: Options): Work[] {
-  return WORKS.filter((work) => only?.includes(work.name) ?? (mode === "full" || work.quick));
+  return WORKS.filter(({ name, tool, quick }) =>
+    only?.includes(name) ?? (mode === "full" ? tool === undefined : quick)
+  );
 }
 
-/** Round by round, work by work, program by program; who comes first changes with the round. */
-function plan(works: readonly Work[], programs: readonly Program[], rounds: number): Step[] {
-  const steps: Step[] = [];
-  for (let round = 1; round <= rounds; round++) {
-    for (const work of works) {
-      if (round > (work.mostRounds ?? rounds)) continue;
-      const able = programs.filter((program) =>
-        program.protocols.includes(work.protocol) &&
-        // Without a program there is none to start, and none whose memory could be measured.
-        (program !== noProxy || work.kind === "load" || work.kind === "highest-rate")
-      );
-      const first = (round - 1) % Math.max(1, able.length);
-      for (const program of [...able.slice(first), ...able.slice(0, first)]) {
-        steps.push({ round, work, program });
-      }
-    }
-  }
-  return steps;
+/** All samples of a run, and the lengths of its rounds. */
+interface Measured {
+  readonly samples: ReadonlyMap<string, readonly Sample[]>;
+  readonly seconds: readonly number[];
 }
 
-/** The measured time of a sample, in seconds, with which all steps stay within a budget. */
-function secondsWithin(minutes: number, steps: readonly Step[]): number {
-  const kinds = steps.map(({ work }) => work.kind);
-  const fixed = kinds.reduce((sum, kind) => sum + (kind === "load" ? 0 : FIXED_SECONDS[kind]), 0);
-  const loads = kinds.filter((kind) => kind === "load").length;
-  const each = (minutes * 60 - fixed) / Math.max(1, loads) - OVERHEAD_SECONDS;
-  return Number(Math.min(SECONDS.most, Math.max(SECONDS.least, each)).toFixed(2));
-}
-
+/** Takes every sample that fits the budget, after one of each program that is thrown away. */
 async function measure(
-  steps: readonly Step[],
   setting: Setting,
-): Promise<ReadonlyMap<string, readonly Sample[]>> {
+  rounds: readonly Step[][],
+  { seconds, budgetMinutes }: Options,
+): Promise<Measured> {
+  const schedule = new Schedule(rounds, budgetMinutes * 60);
   const samples = new Map<string, Sample[]>();
-  const width = Math.max(...steps.map(({ program }) => program.name.length));
-  for (const [index, { round, work, program }] of steps.entries()) {
-    const sample = await takeSample(setting, work, program, round);
-    samples.set(work.name, [...samples.get(work.name) ?? [], sample]);
-    const place = `${index + 1}`.padStart(`${steps.length}`.length);
+  const lengths: number[] = [];
+  const started = performance.now();
+  const elapsed = () => (performance.now() - started) / 1000;
+  const take = async (step: Step, seconds: number, place: string) => {
+    const before = elapsed();
+    const asked = seconds * (shareOf(step.work) || 1);
+    const sample = await takeSample(setting, { ...step, seconds: asked });
+    // A load that failed did not take its time: count what it did take.
+    const measured = shareOf(step.work) > 0 ? sample.numbers.seconds ?? 0 : 0;
+    schedule.learn(step, elapsed() - before, measured);
     console.log(
-      `[${place}/${steps.length}] round ${round} ${work.name.padEnd(20)} ` +
-        `${program.name.padEnd(width)} ${line(sample, work.metrics)}`,
+      `${place} ${step.work.name.padEnd(20)} ${step.program.name.padEnd(12)} ` +
+        line(sample, step.work.metrics),
     );
+    return sample;
+  };
+  for (const step of planTrial(rounds[0] ?? [])) await take(step, SECONDS.least, "[trial]");
+  let last = rounds.length;
+  for (let round = 1; round <= last; round++) {
+    const next = schedule.next(round, elapsed());
+    last = seconds === undefined ? next.last : last;
+    const length = Number((seconds ?? next.seconds).toFixed(2));
+    const steps = rounds[round - 1] ?? [];
+    console.log(
+      `Round ${round} of ${last}: samples of ${length} s, ${
+        (elapsed() / 60).toFixed(1)
+      } minutes gone`,
+    );
+    for (const [index, step] of steps.entries()) {
+      const sample = await take(step, length, `[${round}: ${index + 1}/${steps.length}]`);
+      samples.set(step.work.name, [...samples.get(step.work.name) ?? [], sample]);
+    }
+    lengths.push(length);
   }
-  return samples;
+  if (last < rounds.length) {
+    console.log(`Only ${last} of ${rounds.length} rounds fit into ${budgetMinutes} minutes`);
+  }
+  return { samples, seconds: lengths };
 }
 
 function describeMachine(loadBefore: number): RunResult["machine"] {

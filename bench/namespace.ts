@@ -127,6 +127,28 @@ export class Network implements AsyncDisposable {
     return new Deno.Command("nsenter", { ...options, args });
   }
 
+  /**
+   * Lays a cable to another network, with an address at each end of it.
+   *
+   * @param own this end's address, one of the middle two of four.
+   * @param others the other end's, its neighbour.
+   */
+  async connect(other: Network, own: string, others: string): Promise<void> {
+    const up = (address: string) => `ip addr add ${address}/30 dev cable && ip link set cable up`;
+    const commands: [Network, string][] = [
+      [this, `ip link add cable type veth peer name cable netns ${other.#holder.pid}`],
+      [this, up(own)],
+      [other, up(others)],
+    ];
+    for (const [network, command] of commands) {
+      const { success, stderr } = await network.command(["sh", "-c", command]).output();
+      if (!success) {
+        const reason = new TextDecoder().decode(stderr).trim();
+        throw new Error(`Could not connect two network namespaces: ${reason}`);
+      }
+    }
+  }
+
   /** The text of a file below `/proc/net`, as seen inside. */
   read(name: string): string {
     return Deno.readTextFileSync(`/proc/${this.#holder.pid}/net/${name}`);

@@ -1,7 +1,8 @@
 /** The command line of the benchmark. */
 
 import { Command, InvalidArgumentError, Option } from "@commander-js/extra-typings";
-import { WORKS } from "./works.ts";
+import { type ToolPaths, TOOLS } from "./tools.ts";
+import { type Work, WORKS } from "./works.ts";
 
 export interface Options {
   readonly mode: "quick" | "full";
@@ -16,16 +17,20 @@ export interface Options {
   readonly programs: readonly string[];
   /** `name=command`, see `customPeer`. */
   readonly peers: readonly string[];
+  /** Paths of programs that make loads of their own, by name. */
+  readonly tools: ToolPaths;
   /** Network settings of the namespaces, by their dotted names. */
   readonly sysctls: Readonly<Record<string, string>>;
   readonly tcpHeader: "v1" | "v2";
+  /** The load, its clients and the service are on IPv6. */
+  readonly ipv6: boolean;
   /** Where the result goes; undefined for a name with the date in `bench/results/`. */
   readonly output: string | undefined;
 }
 
 /** Measured rounds and minutes of either mode. */
 const MODES = {
-  full: { rounds: 7, budgetMinutes: 28 },
+  full: { rounds: 7, budgetMinutes: 25 },
   quick: { rounds: 3, budgetMinutes: 2.7 },
 } as const;
 
@@ -39,7 +44,7 @@ export function parseOptions(args: readonly string[]): Options {
     .description("Measures this program against no proxy and against others, round by round.")
     .option("--quick", "a few short rounds of the main works, in under three minutes")
     .option("--rounds <n>", "how often each sample is taken (7; quick: 3)", positive)
-    .option("--budget <minutes>", "how long all of it may take (28; quick: 2.7)", positive)
+    .option("--budget <minutes>", "how long all of it may take (25; quick: 2.7)", positive)
     .option("--seconds <s>", "measured time of each sample, in place of a budget", positive)
     .option("--only <works>", "names of works, with commas between", words)
     .option(
@@ -55,6 +60,12 @@ export function parseOptions(args: readonly string[]): Options {
       [],
     )
     .option(
+      "--tool <name=path>",
+      `where ${Object.values(TOOLS).flat().join(", ")} is, when not on the PATH`,
+      tool,
+      {},
+    )
+    .option(
       "--sysctl <name=value>",
       "a network setting of the namespaces (net.ipv4.tcp_congestion_control=reno, unless given)",
       setting,
@@ -65,6 +76,7 @@ export function parseOptions(args: readonly string[]): Options {
       new Option("--header <version>", "PROXY header of the TCP loads")
         .choices(["v1", "v2"] as const).default("v2" as const),
     )
+    .option("--ipv6", "everything over IPv6 in place of IPv4", false)
     .option("--output <file>", "where the result goes")
     .addHelpText("after", () => `\nWorks:\n${WORKS.map(describe).join("\n")}`)
     .parse([...args], { from: "user" });
@@ -75,6 +87,10 @@ export function parseOptions(args: readonly string[]): Options {
       command.error(`There is no work ${JSON.stringify(name)}; --help lists them`, { exitCode: 2 });
     }
   }
+  const tools = WORKS.filter(({ name, tool }) => tool !== undefined && given.only?.includes(name));
+  if (given.ipv6 && tools.length > 0) {
+    command.error(`${tools[0]?.name} runs over IPv4 alone: leave --ipv6 out`, { exitCode: 2 });
+  }
   return {
     mode,
     rounds: Math.ceil(given.rounds ?? MODES[mode].rounds),
@@ -83,14 +99,17 @@ export function parseOptions(args: readonly string[]): Options {
     only: given.only,
     programs: given.programs,
     peers: given.peer,
+    tools: given.tool,
     sysctls: given.sysctl,
     tcpHeader: given.header,
+    ipv6: given.ipv6,
     output: given.output,
   };
 }
 
-function describe(work: { name: string; title: string; quick: boolean }): string {
-  return `  ${work.name.padEnd(22)} ${work.title}${work.quick ? " (quick)" : ""}`;
+function describe({ name, title, quick, tool }: Work): string {
+  const note = quick ? " (quick)" : tool === undefined ? "" : " (only by name)";
+  return `  ${name.padEnd(22)} ${title}${note}`;
 }
 
 function positive(text: string): number {
@@ -107,6 +126,14 @@ function setting(text: string, before: Record<string, string>): Record<string, s
     throw new InvalidArgumentError("Expected net.NAME=VALUE.");
   }
   return { ...before, [name]: value };
+}
+
+function tool(text: string, before: Record<string, string>): Record<string, string> {
+  const [, name, path] = /^([\w-]+)=(.+)$/.exec(text) ?? [];
+  if (name === undefined || path === undefined) {
+    throw new InvalidArgumentError("Expected NAME=PATH.");
+  }
+  return { ...before, [name]: path };
 }
 
 function words(text: string): string[] {

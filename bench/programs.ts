@@ -10,6 +10,10 @@ export interface Place {
   readonly listen: string;
   readonly v4: string;
   readonly v6: string;
+  /** The one of them that the load serves. */
+  readonly service: string;
+  /** The load, its clients and the service are on IPv6. */
+  readonly ipv6: boolean;
   /** A file with the subnets that may send headers. */
   readonly subnets: string;
   /** A directory of its own. */
@@ -68,6 +72,8 @@ const DESCRIBED: Place = {
   listen: "{listen}",
   v4: "{v4}",
   v6: "{v6}",
+  service: "{service}",
+  ipv6: false,
   subnets: "{subnets}",
   directory: "{directory}",
 };
@@ -107,7 +113,7 @@ defaults
   option splice-auto
 listen bench
   bind ${place.listen} accept-proxy
-  server service ${place.v4} source 0.0.0.0 usesrc clientip
+  server service ${place.service} source ${place.ipv6 ? "[::]" : "0.0.0.0"} usesrc clientip
 `;
   };
   return {
@@ -150,7 +156,7 @@ stream {
   server {
     listen ${place.listen} proxy_protocol${tuned.threads > 1 ? " reuseport" : ""};
     proxy_bind $proxy_protocol_addr transparent;
-    proxy_pass ${place.v4};
+    proxy_pass ${place.service};
     proxy_half_close on;
   }
 }

@@ -7,6 +7,8 @@ const PLACE: Place = {
   listen: "127.0.0.1:1",
   v4: "127.0.0.1:2",
   v6: "[::1]:2",
+  service: "127.0.0.1:2",
+  ipv6: false,
   subnets: "/s",
   directory: "/d",
 };

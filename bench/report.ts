@@ -21,14 +21,21 @@ export function report(result: RunResult): string {
 function preamble({ machine, settings, mode, minutes, started, programs }: RunResult): string {
   const versions = programs.flatMap(({ name, version }) => version ? [`${name} ${version}`] : []);
   return [
-    `${started}, ${mode}, ${settings.rounds} rounds of ${settings.seconds} s, ` +
+    `${started}, ${mode}, ${settings.rounds} rounds of ${formatSeconds(settings.seconds)} s, ` +
     `${minutes.toFixed(1)} minutes`,
     `${machine.cores} cores (${machine.processor}), ${machine.memoryGiB} GiB, ` +
     `Linux ${machine.kernel}, load before ${machine.loadBefore}`,
     `TCP: ${settings.sysctls["net.ipv4.tcp_congestion_control"]}, PROXY ${settings.tcpHeader}, ` +
+    `over ${settings.ipv6 ? "IPv6" : "IPv4"}, ` +
     `as ${settings.privilege}. ` +
     versions.join(", "),
   ].join("  \n");
+}
+
+function formatSeconds(seconds: number | readonly number[]): string {
+  const lengths = [seconds].flat();
+  const [least, most] = [Math.min(...lengths), Math.max(...lengths)];
+  return least === most ? `${least}` : `${least}–${most}`;
 }
 
 /** The table of one work. */
@@ -94,7 +101,8 @@ export function formatNumber(value: number): string {
   return `${Number(value.toPrecision(3))}`;
 }
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+/** A Markdown table, its columns lined up. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = head.map((cell, column) =>
     Math.max(cell.length, ...rows.map((row) => row[column]?.length ?? 0))
   );

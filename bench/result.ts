@@ -45,8 +45,11 @@ export interface RunResult {
   };
   readonly settings: {
     readonly rounds: number;
-    readonly seconds: number;
+    /** Measured time of a sample, by round; results before had one length for all. */
+    readonly seconds: number | readonly number[];
     readonly tcpHeader: string;
+    /** Results before it was an option do not say. */
+    readonly ipv6?: boolean;
     /** Run by root, or in a user namespace. */
     readonly privilege: string;
     /** Of the namespaces that the programs ran in. */

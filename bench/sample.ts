@@ -5,6 +5,7 @@ import { Network } from "./namespace.ts";
 import { cpuSeconds, killTree, machineBusySeconds, readCpu, readMemory } from "./processes.ts";
 import type { Place, Program } from "./programs.ts";
 import type { Sample } from "./result.ts";
+import { runTool, type ToolPaths, type ToolTask } from "./tools.ts";
 import { COST, type Work } from "./works.ts";
 
 /** What is the same for all samples of a run. */
@@ -14,16 +15,18 @@ export interface Setting {
   /** Of the networks. */
   readonly sysctls: Readonly<Record<string, string>>;
   readonly tcpHeader: string;
-  /** Measured time of a load. */
-  readonly seconds: number;
+  /** All of it runs over IPv6. */
+  readonly ipv6: boolean;
+  /** Where the programs are that make loads of their own. */
+  readonly tools: ToolPaths;
 }
 
 type Numbers = Record<string, number>;
 
 const LISTEN_PORT = 8443;
-const LISTEN = `127.0.0.1:${LISTEN_PORT}`;
-const SERVER = "127.0.0.1:5000";
-const SERVER_V6 = "[::1]:5000";
+const SERVER_PORT = 5000;
+/** Who may send headers: the load, at loopback and at its own addresses for IPv6. */
+const SUBNETS = ["127.0.0.0/8", "::1/128", "2001:db8:ffff::/48"];
 
 /** How long a program may take until it listens. */
 const START_LIMIT = 10_000;
@@ -49,31 +52,40 @@ const FAULTS: Readonly<Record<string, string>> = {
   lost_replies: "replies lost",
 };
 
+/** What a sample is taken of. */
+export interface Subject {
+  readonly work: Work;
+  readonly program: Program;
+  /** From 1. */
+  readonly round: number;
+  /** Measured time of a load, in seconds. */
+  readonly seconds: number;
+}
+
 /**
  * Takes a sample. A program that fails to start, or a load that fails, is a sample without numbers
  * and with the fault in words.
  */
-export async function takeSample(
-  setting: Setting,
-  work: Work,
-  program: Program,
-  round: number,
-): Promise<Sample> {
+export async function takeSample(setting: Setting, subject: Subject): Promise<Sample> {
+  const { work, program, round, seconds } = subject;
   const directory = await Deno.makeTempDir({ prefix: "mmproxy-bench-" });
   try {
     const subnets = `${directory}/subnets`;
-    await Deno.writeTextFile(subnets, "127.0.0.0/8\n");
+    await Deno.writeTextFile(subnets, `${SUBNETS.join("\n")}\n`);
     const place: Place = {
       protocol: work.protocol,
       bulk: work.bulk ?? false,
-      listen: LISTEN,
-      v4: SERVER,
-      v6: SERVER_V6,
+      listen: local(setting, LISTEN_PORT),
+      v4: `127.0.0.1:${SERVER_PORT}`,
+      v6: `[::1]:${SERVER_PORT}`,
+      service: local(setting, SERVER_PORT),
+      ipv6: setting.ipv6,
       subnets,
       directory,
     };
-    await using network = await Network.open(setting.sysctls);
-    const numbers = await measure({ setting, work, network, command: program.command(place) });
+    await using network = await Network.open({ ...setting.sysctls, ...work.sysctls });
+    const command = program.command(place);
+    const numbers = await measure({ setting, work, network, command, seconds });
     return { program: program.name, round, numbers, faults: findFaults(work, numbers) };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
@@ -89,6 +101,8 @@ interface Task {
   readonly network: Network;
   /** The program's; empty for no proxy. */
   readonly command: readonly string[];
+  /** Measured time of a load, in seconds. */
+  readonly seconds: number;
 }
 
 async function measure(task: Task): Promise<Numbers> {
@@ -150,14 +164,17 @@ async function measureLoad(task: Task, pid: number | undefined): Promise<Numbers
   const started = performance.now();
   const busyBefore = machineBusySeconds();
   const cpuBefore = pid === undefined ? undefined : readCpu(pid);
-  const numbers = await runLoad(task, ["--seconds", `${task.setting.seconds}`]);
+  const { tool } = task.work;
+  const numbers = tool === undefined
+    ? await runLoad(task, ["--seconds", `${task.seconds}`])
+    : await runTool(tool, toolTask(task));
   const cpu = pid === undefined || cpuBefore === undefined
     ? 0
     : cpuSeconds(cpuBefore, readCpu(pid));
   const busy = machineBusySeconds() - busyBefore;
   const elapsed = (performance.now() - started) / 1000;
 
-  const { operations = 0, up_gbit, down_gbit, load_cpu_seconds = 0 } = numbers;
+  const { operations = 0, up_gbit, down_gbit, load_cpu_seconds } = numbers;
   if (up_gbit !== undefined && down_gbit !== undefined) {
     numbers.each_way_gbit = (up_gbit + down_gbit) / 2;
   }
@@ -165,10 +182,23 @@ async function measureLoad(task: Task, pid: number | undefined): Promise<Numbers
     numbers.cpu_seconds = cpu;
     if (operations > 0) numbers[COST] = cpu * 1e6 / operations * task.work.operationsPerCost;
   }
-  // What neither the program nor the load used: the harness itself, and others on the machine.
-  const foreign = busy - cpu - load_cpu_seconds;
-  numbers.foreign_cpu_share = Math.max(0, foreign) / elapsed / navigator.hardwareConcurrency;
+  if (load_cpu_seconds !== undefined) {
+    // What neither the program nor the load used: the harness itself, and others on the machine.
+    const foreign = busy - cpu - load_cpu_seconds;
+    numbers.foreign_cpu_share = Math.max(0, foreign) / elapsed / navigator.hardwareConcurrency;
+  }
   return numbers;
+}
+
+function toolTask({ setting, network, command, seconds }: Task): ToolTask {
+  return {
+    network,
+    seconds,
+    tools: setting.tools,
+    loadgen: setting.loadgen,
+    service: local(setting, SERVER_PORT),
+    proxy: command.length === 0 ? undefined : local(setting, LISTEN_PORT),
+  };
 }
 
 async function measureIdle(task: Task, pid: number | undefined): Promise<Numbers> {
@@ -233,12 +263,19 @@ async function runLoad(task: Task, options: readonly string[]): Promise<Numbers>
   return parseNumbers(lines.at(-1) ?? "");
 }
 
+/** The loopback address of the run's family, with a port. */
+function local({ ipv6 }: Setting, port: number): string {
+  return `${ipv6 ? "[::1]" : "127.0.0.1"}:${port}`;
+}
+
 function loadCommand({ setting, work, command }: Task, options: readonly string[]): string[] {
   const [name = "", ...own] = work.load;
+  const server = local(setting, SERVER_PORT);
+  const header = work.protocol === "udp" ? "v2" : setting.tcpHeader;
   const target = command.length === 0
-    ? ["--target", SERVER, "--header", "none"]
-    : ["--target", LISTEN, "--header", work.protocol === "udp" ? "v2" : setting.tcpHeader];
-  return [setting.loadgen, name, ...own, "--server", SERVER, ...target, ...options];
+    ? ["--target", server, "--header", "none"]
+    : ["--target", local(setting, LISTEN_PORT), "--header", header];
+  return [setting.loadgen, name, ...own, "--server", server, ...target, ...options];
 }
 
 function parseNumbers(line: string): Numbers {

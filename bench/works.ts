@@ -2,6 +2,7 @@
 
 import type { Protocol } from "./programs.ts";
 import type { Metric } from "./result.ts";
+import type { ToolLoad } from "./tools.ts";
 
 /** How a work is measured. */
 export type Kind =
@@ -23,6 +24,10 @@ export interface Work {
   readonly bulk?: boolean;
   /** The load generator's command and its options. */
   readonly load: readonly string[];
+  /** The load is made by programs that are not ours; measured only when asked for by name. */
+  readonly tool?: ToolLoad;
+  /** Settings of the network that the work asks for, by their dotted names. */
+  readonly sysctls?: Readonly<Record<string, string>>;
   /** The first is the one that programs are ranked by. */
   readonly metrics: readonly Metric[];
   /** What the processor time is divided by: this many of the load's operations. */
@@ -31,6 +36,11 @@ export interface Work {
   readonly quick: boolean;
   /** It is measured in no more rounds than these: it takes long, or varies little. */
   readonly mostRounds?: number;
+  /**
+   * How long a load is measured, in shares of the run's length of a sample (1, unless said); 0 when
+   * it ends by itself.
+   */
+  readonly share?: number;
 }
 
 /** The name under which the cost of an operation stands among a sample's numbers. */
@@ -77,6 +87,8 @@ function bulk(connections: number, options: { quick: boolean; copy: boolean }): 
     kind: "load",
     load: ["tcp-bulk", "--connections", `${connections}`, ...copy ? ["--copy"] : []],
     bulk: true,
+    // Windows and buffers take a while to find their sizes, and stalls are rare but long.
+    share: 2,
     metrics: [
       eachWay,
       cost("ms/GB"),
@@ -232,6 +244,42 @@ export const WORKS: readonly Work[] = [
     metrics: [perSecond("flows"), cost("µs/flow"), ...times],
     operationsPerCost: 1,
     quick: false,
+    share: 0,
+  },
+  {
+    name: "tcpkali",
+    title: "As published by others: tcpkali, 50 connections, a BPF echo behind",
+    protocol: "tcp",
+    kind: "load",
+    bulk: true,
+    load: [],
+    tool: "tcpkali",
+    // Segments come back as they are: their timestamps would be the sender's own.
+    sysctls: { "net.ipv4.tcp_timestamps": "0" },
+    metrics: [
+      { name: "up_gbit", label: "up", unit: "Gbit/s", better: "more" },
+      { name: "down_gbit", label: "down", unit: "Gbit/s", better: "more" },
+      cost("ms/GB"),
+    ],
+    operationsPerCost: 1e6,
+    quick: false,
+    share: 2,
+  },
+  {
+    name: "iperf-udppp",
+    title: "As published by others: iperf 2, -R -u -b 10G, udppp before",
+    protocol: "udp",
+    kind: "load",
+    load: [],
+    tool: "iperf-udppp",
+    metrics: [
+      returned,
+      { name: "returned_gbit", label: "returned", unit: "Gbit/s", better: "more" },
+      cost("µs/datagram"),
+    ],
+    operationsPerCost: 1,
+    quick: false,
+    share: 2,
   },
 ];
 

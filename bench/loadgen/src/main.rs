@@ -38,10 +38,12 @@ Commands, with their own options:
   udp-flows     a new client and peer for each datagram      --at-once 32 (1-1024), --count 8000
   udp-echo      only the server of udp-flows and the like
   udp-sink      the same, but it answers nothing
+  bpf-echo      a BPF program as the server: TCP segments turn round on loopback, until standard
+                input ends (IPv4, Linux 6.6, the machine's root, net.ipv4.tcp_timestamps=0)
   startup       start a command, wait until it relays        --timeout 10, then -- COMMAND...
 
 Options of all:
-  --server ADDRESS    where the load's own server listens (IPv4:port)
+  --server ADDRESS    where the load's own server listens (IP:port, [IPv6]:port)
   --target ADDRESS    where the load goes: the proxy (default: straight to the server)
   --header KIND       none, v1 or v2, before the payload (default none)
   --warm-up SECONDS   not measured (default 0.3)
@@ -78,6 +80,7 @@ fn dispatch(mut arguments: Arguments) -> options::Result<()> {
         Some("udp-flows") => udp::flows(arguments),
         Some("udp-echo") => udp::server(arguments, true),
         Some("udp-sink") => udp::server(arguments, false),
+        Some("bpf-echo") => tcp::bpf_echo(arguments),
         Some("startup") => startup::run(arguments),
         Some(other) => Err(format!("There is no command {other:?}; --help lists them")),
         None => Err("A command is missing; --help lists them".to_owned()),

@@ -1,13 +1,13 @@
 //! The options that the loads share.
 
 use std::fmt::Display;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use pico_args::Arguments;
 
-use crate::proxy::Header;
+use crate::proxy::{Family, Header, Transport};
 use crate::run::Timing;
 use crate::sys;
 
@@ -21,9 +21,9 @@ pub type Result<T> = std::result::Result<T, String>;
 #[derive(Clone, Copy)]
 pub struct Common {
     /// Where the load connects to: the proxy, or the server itself.
-    pub target: SocketAddrV4,
+    pub target: SocketAddr,
     /// Where the load's own server listens.
-    pub server: SocketAddrV4,
+    pub server: SocketAddr,
     pub header: Header,
     pub timing: Timing,
     /// The number of the first client: runs that follow each other start elsewhere.
@@ -33,9 +33,13 @@ pub struct Common {
 impl Common {
     pub fn parse(arguments: &mut Arguments) -> Result<Common> {
         let server = required(arguments, "--server")?;
+        let target = optional(arguments, "--target", server)?;
+        if Family::of(target) != Family::of(server) {
+            return Err("Options --server and --target: one is IPv4, the other IPv6".to_owned());
+        }
         Ok(Common {
             server,
-            target: optional(arguments, "--target", server)?,
+            target,
             header: optional(arguments, "--header", Header::None)?,
             timing: Timing {
                 warm_up: seconds(arguments, "--warm-up", 0.3)?,
@@ -43,6 +47,16 @@ impl Common {
             },
             first_client: optional(arguments, "--first-client", sys::now() / 1000)?,
         })
+    }
+
+    /// Which IP all of it runs over.
+    pub fn family(&self) -> Family {
+        Family::of(self.target)
+    }
+
+    /// Appends the header of the `number`th client, if there is to be one.
+    pub fn append_header(&self, transport: Transport, number: u64, out: &mut Vec<u8>) {
+        self.header.append(transport, self.family().client(number), self.target, out);
     }
 
     /// True when the server must see the client's address, not the load's own.

@@ -1,10 +1,14 @@
 //! The course of a load: warm up, measure, drain, end; and what its threads count meanwhile.
 
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::sync::{mpsc, Arc};
 use std::thread::{sleep, JoinHandle};
 use std::time::Duration;
 
+use crate::options;
+use crate::report::Report;
 use crate::sys;
 
 /// How often a thread looks at the phase when nothing else wakes it.
@@ -150,6 +154,31 @@ pub fn conduct(
     wait_until(DRAIN, &finished);
     course.enter(Phase::End);
     seconds
+}
+
+/// Prints a line `{"ready":N}` for whoever waits for it.
+pub fn report_ready(count: u64) {
+    let mut ready = Report::default();
+    ready.count("ready", count);
+    ready.print();
+}
+
+/// Waits until standard input ends, or for so long.
+pub fn wait_for_end_of_input(limit: Duration) -> options::Result<()> {
+    end_of_input(limit).map_err(|error| format!("Cannot read standard input: {error}"))
+}
+
+fn end_of_input(limit: Duration) -> io::Result<()> {
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    let end = sys::now() + limit.as_nanos() as u64;
+    let mut buffer = [0; 64];
+    while sys::now() < end {
+        let left = (end.saturating_sub(sys::now()) / 1_000_000) as i32;
+        if sys::wait_readable(&input, left)? && io::stdin().read(&mut buffer)? == 0 {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 fn wait_until(limit: Duration, finished: &impl Fn() -> bool) {

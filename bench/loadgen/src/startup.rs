@@ -1,7 +1,7 @@
 //! How long a proxy takes from its start to its first connection.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use pico_args::Arguments;
 
 use crate::options::{seconds, Common, Result};
-use crate::proxy::{client, Transport};
+use crate::proxy::Transport;
 use crate::report::Report;
 use crate::run::{Course, Phase};
 use crate::sys;
@@ -68,11 +68,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 /// When a connection was first accepted, and when an exchange was first answered.
 fn first_exchange(common: &Common, end: u64, child: &mut Child) -> io::Result<(u64, u64)> {
-    let target = SocketAddr::V4(common.target);
     let mut accepted = None;
     let mut number = common.first_client;
     loop {
-        let attempt = TcpStream::connect(target).and_then(|stream| {
+        let attempt = TcpStream::connect(common.target).and_then(|stream| {
             let accepted = *accepted.get_or_insert_with(sys::now);
             number += 1;
             exchange(common, stream, number)?;
@@ -94,7 +93,7 @@ fn exchange(common: &Common, stream: TcpStream, number: u64) -> io::Result<()> {
     let socket: OwnedFd = stream.into();
     let mut exchange = Exchange::default();
     exchange.start(number, |bytes| {
-        common.header.append(Transport::Stream, client(number), common.target, bytes);
+        common.append_header(Transport::Stream, number, bytes);
     });
     while exchange.advance(&socket)? != Step::Done {
         if !sys::wait_readable(&socket, 1000)? {

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use libc::{iovec, mmsghdr, sockaddr_in, socklen_t};
+use libc::{iovec, mmsghdr};
 
-use super::{check, check_size, from_raw};
+use super::{check, check_size, RawAddress};
 
 /// The most datagrams that one `UDP_SEGMENT` send may hold (the kernel's UDP_MAX_SEGMENTS before 6.9).
 pub const MAX_SEGMENTS: usize = 64;
@@ -19,7 +19,7 @@ pub const MAX_SEGMENT_BYTES: usize = 65_000;
 pub struct Batch {
     bytes: Vec<u8>,
     stride: usize,
-    names: Vec<sockaddr_in>,
+    names: Vec<RawAddress>,
     /// Their pointers lead into `bytes`, which is never resized.
     parts: Vec<iovec>,
     /// Their pointers lead into `names` and `parts`, which are never resized.
@@ -40,6 +40,9 @@ struct Replies {
 
 #[derive(Clone, Copy)]
 struct Group {
+    to: SocketAddr,
+    /// Bytes of each.
+    length: usize,
     first: usize,
     last: usize,
     count: usize,
@@ -58,9 +61,9 @@ impl Batch {
     /// its sender and sent back there; without, the socket must be connected.
     pub fn new(count: usize, stride: usize, addressed: bool) -> Batch {
         let mut bytes = vec![0u8; count * stride];
-        // SAFETY: both structures are plain C ones for which zeroes are valid.
-        let (mut names, mut messages): (Vec<sockaddr_in>, Vec<mmsghdr>) =
-            unsafe { (vec![zeroed(); count], vec![zeroed(); count]) };
+        let mut names = vec![RawAddress::empty(); count];
+        // SAFETY: the structure is a plain C one for which zeroes are valid.
+        let mut messages: Vec<mmsghdr> = unsafe { vec![zeroed(); count] };
         let mut parts: Vec<iovec> = bytes
             .chunks_exact_mut(stride)
             .map(|slot| iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: stride })
@@ -69,9 +72,9 @@ impl Batch {
             message.msg_hdr.msg_iov = part;
             message.msg_hdr.msg_iovlen = 1;
             if addressed {
-                let name: *mut sockaddr_in = name;
+                let name: *mut RawAddress = name;
                 message.msg_hdr.msg_name = name.cast();
-                message.msg_hdr.msg_namelen = size_of::<sockaddr_in>() as socklen_t;
+                message.msg_hdr.msg_namelen = RawAddress::ROOM;
             }
         }
         let replies = Replies::new(count);
@@ -95,8 +98,8 @@ impl Batch {
     }
 
     /// Who sent the `index`th datagram.
-    pub fn sender(&self, index: usize) -> SocketAddrV4 {
-        from_raw(&self.names[index])
+    pub fn sender(&self, index: usize) -> SocketAddr {
+        self.names[index].into()
     }
 
     /// Receives as many datagrams as there are and as there is room for, waiting for the first as
@@ -132,30 +135,27 @@ impl Batch {
     /// length go out together (`UDP_SEGMENT`), in their order. Returns how many were not taken by
     /// the system.
     pub fn send_back(&mut self, fd: &OwnedFd, count: usize) -> usize {
-        let key = |index: usize| {
-            let name = &self.names[index];
-            let length = (self.messages[index].msg_len as usize).min(self.stride);
-            (name.sin_addr.s_addr, name.sin_port, length)
-        };
         let Replies { groups, next, parts, messages, controls } = &mut self.replies;
         groups.clear();
         for index in 0..count {
-            let wanted = key(index);
-            let most = MAX_SEGMENTS.min(MAX_SEGMENT_BYTES / wanted.2.max(1));
-            let group =
-                groups.iter_mut().find(|group| group.count < most && key(group.first) == wanted);
+            let to = SocketAddr::from(self.names[index]);
+            let length = (self.messages[index].msg_len as usize).min(self.stride);
+            let most = MAX_SEGMENTS.min(MAX_SEGMENT_BYTES / length.max(1));
+            let group = groups
+                .iter_mut()
+                .find(|group| group.count < most && group.length == length && group.to == to);
             match group {
                 Some(group) => {
                     next[group.last] = index;
                     group.last = index;
                     group.count += 1;
                 }
-                None => groups.push(Group { first: index, last: index, count: 1 }),
+                None => groups.push(Group { to, length, first: index, last: index, count: 1 }),
             }
         }
         let mut part = 0;
         for (group, (message, control)) in groups.iter().zip(messages.iter_mut().zip(controls)) {
-            let length = key(group.first).2;
+            let length = group.length;
             let start = part;
             let mut index = group.first;
             for _ in 0..group.count {
@@ -165,7 +165,7 @@ impl Batch {
             }
             let header = &mut message.msg_hdr;
             header.msg_name = self.messages[group.first].msg_hdr.msg_name;
-            header.msg_namelen = size_of::<sockaddr_in>() as socklen_t;
+            header.msg_namelen = self.messages[group.first].msg_hdr.msg_namelen;
             header.msg_iov = &mut parts[start];
             header.msg_iovlen = group.count;
             set_segment(header, control, (group.count > 1).then_some(length as u16));

@@ -1,15 +1,21 @@
-//! The system calls, each with its own check; `unsafe` is here and in `batch` alone.
+//! The system calls, each with its own check; `unsafe` is in this module and below it alone.
 
+mod address;
 mod batch;
+mod bpf;
 
+pub use address::RawAddress;
 pub use batch::{Batch, MAX_SEGMENTS, MAX_SEGMENT_BYTES};
+pub use bpf::echo_on_loopback;
 
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use libc::{c_int, c_void, sockaddr_in, socklen_t};
+use libc::{c_int, c_void, socklen_t};
+
+use crate::proxy::Family;
 
 /// Connections that may wait for `accept`.
 const BACKLOG: c_int = 4096;
@@ -74,32 +80,14 @@ pub fn prepare_thread() -> io::Result<()> {
     Ok(())
 }
 
-/// An IPv4 address as the kernel takes it.
-pub fn to_raw(address: SocketAddrV4) -> sockaddr_in {
-    sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
-        sin_zero: [0; 8],
-    }
-}
-
-/// An IPv4 address as the kernel gave it.
-pub fn from_raw(address: &sockaddr_in) -> SocketAddrV4 {
-    SocketAddrV4::new(
-        Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)),
-        u16::from_be(address.sin_port),
-    )
-}
-
 /// A nonblocking TCP socket.
-pub fn tcp_socket() -> io::Result<OwnedFd> {
-    socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK)
+pub fn tcp_socket(family: Family) -> io::Result<OwnedFd> {
+    socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK)
 }
 
 /// A blocking UDP socket.
-pub fn udp_socket() -> io::Result<OwnedFd> {
-    socket(libc::SOCK_DGRAM)
+pub fn udp_socket(family: Family) -> io::Result<OwnedFd> {
+    socket(family, libc::SOCK_DGRAM)
 }
 
 /// Makes a socket's buffers as large as the system lets anyone have.
@@ -109,10 +97,14 @@ pub fn enlarge_buffers(fd: &OwnedFd) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, LARGE)
 }
 
-fn socket(kind: c_int) -> io::Result<OwnedFd> {
+fn socket(family: Family, kind: c_int) -> io::Result<OwnedFd> {
+    let domain = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
     // SAFETY: no pointers are passed; the descriptor is new and ours.
     unsafe {
-        let fd = check(libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0))?;
+        let fd = check(libc::socket(domain, kind | libc::SOCK_CLOEXEC, 0))?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }
@@ -167,24 +159,28 @@ pub fn dropped(fd: &OwnedFd) -> io::Result<u64> {
 }
 
 /// Binds a socket to an address.
-pub fn bind(fd: &OwnedFd, address: SocketAddrV4) -> io::Result<()> {
-    let raw = to_raw(address);
-    let raw: *const sockaddr_in = &raw;
+pub fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let length = RawAddress::length(Family::of(address));
+    let raw = RawAddress::from(address);
+    let raw: *const RawAddress = &raw;
     // SAFETY: the address is valid for reading its own size.
-    check(unsafe {
-        libc::bind(fd.as_raw_fd(), raw.cast(), size_of::<sockaddr_in>() as socklen_t)
-    })?;
+    check(unsafe { libc::bind(fd.as_raw_fd(), raw.cast(), length) })?;
     Ok(())
 }
 
+/// The same for an address that need not be on any interface (`IP_FREEBIND`, see ip(7)).
+pub fn bind_freely(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    set_option(fd, libc::SOL_IP, libc::IP_FREEBIND, 1)?;
+    bind(fd, address)
+}
+
 /// Connects a socket; for a nonblocking one the handshake may still be under way afterwards.
-pub fn connect(fd: &OwnedFd, address: SocketAddrV4) -> io::Result<()> {
-    let raw = to_raw(address);
-    let raw: *const sockaddr_in = &raw;
+pub fn connect(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let length = RawAddress::length(Family::of(address));
+    let raw = RawAddress::from(address);
+    let raw: *const RawAddress = &raw;
     // SAFETY: the address is valid for reading its own size.
-    let result = check(unsafe {
-        libc::connect(fd.as_raw_fd(), raw.cast(), size_of::<sockaddr_in>() as socklen_t)
-    });
+    let result = check(unsafe { libc::connect(fd.as_raw_fd(), raw.cast(), length) });
     match result {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(()),
@@ -192,8 +188,8 @@ pub fn connect(fd: &OwnedFd, address: SocketAddrV4) -> io::Result<()> {
 }
 
 /// A nonblocking TCP socket that listens at an address.
-pub fn listen(address: SocketAddrV4) -> io::Result<OwnedFd> {
-    let socket = tcp_socket()?;
+pub fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = tcp_socket(Family::of(address))?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     bind(&socket, address)?;
     // SAFETY: no pointers are passed.
@@ -202,16 +198,16 @@ pub fn listen(address: SocketAddrV4) -> io::Result<OwnedFd> {
 }
 
 /// The next waiting connection, nonblocking, and who it is from.
-pub fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, SocketAddrV4)> {
+pub fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, SocketAddr)> {
     // SAFETY: address and length are valid for writing, and the length says how large it is; the
     // descriptor is new and ours.
     unsafe {
-        let mut address: sockaddr_in = zeroed();
-        let mut length = size_of::<sockaddr_in>() as socklen_t;
-        let pointer: *mut sockaddr_in = &mut address;
+        let mut address = RawAddress::empty();
+        let mut length = RawAddress::ROOM;
+        let pointer: *mut RawAddress = &mut address;
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         let fd = check(libc::accept4(listener.as_raw_fd(), pointer.cast(), &mut length, flags))?;
-        Ok((OwnedFd::from_raw_fd(fd), from_raw(&address)))
+        Ok((OwnedFd::from_raw_fd(fd), address.into()))
     }
 }
 

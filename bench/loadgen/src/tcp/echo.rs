@@ -1,9 +1,10 @@
 //! The server that sends everything back and looks whom its connections come from.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::proxy::Family;
 use crate::run::{Counts, Course, Phase, LOOK};
 use crate::sys::{self, Epoll, Interest};
 use crate::tcp::accept_all;
@@ -15,7 +16,7 @@ const LISTENER: u64 = u64::MAX;
 struct Connection {
     socket: OwnedFd,
     /// Until its first message has been looked at.
-    unknown: Option<SocketAddrV4>,
+    unknown: Option<SocketAddr>,
 }
 
 /// Serves until the course ends. Messages must be short enough for a socket's buffer: a reply that
@@ -70,7 +71,7 @@ fn answer(connection: &mut Connection, buffer: &mut [u8], counts: &Counts) -> bo
         }
     };
     if let Some(peer) = connection.unknown.take() {
-        match named_client(&buffer[..bytes]) {
+        match named_client(&buffer[..bytes], Family::of(peer)) {
             Some(client) if client == peer => {}
             Some(client) if client.ip() == peer.ip() => counts.other_port.add(1),
             _ => counts.wrong_client.add(1),

@@ -1,10 +1,10 @@
 //! One message of 64 bytes there and back: what it holds, and how far it has come.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use crate::proxy::client;
+use crate::proxy::Family;
 use crate::sys;
 
 /// The length of a message.
@@ -76,9 +76,9 @@ impl Exchange {
 }
 
 /// The client that a message names; `None` for bytes that are none of ours.
-pub fn named_client(message: &[u8]) -> Option<SocketAddrV4> {
+pub fn named_client(message: &[u8], family: Family) -> Option<SocketAddr> {
     let rest = message.strip_prefix(&MARK)?;
-    Some(client(u64::from_le_bytes(rest.first_chunk().copied()?)))
+    Some(family.client(u64::from_le_bytes(rest.first_chunk().copied()?)))
 }
 
 #[cfg(test)]
@@ -90,8 +90,8 @@ mod tests {
         let mut exchange = Exchange::default();
         exchange.start(77, |bytes| bytes.extend_from_slice(b"header"));
         assert_eq!(exchange.bytes.len(), 6 + MESSAGE);
-        assert_eq!(named_client(&exchange.bytes[6..]), Some(client(77)));
-        assert_eq!(named_client(&exchange.bytes), None);
-        assert_eq!(named_client(b"loadgen\nshort"), None);
+        assert_eq!(named_client(&exchange.bytes[6..], Family::V4), Some(Family::V4.client(77)));
+        assert_eq!(named_client(&exchange.bytes, Family::V4), None);
+        assert_eq!(named_client(b"loadgen\nshort", Family::V4), None);
     }
 }

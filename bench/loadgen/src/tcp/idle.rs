@@ -1,6 +1,5 @@
 //! Connections that are opened, used once, and then only held: for measuring what they cost.
 
-use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use pico_args::Arguments;
 
 use crate::options::{bounded, Common, Result};
 use crate::report::Report;
-use crate::run::{Course, Phase};
+use crate::run::{report_ready, wait_for_end_of_input, Course, Phase};
 use crate::sys;
 use crate::tcp::{end, exchange_once, finish, join, open, start_echo};
 
@@ -33,11 +32,8 @@ pub fn idle(mut arguments: Arguments) -> Result<()> {
             Err(_) => failed += 1,
         }
     }
-    let mut ready = Report::default();
-    ready.count("ready", held.len() as u64);
-    ready.print();
-    wait_for_end_of_input(common.timing.measure.as_millis() as i32)
-        .map_err(|error| format!("Cannot read standard input: {error}"))?;
+    report_ready(held.len() as u64);
+    wait_for_end_of_input(common.timing.measure)?;
     let broken =
         held.iter().filter(|(number, socket)| exchange_once(socket, *number).is_err()).count();
     let seconds = (sys::now() - started) as f64 / 1e9;
@@ -52,21 +48,5 @@ pub fn idle(mut arguments: Arguments) -> Result<()> {
     report.count("wrong_client", served.wrong_client.get());
     report.count("other_port", served.other_port.get());
     end(report, seconds);
-    Ok(())
-}
-
-fn wait_for_end_of_input(milliseconds: i32) -> io::Result<()> {
-    let input: OwnedFd = {
-        use std::os::fd::AsFd as _;
-        io::stdin().as_fd().try_clone_to_owned()?
-    };
-    let end = sys::now() + milliseconds as u64 * 1_000_000;
-    let mut buffer = [0; 64];
-    while sys::now() < end {
-        let left = (end.saturating_sub(sys::now()) / 1_000_000) as i32;
-        if sys::wait_readable(&input, left)? && io::stdin().read(&mut buffer)? == 0 {
-            return Ok(());
-        }
-    }
     Ok(())
 }

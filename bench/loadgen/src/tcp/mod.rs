@@ -1,5 +1,6 @@
 //! The TCP loads: each command's options, threads and report.
 
+mod bpf_echo;
 mod echo;
 mod exchange;
 mod idle;
@@ -8,7 +9,7 @@ mod pump;
 mod rate;
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +17,13 @@ use std::time::Duration;
 use pico_args::Arguments;
 
 use crate::options::{bounded, Common, Result};
-use crate::proxy::{client, Transport};
+use crate::proxy::Transport;
 use crate::report::Report;
 use crate::run::{conduct, Count, Counts, Course, Phase, Side, Timing};
 use crate::sys;
 use pump::Receipt;
 
+pub use bpf_echo::bpf_echo;
 pub use echo::serve_echo;
 pub use exchange::{Exchange, Step};
 pub use idle::idle;
@@ -214,10 +216,9 @@ pub fn start_echo(course: &Arc<Course>, common: &Common) -> Result<Side<()>> {
 
 /// Opens a connection and sends its header; nonblocking from there on.
 pub fn open(common: &Common, number: u64) -> io::Result<OwnedFd> {
-    let target = SocketAddr::V4(common.target);
-    let mut stream = TcpStream::connect_timeout(&target, CONNECT)?;
+    let mut stream = TcpStream::connect_timeout(&common.target, CONNECT)?;
     let mut header = Vec::new();
-    common.header.append(Transport::Stream, client(number), common.target, &mut header);
+    common.append_header(Transport::Stream, number, &mut header);
     stream.write_all(&header)?;
     stream.set_nonblocking(true)?;
     Ok(stream.into())
@@ -264,7 +265,7 @@ pub fn finish(arguments: Arguments) -> Result<()> {
     }
 }
 
-fn listen(address: SocketAddrV4) -> Result<OwnedFd> {
+fn listen(address: SocketAddr) -> Result<OwnedFd> {
     sys::listen(address).map_err(|error| format!("Cannot listen on {address}: {error}"))
 }
 
@@ -282,7 +283,7 @@ pub fn measures(course: &Course) -> bool {
 fn accept_all(
     listener: &OwnedFd,
     failed: &Count,
-    mut add: impl FnMut(OwnedFd, SocketAddrV4) -> io::Result<()>,
+    mut add: impl FnMut(OwnedFd, SocketAddr) -> io::Result<()>,
 ) -> io::Result<()> {
     loop {
         match sys::accept(listener) {

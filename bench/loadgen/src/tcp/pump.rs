@@ -115,7 +115,7 @@ impl Pump<'_> {
                 if let (LISTENER, Some((listener, check))) = (ready.token, &listener) {
                     let counts = self.counts;
                     accept_all(listener, &counts.failed, |socket, peer| {
-                        if *check && !is_client(*peer.ip()) {
+                        if *check && !is_client(peer.ip()) {
                             counts.wrong_client.add(1);
                         }
                         self.add(socket)

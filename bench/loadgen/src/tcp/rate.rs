@@ -1,12 +1,12 @@
 //! Connect, one exchange, close; again and again.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::histogram::Histogram;
 use crate::options::Common;
-use crate::proxy::{client, Transport};
+use crate::proxy::{is_localhost, Transport};
 use crate::run::{Counts, Course, Phase, LOOK};
 use crate::sys::{self, Epoll, Interest};
 use crate::tcp::{measures, Exchange, Step};
@@ -15,7 +15,7 @@ use crate::tcp::{measures, Exchange, Step};
 const LIMIT: u64 = 2_000_000_000;
 /// How often old attempts are looked for.
 const REVIEW: u64 = 100_000_000;
-/// The load comes from this many addresses of 127.0.0.0/8: one alone runs out of ports.
+/// The load comes from this many addresses of its own: one alone runs out of ports.
 const SOURCES: u64 = 64;
 
 pub struct Rate {
@@ -106,9 +106,9 @@ impl Rate {
     fn start(&mut self, slot: usize, course: &Course, counts: &Counts) {
         let number = self.next_number;
         self.next_number += 1;
-        let Common { target, header, .. } = self.common;
+        let common = &self.common;
         self.slots[slot].exchange.start(number, |bytes| {
-            header.append(Transport::Stream, client(number), target, bytes);
+            common.append_header(Transport::Stream, number, bytes);
         });
         let started = sys::now();
         match self.connect(number) {
@@ -121,14 +121,15 @@ impl Rate {
     }
 
     fn connect(&self, number: u64) -> io::Result<OwnedFd> {
-        let socket = sys::tcp_socket()?;
-        if *self.common.target.ip() == Ipv4Addr::LOCALHOST {
-            let source = Ipv4Addr::new(127, 0, 0, (1 + number % SOURCES) as u8);
+        let target = self.common.target;
+        let socket = sys::tcp_socket(self.common.family())?;
+        if is_localhost(target.ip()) {
+            let source = self.common.family().source((number % SOURCES) as u8);
             // The port is chosen at connect, from all that are free towards this target.
             sys::set_option(&socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-            sys::bind(&socket, SocketAddrV4::new(source, 0))?;
+            sys::bind_freely(&socket, SocketAddr::new(source, 0))?;
         }
-        sys::connect(&socket, self.common.target)?;
+        sys::connect(&socket, target)?;
         Ok(socket)
     }
 

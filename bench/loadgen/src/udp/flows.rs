@@ -2,7 +2,7 @@
 //! reply.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use pico_args::Arguments;
 
 use crate::histogram::Histogram;
 use crate::options::{bounded, Common, Result};
-use crate::proxy::{client, Transport};
+use crate::proxy::Transport;
 use crate::report::Report;
 use crate::run::{conduct, Count, Counts, Course, Phase, Side, LOOK};
 use crate::sys::{self, Epoll, Interest};
@@ -22,7 +22,7 @@ use crate::udp::{start_server, Service, MOST_CLIENTS};
 const SIZE: usize = 64;
 /// A flow without a reply by then has failed.
 const LIMIT: u64 = 500_000_000;
-/// Peers are spread over this many addresses of 127.0.0.0/8, each with ports from here on.
+/// Peers are spread over this many addresses of the load's own, each with ports from here on.
 const SOURCES: u64 = 64;
 const FIRST_PORT: u64 = 10_000;
 
@@ -122,14 +122,14 @@ impl Flows {
     fn start(&mut self) -> io::Result<Flow> {
         let number = self.next;
         self.next += 1;
-        let socket = sys::udp_socket()?;
-        let source = Ipv4Addr::new(127, 0, 0, (1 + number % SOURCES) as u8);
+        let socket = sys::udp_socket(self.common.family())?;
+        let source = self.common.family().source((number % SOURCES) as u8);
         let port = (FIRST_PORT + number / SOURCES) as u16;
-        sys::bind(&socket, SocketAddrV4::new(source, port))?;
+        sys::bind_freely(&socket, SocketAddr::new(source, port))?;
         sys::connect(&socket, self.common.target)?;
-        let client = client(self.common.first_client + number);
+        let client = self.common.first_client + number;
         let mut bytes = Vec::with_capacity(128);
-        self.common.header.append(Transport::Datagram, client, self.common.target, &mut bytes);
+        self.common.append_header(Transport::Datagram, client, &mut bytes);
         let start = bytes.len();
         bytes.resize(start + SIZE, 0);
         let started = sys::now();

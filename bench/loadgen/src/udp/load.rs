@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::histogram::Histogram;
 use crate::options::Common;
-use crate::proxy::{client, Transport};
+use crate::proxy::Transport;
 use crate::run::{Counts, Course, Phase, LOOK};
 use crate::sys::{self, Batch, Epoll, Interest, MAX_SEGMENTS, MAX_SEGMENT_BYTES};
 use crate::tcp::measures;
@@ -61,7 +61,7 @@ impl Load {
         let epoll = Epoll::new()?;
         let mut peers = Vec::new();
         for index in 0..plan.peers.min(plan.clients) {
-            let socket = sys::udp_socket()?;
+            let socket = sys::udp_socket(common.family())?;
             sys::enlarge_buffers(&socket)?;
             sys::connect(&socket, common.target)?;
             epoll.add(socket.as_raw_fd(), Interest::Read, index as u64)?;
@@ -70,8 +70,8 @@ impl Load {
         let headers: Vec<Vec<u8>> = (0..plan.clients as u64)
             .map(|number| {
                 let mut header = Vec::new();
-                let client = client(common.first_client + number);
-                common.header.append(Transport::Datagram, client, common.target, &mut header);
+                let client = common.first_client + number;
+                common.append_header(Transport::Datagram, client, &mut header);
                 header
             })
             .collect();

@@ -119,7 +119,7 @@ struct Service {
 /// Starts a server for clients that are numbered from `common.first_client` on.
 fn start_server(course: &Arc<Course>, common: &Common, service: Service) -> Result<Side<()>> {
     let open = || {
-        let socket = sys::udp_socket()?;
+        let socket = sys::udp_socket(common.family())?;
         sys::enlarge_buffers(&socket)?;
         sys::bind(&socket, common.server)?;
         Ok(socket)
@@ -129,6 +129,7 @@ fn start_server(course: &Arc<Course>, common: &Common, service: Service) -> Resu
     let server = server::Server {
         socket,
         echo: service.echo,
+        family: common.family(),
         naps: service.naps,
         clients: service.clients,
         first_client: common.first_client,

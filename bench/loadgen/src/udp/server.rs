@@ -2,12 +2,12 @@
 //! them back or not.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::proxy::client;
+use crate::proxy::Family;
 use crate::run::{Counts, Course, Phase, LOOK};
 use crate::sys::{self, Batch};
 use crate::udp::payload::{self, Payload};
@@ -25,6 +25,7 @@ const SILENCE: u64 = 200_000_000;
 pub struct Server {
     pub socket: OwnedFd,
     pub echo: bool,
+    pub family: Family,
     /// The number of the client that payloads call 0.
     pub first_client: u64,
     pub clients: usize,
@@ -37,7 +38,7 @@ pub struct Server {
 
 #[derive(Clone, Copy)]
 struct Client {
-    address: SocketAddrV4,
+    address: SocketAddr,
     run: u32,
     next: u64,
 }
@@ -52,7 +53,8 @@ impl Server {
     fn serve(&self, course: &Course, counts: &Counts) -> io::Result<()> {
         sys::set_receive_timeout(&self.socket, LOOK.as_millis() as u32)?;
         let mut clients: Vec<Client> = (0..self.clients as u64)
-            .map(|number| Client { address: client(self.first_client + number), run: 0, next: 0 })
+            .map(|number| self.family.client(self.first_client + number))
+            .map(|address| Client { address, run: 0, next: 0 })
             .collect();
         // A sink reads no more of a datagram than it looks at.
         let room = if self.echo { WHOLE } else { payload::LENGTH };

@@ -1,0 +1,45 @@
+import assert from "node:assert/strict";
+import { compare, differs } from "./compare.ts";
+import type { Metric, RunResult, Sample } from "./result.ts";
+
+const SPEED: Metric = { name: "speed", label: "speed", unit: "/s", better: "more" };
+
+function sample(program: string, speed: number): Sample {
+  return { program, round: 1, numbers: { speed }, faults: [] };
+}
+
+/** A run in which each work's ratio to the only peer is the one given. */
+function run(ratios: Record<string, number>): RunResult {
+  return {
+    started: "",
+    minutes: 1,
+    mode: "full",
+    machine: { kernel: "", processor: "", cores: 2, memoryGiB: 1, loadBefore: 0 },
+    settings: { rounds: 1, seconds: [1], tcpHeader: "v2", privilege: "root", sysctls: {} },
+    programs: [],
+    works: Object.entries(ratios).map(([name, ratio]) => ({
+      name,
+      title: name,
+      metrics: [SPEED],
+      samples: [sample("ours", ratio), sample("peer", 1)],
+    })),
+  };
+}
+
+Deno.test("compare: the ratios of the works that both runs have", () => {
+  const rows = compare(run({ a: 2, b: 1, c: 0 }), run({ c: 0, a: 1, d: 5 }));
+  assert.deepEqual(rows, [
+    { work: "a", metric: "speed", first: 2, second: 1, difference: -0.5 },
+    { work: "c", metric: "speed", first: 0, second: 0, difference: 0 },
+  ]);
+});
+
+Deno.test("differs: more than a tenth, either way", () => {
+  const far = (first: number, second: number) =>
+    compare(run({ a: first }), run({ a: second })).map(differs);
+  assert.deepEqual(far(1, 1.09), [false]);
+  assert.deepEqual(far(1, 1.11), [true]);
+  assert.deepEqual(far(1, 0.91), [false]);
+  assert.deepEqual(far(1, 0.89), [true]);
+  assert.deepEqual(far(0, 0.1), [true]);
+});
