@@ -3,6 +3,9 @@ import config from "./deno.json" with { type: "json" };
 import { parseArguments, UsageError } from "./src/cli.ts";
 import { openLog } from "./src/log.ts";
 import { LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
+import { KernelRouting } from "./src/kernel_routing.ts";
+import { RoutingError } from "./src/routes.ts";
+import { runRoutes } from "./src/routes_command.ts";
 import { runService, StartError } from "./src/service.ts";
 
 /** Runs a command line; the process's exit code. */
@@ -15,11 +18,17 @@ async function main(args: readonly string[]): Promise<number> {
     }
     const { options } = request;
     const library = loadLibrary(libraryPlaces(new URL("./", import.meta.url)));
-    await runService(options, library, openLog(options.logLevel, options.logFormat));
-    return 0;
+    switch (request.kind) {
+      case "run":
+        await runService(options, library, openLog(options.logLevel, options.logFormat));
+        return 0;
+      case "routes":
+        return runRoutes(request, new KernelRouting(library), (line) => console.log(line));
+    }
   } catch (error) {
     if (error instanceof UsageError) return fail(error, 2);
-    if (error instanceof LibraryError || error instanceof StartError) return fail(error, 1);
+    const known = [LibraryError, StartError, RoutingError];
+    if (known.some((kind) => error instanceof kind)) return fail(error as Error, 1);
     throw error;
   }
 }

@@ -1,5 +1,11 @@
 /** The command line: words in, checked options out. */
-import { Command, CommanderError, Option } from "@commander-js/extra-typings";
+import {
+  Argument,
+  Command,
+  CommanderError,
+  Option,
+  type OutputConfiguration,
+} from "@commander-js/extra-typings";
 import { isMapped, parseAddress } from "./address.ts";
 import {
   type Address,
@@ -16,12 +22,27 @@ export class UsageError extends Error {
   override readonly name = "UsageError";
 }
 
-/** What the command line asks for. */
+const ROUTES_ACTIONS = ["up", "down", "show"] as const;
+export type RoutesAction = (typeof ROUTES_ACTIONS)[number];
+
+/** What the command line asks for. Every subcommand takes the flags of the service, as `options`. */
 export type Request =
   | { readonly kind: "run"; readonly options: Options }
+  | RoutesRequest
   | { readonly kind: "print"; readonly text: string };
 
+/** `routes up|down|show`. */
+export interface RoutesRequest {
+  readonly kind: "routes";
+  readonly action: RoutesAction;
+  readonly options: Options;
+  /** Print what would be done, as commands, and do nothing. */
+  readonly dryRun: boolean;
+}
+
 const MOST_SECONDS = 4_000_000;
+/** Tables that the kernel itself uses (rt_tables, linux/rtnetlink.h): compat, default, main, local. */
+const KERNEL_TABLES = [252, 253, 254, 255];
 
 /**
  * Reads a command line.
@@ -32,7 +53,9 @@ const MOST_SECONDS = 4_000_000;
  */
 export function parseArguments(args: readonly string[], version: string): Request {
   let printed = "";
-  const program = command(version).configureOutput({
+  // Set by whichever command was asked for: without one, commander throws.
+  let request!: Request;
+  const program = command(version, (asked) => request = asked, {
     writeOut: (text) => printed += text,
     writeErr: () => {},
     // Left to itself, it asks the environment about colours, which needs --allow-env.
@@ -46,10 +69,17 @@ export function parseArguments(args: readonly string[], version: string): Reques
     const problem = error.message.replace(/^error: |\.$/g, "").replaceAll("\n", " ");
     throw new UsageError(`${capitalise(problem)}; see --help`);
   }
-  const flags = program.opts();
-  const options: Options = {
+  return request;
+}
+
+type Flags = ReturnType<ReturnType<typeof withServiceFlags>["opts"]>;
+
+/** The options of a command that takes the service's flags. */
+function readOptions(flags: Flags, given: (name: keyof Flags) => boolean): Options {
+  return {
     ipv4: address("-4, --ipv4", flags.ipv4, 4),
     ipv6: address("-6, --ipv6", flags.ipv6, 6),
+    named: { 4: given("ipv4") || !given("ipv6"), 6: given("ipv6") || !given("ipv4") },
     ...(flags.allowedSubnets === undefined ? {} : { allowedSubnets: flags.allowedSubnets }),
     closeAfter: number("-c, --close-after", flags.closeAfter, 1, MOST_SECONDS, "seconds"),
     listenAddr: address("-l, --listen-addr", flags.listenAddr),
@@ -71,19 +101,67 @@ export function parseArguments(args: readonly string[], version: string): Reques
       "debug",
     ]),
     logFormat: choice<LogFormat>("--log-format", flags.logFormat, ["text", "json"]),
+    autoRoutes: flags.autoRoutes === true,
+    table: table("--table", flags.table),
   };
-  return { kind: "run", options };
 }
 
-function command(version: string) {
-  return new Command("mmproxy")
+/** The whole command line; each command tells `asked` what it was asked for. */
+function command(
+  version: string,
+  asked: (request: Request) => void,
+  output: OutputConfiguration,
+) {
+  const program = withServiceFlags(new Command("mmproxy"))
     .description(
-      "Takes PROXY protocol headers off TCP connections and UDP datagrams, and relays them to a\n" +
+      "Takes PROXY protocol headers off TCP connections and UDP datagrams, and relays them to a " +
         "service from the client's own address.",
     )
-    .usage("[options]")
+    .usage("[options]\n       mmproxy routes up|down|show [options]")
     .helpOption("-h, --help", "print this help")
+    .helpCommand(false)
     .version(`mmproxy ${version}`, "--version", "print the version")
+    .addHelpText("after", EPILOGUE)
+    // Flags behind a subcommand's name are the subcommand's.
+    .enablePositionalOptions()
+    .allowExcessArguments(false)
+    .exitOverride()
+    .configureOutput(output);
+  program.action((flags) => asked({ kind: "run", options: optionsOf(program, flags) }));
+  program.addCommand(routesCommand(asked).copyInheritedSettings(program));
+  return program;
+}
+
+/** Those of the service's flags that `routes` heeds; the others are taken, so that the same line will do. */
+const ROUTES_FLAGS = new Set(["ipv4", "ipv6", "listenAddr", "mark", "protocol", "table"]);
+
+function routesCommand(asked: (request: Request) => void) {
+  const routes = withServiceFlags(new Command("routes"));
+  for (const option of routes.options) option.hideHelp(!ROUTES_FLAGS.has(option.attributeName()));
+  return routes
+    .description(
+      "Sets (up), removes (down) or checks (show) the routing that brings the service's replies to " +
+        "clients back to this program. Takes the flags that the program itself is started with.",
+    )
+    .addArgument(new Argument("<action>", "what to do").choices(ROUTES_ACTIONS))
+    .option("--dry-run", "print the commands that do the same, and do nothing")
+    .action((action, flags) =>
+      asked({
+        kind: "routes",
+        action,
+        options: optionsOf(routes, flags),
+        dryRun: flags.dryRun === true,
+      })
+    );
+}
+
+function optionsOf(command: { getOptionValueSource(key: string): unknown }, flags: Flags): Options {
+  return readOptions(flags, (name) => command.getOptionValueSource(name) === "cli");
+}
+
+/** Gives a command the flags of the service. */
+function withServiceFlags(command: Command) {
+  return command
     .addOption(flag("-4, --ipv4 <addr>", "where IPv4 traffic is forwarded", DEFAULTS.ipv4))
     .addOption(flag("-6, --ipv6 <addr>", "where IPv6 traffic is forwarded", DEFAULTS.ipv6))
     .addOption(
@@ -125,16 +203,16 @@ function command(version: string) {
     )
     .addOption(flag("--log-level <level>", "error, warn, info, access or debug", DEFAULTS.logLevel))
     .addOption(flag("--log-format <format>", "text or json", DEFAULTS.logFormat))
-    .addHelpText("after", EPILOGUE)
-    .allowExcessArguments(false)
-    .exitOverride();
+    .option(
+      "--auto-routes",
+      "set the routes that replies need at the start, remove them at the end",
+    )
+    .addOption(flag("--table <n>", "the routing table of those routes", DEFAULTS.table));
 }
 
 const EPILOGUE = `
 Example:
-  ip rule add from 127.0.0.1/8 iif lo table 123
-  ip route add local 0.0.0.0/0 dev lo table 123
-  mmproxy -l 0.0.0.0:8443 -4 127.0.0.1:443 -a /etc/mmproxy/subnets
+  mmproxy -l 0.0.0.0:8443 -4 127.0.0.1:443 -a /etc/mmproxy/subnets --auto-routes
 
 Signals: SIGINT or SIGTERM stops accepting and lets connections finish for 10 seconds; a second one
 ends at once. Exit codes: 0 stopped, 1 cannot run, 2 wrong command line.`;
@@ -164,6 +242,12 @@ function number(flag: string, value: string, least: number, most: number, unit =
     return wrong(flag, value, `a whole number from ${least} to ${most}${unit && ` (${unit})`}`);
   }
   return parsed;
+}
+
+function table(flag: string, value: string): number {
+  const parsed = number(flag, value, 1, 0xffff_ffff);
+  if (!KERNEL_TABLES.includes(parsed)) return parsed;
+  return wrong(flag, value, "a table of its own: 252 to 255 are the kernel's");
 }
 
 function choice<T extends string>(flag: string, value: string, choices: readonly T[]): T {

@@ -30,7 +30,7 @@ function refusalOf(args: readonly string[]): string {
 }
 
 /** Options with each address as it was written. */
-function plain({ ipv4, ipv6, listenAddr, ...rest }: Options) {
+function plain({ ipv4, ipv6, listenAddr, named: _, ...rest }: Options) {
   return { ...rest, ipv4: ipv4.text, ipv6: ipv6.text, listenAddr: listenAddr.text };
 }
 
@@ -49,6 +49,8 @@ const WITHOUT_FLAGS = {
   udpHeader: "datagram",
   logLevel: "info",
   logFormat: "text",
+  autoRoutes: false,
+  table: 123,
 };
 
 Deno.test("parseArguments: without flags gives mmproxy-rs's defaults and ours", () => {
@@ -81,6 +83,8 @@ const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>]
   ["--log-level access", { logLevel: "access" }],
   ["--log-format JSON", { logFormat: "json" }],
   ["-c 5 -c 6", { closeAfter: 6 }],
+  ["--auto-routes", { autoRoutes: true }],
+  ["--table 7", { table: 7 }],
 ];
 
 for (const [line, changed] of TAKEN) {
@@ -125,7 +129,51 @@ const WRONG: readonly (readonly [flag: string, expected: string, values: readonl
   ["--udp-header", "datagram, session or spp", ["first"]],
   ["--log-level", LEVELS, ["trace"]],
   ["--log-format", "text or json", ["xml"]],
+  ["--table", "a whole number from 1 to 4294967295", ["0", "main", "4294967296"]],
+  ["--table", "a table of its own: 252 to 255 are the kernel's", ["254", "0xff"]],
 ];
+
+const NAMED: readonly (readonly [line: string, named: Options["named"]])[] = [
+  ["", { 4: true, 6: true }],
+  ["-4 127.0.0.1:443", { 4: true, 6: false }],
+  ["-6 [::1]:443", { 4: false, 6: true }],
+  ["-6 [::1]:1 -4 127.0.0.1:1", { 4: true, 6: true }],
+];
+
+for (const [line, named] of NAMED) {
+  Deno.test(`parseArguments: "${line}" tells which services were named`, () => {
+    assert.deepEqual(optionsOf(line).named, named);
+  });
+}
+
+Deno.test("parseArguments: routes takes the flags of the service, before and behind its action", () => {
+  for (const action of ["up", "down", "show"]) {
+    for (
+      const line of [
+        `routes ${action} -4 192.0.2.1:80 -m 7`,
+        `routes -4 192.0.2.1:80 -m 7 ${action}`,
+      ]
+    ) {
+      const request = parseArguments(words(line), "1.2.3");
+      assert.equal(request.kind, "routes");
+      assert.equal(request.action, action);
+      assert.equal(request.dryRun, false);
+      assert.deepEqual(request.options.named, { 4: true, 6: false });
+      const changed = { ipv4: "192.0.2.1:80", mark: 7 };
+      assert.deepEqual(plain(request.options), { ...WITHOUT_FLAGS, ...changed });
+    }
+  }
+  const dry = parseArguments(["routes", "up", "--dry-run"], "1.2.3");
+  assert(dry.kind === "routes" && dry.dryRun);
+});
+
+Deno.test("parseArguments: routes --help names the flags that count there, and no others", () => {
+  const help = textOf("routes --help");
+  for (const flag of ["--dry-run", "--table", "-4, --ipv4", "-6, --ipv6", "-m, --mark"]) {
+    assert(help.includes(flag), flag);
+  }
+  assert(!help.includes("--header-timeout"));
+});
 
 for (const [names, expected, values] of WRONG) {
   for (const value of values) {
@@ -144,6 +192,11 @@ const UNREADABLE: readonly (readonly [line: string, message: string])[] = [
   ["--frob", "Unknown option '--frob'; see --help"],
   ["--listner 2", "Unknown option '--listner' (Did you mean --listeners?); see --help"],
   ["-4", "Option '-4, --ipv4 <addr>' argument missing; see --help"],
+  [
+    "routes sideways",
+    "Command-argument value 'sideways' is invalid for argument 'action'. Allowed choices are up, down, show; see --help",
+  ],
+  ["routes", "Missing required argument 'action'; see --help"],
   ["run", "Too many arguments. Expected 0 arguments but got 1: run; see --help"],
 ];
 
@@ -163,7 +216,8 @@ Deno.test("parseArguments: --help names every flag with its default", () => {
   assert.equal(textOf("-h"), help);
   for (const [names] of WRONG) assert(help.includes(names), names);
   assert(help.includes("-a, --allowed-subnets"));
-  for (const value of Object.values(WITHOUT_FLAGS)) {
+  assert(help.includes("--auto-routes"));
+  for (const value of Object.values(WITHOUT_FLAGS).filter((value) => value !== false)) {
     assert(help.replace(/\s+/g, " ").includes(`(default: "${value}")`), `${value}`);
   }
 });

@@ -22,6 +22,8 @@ export type LogFormat = "text" | "json";
 export interface Options {
   readonly ipv4: Address;
   readonly ipv6: Address;
+  /** Which of the two were asked for: both when the command line names none. */
+  readonly named: { readonly 4: boolean; readonly 6: boolean };
   /** The path of the subnet file; without one every peer may send headers. */
   readonly allowedSubnets?: string;
   readonly closeAfter: number;
@@ -34,6 +36,10 @@ export interface Options {
   readonly udpHeader: UdpHeaderName;
   readonly logLevel: LevelName;
   readonly logFormat: LogFormat;
+  /** Set the routing that replies need at the start, and remove it at a clean stop. */
+  readonly autoRoutes: boolean;
+  /** The routing table for that. */
+  readonly table: number;
 }
 
 /** The defaults, as they are typed on the command line. */
@@ -50,6 +56,7 @@ export const DEFAULTS = {
   udpHeader: "datagram",
   logLevel: "info",
   logFormat: "text",
+  table: "123",
 } as const;
 
 /** Names to protocols' bits. */
@@ -107,6 +114,13 @@ export function encodeConfig(options: Options, fileLimit: number): Uint8Array<Ar
 
 /** Records are in host byte order. */
 export const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
+
+/** The `Endpoint` record of an address. */
+export function encodeEndpoint(address: Address): Uint8Array<ArrayBuffer> {
+  const record = new Uint8Array(ENDPOINT.size);
+  writeEndpoint(new DataView(record.buffer), 0, address);
+  return record;
+}
 
 function writeEndpoint(view: DataView, offset: number, address: Address): void {
   view.setUint8(offset + ENDPOINT.family, address.family);

@@ -13,6 +13,7 @@ function address(text: string): Address {
 const OPTIONS: Options = {
   ipv4: address("192.0.2.1:81"),
   ipv6: address("[fe80::2%7]:82"),
+  named: { 4: true, 6: true },
   closeAfter: 61,
   listenAddr: address("[2001:db8::3]:83"),
   listeners: 2,
@@ -23,6 +24,8 @@ const OPTIONS: Options = {
   udpHeader: "spp",
   logLevel: "access",
   logFormat: "json",
+  autoRoutes: false,
+  table: 123,
 };
 
 function fields(options: Options) {

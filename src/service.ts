@@ -1,7 +1,9 @@
 /** A service from its start to its end: the native core, the workers, signals and the log. */
+import { setAutoRoutes } from "./auto_routes.ts";
 import { parseSubnets, SubnetsError } from "./subnets.ts";
 import { encodeConfig, type Options } from "./config.ts";
 import { logEvent, readEvent } from "./events.ts";
+import { KernelRouting } from "./kernel_routing.ts";
 import type { Log } from "./log.ts";
 import { EVENT, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
@@ -31,6 +33,9 @@ export async function runService(options: Options, library: Library, log: Log): 
     options,
     () => Array.from({ length: options.listeners }, () => library.openListener(service)),
   );
+  const removeRoutes = options.autoRoutes
+    ? setAutoRoutes(options, new KernelRouting(library), log)
+    : undefined;
 
   const phase: Phase = { stopping: false, over: false };
   const supervisor = new Supervisor({
@@ -60,6 +65,7 @@ export async function runService(options: Options, library: Library, log: Log): 
   await ended;
   phase.over = true;
   await logging;
+  removeRoutes?.();
   const counters = Object.fromEntries(
     [...library.stats(service)].filter(([, value]) => value !== 0),
   );

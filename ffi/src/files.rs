@@ -25,6 +25,16 @@ pub fn read(path: &[u8], content: &mut [u8]) -> Result<i32> {
     Ok(read.len() as i32)
 }
 
+/// Writes a kernel parameter (proc(5), /proc/sys): of the network namespace that the thread is in, for
+/// those below `net/`.
+pub fn set_sysctl(name: &[u8], value: u32) -> Result<i32> {
+    let path = Path::new("/proc/sys").join(std::ffi::OsStr::from_bytes(name));
+    let refused =
+        |error: io::Error| Error::system(format!("Cannot set {}", path.display()), &error);
+    std::fs::write(&path, value.to_string()).map_err(refused)?;
+    Ok(0)
+}
+
 /// Raises `RLIMIT_NOFILE` to the hard limit (getrlimit(2)); returns what is in force.
 pub fn raise_limit() -> u32 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

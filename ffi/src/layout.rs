@@ -127,6 +127,70 @@ pub struct SubnetRecord {
     pub prefix: u32,
 }
 
+/// What a `RoutingRecord` is.
+pub mod routing {
+    /// Packets like these look in this table.
+    pub const RULE: u8 = 1;
+    /// `local default dev …`: what looks in this table is delivered here.
+    pub const ROUTE: u8 = 2;
+}
+
+/// A routing rule, or the route of a table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoutingRecord {
+    /// One of `routing`.
+    pub kind: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Who set it: an `rtm_protocol`, as `ip` shows behind `proto`.
+    pub origin: u8,
+    /// Rules: the packets' protocol (6 TCP, 17 UDP), 0 for any.
+    pub ip_protocol: u8,
+    /// Rules: the packets' source port in host byte order, 0 for any.
+    pub port: u16,
+    /// Bits of `address`: rules, the packets' source, 0 for any; routes, the source that packets get
+    /// which have none, 0 for the kernel's choice.
+    pub source_length: u8,
+    /// 1 for what was listed and is more than this record can say.
+    pub other: u8,
+    pub table: u32,
+    /// Rules: the position; routes: the metric. 0 lets the kernel choose.
+    pub priority: u32,
+    /// Rules: the packets' mark, 0 for any.
+    pub mark: u32,
+    /// Network byte order; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// Rules: where the packets come in, `lo` for this host's own; routes: where they go. Ends in a
+    /// zero.
+    pub device: [u8; 16],
+}
+
+/// How the host reaches an address.
+pub mod reach {
+    /// It does not.
+    pub const NONE: u8 = 0;
+    /// The address is its own.
+    pub const LOCAL: u8 = 1;
+    /// Through a device.
+    pub const REMOTE: u8 = 2;
+}
+
+/// The answer to how the host reaches an address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReachRecord {
+    /// One of `reach`.
+    pub kind: u8,
+    pub reserved: [u8; 7],
+    /// Empty when the address is on the device's own link.
+    pub gateway: Endpoint,
+    /// The host's own address on the way.
+    pub source: Endpoint,
+    /// Ends in a zero.
+    pub device: [u8; 16],
+}
+
 /// All that a service is started with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -320,6 +384,15 @@ fn describe_body() -> String {
         level::ACCESS,
         level::DEBUG,
     );
+    codes!(out, "Routing", "What a `RoutingRecord` is.", routing::RULE, routing::ROUTE);
+    codes!(
+        out,
+        "Reach",
+        "How the host reaches an address.",
+        reach::NONE,
+        reach::LOCAL,
+        reach::REMOTE,
+    );
     codes!(
         out,
         "Status",
@@ -346,6 +419,24 @@ fn describe_body() -> String {
     );
     offsets!(out, "ENDPOINT", Endpoint, family, port, scope, address);
     offsets!(out, "SUBNET", SubnetRecord, address, prefix);
+    offsets!(
+        out,
+        "ROUTING",
+        RoutingRecord,
+        kind,
+        family,
+        origin,
+        ip_protocol,
+        port,
+        source_length,
+        other,
+        table,
+        priority,
+        mark,
+        address,
+        device,
+    );
+    offsets!(out, "REACH", ReachRecord, kind, gateway, source, device);
     offsets!(
         out,
         "SERVICE_CONFIG",

@@ -14,6 +14,7 @@ mod layout;
 mod listener;
 mod refusal;
 mod relay;
+mod routes;
 mod service;
 mod socket;
 mod stats;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use deno_bindgen::deno_bindgen;
 
 use errors::{guard, Error};
-use layout::{Event, ServiceConfig, SubnetRecord};
+use layout::{Endpoint, Event, ReachRecord, RoutingRecord, ServiceConfig, SubnetRecord};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
 /// aligned to 8.
@@ -190,6 +191,93 @@ pub unsafe extern "C" fn stats(service: u32, counters: Buffer, length: u32) -> i
         let counters: &mut [u64] = unsafe { records_mut(counters, length)? };
         service::find(service)?.stats(counters)
     })
+}
+
+/// Writes the rules that look in a routing table, and its routes, of both families; returns how many
+/// there are, which may be more than there was room for. Needs no capability.
+///
+/// # Safety
+/// `entries` is valid for writing `length` bytes: room for one or more `RoutingRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn list_routing(table: u32, entries: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `RoutingRecord`.
+        let entries: &mut [RoutingRecord] = unsafe { records_mut(entries, length)? };
+        routes::list(table, entries)
+    })
+}
+
+/// Adds a rule or a route. Needs CAP_NET_ADMIN.
+///
+/// # Safety
+/// `entry` is valid for reading `length` bytes: one `RoutingRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn add_routing(entry: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `RoutingRecord`.
+        routes::add(only(unsafe { records(entry, length)? })?)
+    })
+}
+
+/// Removes a rule or a route, as it was listed; one that is gone already is no error. Needs
+/// CAP_NET_ADMIN.
+///
+/// # Safety
+/// As `add_routing`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn remove_routing(entry: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `RoutingRecord`.
+        routes::remove(only(unsafe { records(entry, length)? })?)
+    })
+}
+
+/// Writes how this host reaches an address: one `ReachRecord`.
+///
+/// # Safety
+/// `address` is valid for reading `address_length` bytes: one `Endpoint`; `reach` for writing
+/// `reach_length` bytes: one `ReachRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn find_reach(
+    address: Buffer,
+    address_length: u32,
+    reach: Buffer,
+    reach_length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is an `Endpoint`.
+        let address: &Endpoint = only(unsafe { records(address, address_length)? })?;
+        // SAFETY: the caller's promise; any bit pattern is a `ReachRecord`.
+        let reach: &mut [ReachRecord] = unsafe { records_mut(reach, reach_length)? };
+        let [reach] = reach else { return Err(Error::invalid("find_reach needs room for one")) };
+        *reach = routes::reach(address)?;
+        Ok(0)
+    })
+}
+
+/// Writes a number to a kernel parameter, named as a path below /proc/sys: `net/ipv4/ip_forward`.
+///
+/// # Safety
+/// `name` is valid for reading `length` bytes of UTF-8.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn set_sysctl(name: Buffer, length: u32, value: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        files::set_sysctl(unsafe { bytes(name, length) }, value)
+    })
+}
+
+/// The one record that a call takes.
+fn only<T>(records: &[T]) -> errors::Result<&T> {
+    match records {
+        [record] => Ok(record),
+        _ => Err(Error::invalid(format!("{} records came, one is taken", records.len()))),
+    }
 }
 
 /// # Safety

@@ -45,6 +45,19 @@ export const Level = {
   debug: 5,
 } as const;
 
+/** What a `RoutingRecord` is. */
+export const Routing = {
+  rule: 1,
+  route: 2,
+} as const;
+
+/** How the host reaches an address. */
+export const Reach = {
+  none: 0,
+  local: 1,
+  remote: 2,
+} as const;
+
 /** What a failed call returns. */
 export const Status = {
   ok: 0,
@@ -82,6 +95,32 @@ export const SUBNET = {
   address: 0,
   prefix: 16,
   size: 20,
+} as const;
+
+/** Byte offsets of a `RoutingRecord`; numbers in host byte order. */
+export const ROUTING = {
+  kind: 0,
+  family: 1,
+  origin: 2,
+  ip_protocol: 3,
+  port: 4,
+  source_length: 6,
+  other: 7,
+  table: 8,
+  priority: 12,
+  mark: 16,
+  address: 20,
+  device: 36,
+  size: 52,
+} as const;
+
+/** Byte offsets of a `ReachRecord`; numbers in host byte order. */
+export const REACH = {
+  kind: 0,
+  gateway: 8,
+  source: 32,
+  device: 56,
+  size: 72,
 } as const;
 
 /** Byte offsets of a `ServiceConfig`; numbers in host byte order. */
@@ -219,4 +258,4 @@ export const REFUSALS = [
 ] as const;
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 805933888;
+export const ABI_VERSION = 373525477;

@@ -1,5 +1,5 @@
 /** The native core: where it is found, whether it fits, and a typed call for each export. */
-import { ABI_VERSION, COUNTERS, EVENT, REFUSALS, Status } from "./layout.ts";
+import { ABI_VERSION, COUNTERS, EVENT, REACH, REFUSALS, ROUTING, Status } from "./layout.ts";
 import { symbols } from "./symbols.ts";
 
 type NativeSymbols = Deno.DynamicLibrary<typeof symbols>["symbols"];
@@ -130,6 +130,40 @@ export class Library {
       this.#native.stats(service, new Uint8Array(values.buffer), values.byteLength),
     );
     return new Map(names.map((name, index) => [name, Number(values[index])]));
+  }
+
+  /** The rules that look in a routing table, and its routes: `RoutingRecord`s. */
+  listRouting(table: number): Uint8Array<ArrayBuffer> {
+    let records = new Uint8Array(16 * ROUTING.size);
+    for (;;) {
+      const count = this.#unwrap(this.#native.list_routing(table, records, records.length));
+      const size = count * ROUTING.size;
+      if (size <= records.length) return records.subarray(0, size);
+      records = new Uint8Array(size);
+    }
+  }
+
+  /** Adds a rule or a route. `record`: a `RoutingRecord`. */
+  addRouting(record: Uint8Array<ArrayBuffer>): void {
+    this.#unwrap(this.#native.add_routing(record, record.length));
+  }
+
+  /** Removes a rule or a route, if it is there. `record`: a `RoutingRecord` as it was listed. */
+  removeRouting(record: Uint8Array<ArrayBuffer>): void {
+    this.#unwrap(this.#native.remove_routing(record, record.length));
+  }
+
+  /** How this host reaches an address: a `ReachRecord`. `address`: an `Endpoint`. */
+  findReach(address: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    const reach = new Uint8Array(REACH.size);
+    this.#unwrap(this.#native.find_reach(address, address.length, reach, reach.length));
+    return reach;
+  }
+
+  /** Sets a kernel parameter, named as a path below /proc/sys. */
+  setSysctl(name: string, value: number): void {
+    const bytes = new TextEncoder().encode(name);
+    this.#unwrap(this.#native.set_sysctl(bytes, bytes.length, value));
   }
 
   #unwrap(code: number): number {

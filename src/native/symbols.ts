@@ -6,9 +6,21 @@ export const symbols = {
     parameters: [],
     result: "u32",
   },
+  add_routing: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
+  find_reach: {
+    parameters: ["buffer", "u32", "buffer", "u32"],
+    result: "i32",
+  },
   last_error: {
     parameters: ["buffer", "u32"],
     result: "u32",
+  },
+  list_routing: {
+    parameters: ["u32", "buffer", "u32"],
+    result: "i32",
   },
   next_events: {
     parameters: ["u32", "buffer", "u32", "u32"],
@@ -31,6 +43,10 @@ export const symbols = {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
   },
+  remove_routing: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
   scratch: {
     parameters: ["u32"],
     result: "pointer",
@@ -41,6 +57,10 @@ export const symbols = {
   },
   set_subnets: {
     parameters: ["u32", "buffer", "u32"],
+    result: "i32",
+  },
+  set_sysctl: {
+    parameters: ["buffer", "u32", "u32"],
     result: "i32",
   },
   stats: {

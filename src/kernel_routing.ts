@@ -1,0 +1,68 @@
+/** This host's routing, through the native core. */
+import { type Address, encodeEndpoint } from "./config.ts";
+import { Status } from "./native/layout.ts";
+import { type Library, NativeError } from "./native/library.ts";
+import { type Present, type Reach, type Route, RoutingError, type Rule } from "./routes.ts";
+import { decodeReach, decodeRouting, encodeRouting } from "./routing_records.ts";
+
+/** What is asked of a host's routing. Every method may throw a `RoutingError`. */
+export interface Routing {
+  /** How the host reaches a service. */
+  reach(service: Address): Reach;
+  /** The rules that look in a table, and its routes. */
+  list(table: number): Present[];
+  add(entry: Rule | Route): void;
+  /** Removes what is there as it was listed; no error if it is gone. */
+  remove(entry: Present): void;
+  /** Whether a kernel parameter, a path below /proc/sys, is 1. */
+  isOn(sysctl: string): boolean;
+  switch(sysctl: string, on: boolean): void;
+}
+
+export class KernelRouting implements Routing {
+  constructor(readonly library: Library) {}
+
+  reach(service: Address): Reach {
+    return decodeReach(explained(() => this.library.findReach(encodeEndpoint(service))));
+  }
+
+  list(table: number): Present[] {
+    return decodeRouting(explained(() => this.library.listRouting(table)));
+  }
+
+  add(entry: Rule | Route): void {
+    explained(() => this.library.addRouting(encodeRouting(entry)));
+  }
+
+  remove(entry: Present): void {
+    explained(() => this.library.removeRouting(encodeRouting(entry)));
+  }
+
+  isOn(sysctl: string): boolean {
+    const value = explained(() => this.library.readFile(`/proc/sys/${sysctl}`));
+    return new TextDecoder().decode(value).trim() === "1";
+  }
+
+  switch(sysctl: string, on: boolean): void {
+    explained(
+      () => this.library.setSysctl(sysctl, on ? 1 : 0),
+      (status) =>
+        status === Status.system
+          ? `; in a container, set it from outside (--sysctl ${sysctl.replaceAll("/", ".")}=1)`
+          : "",
+    );
+  }
+}
+
+/** Adds to a refusal of the native core what the operator can do about it. */
+function explained<T>(call: () => T, advice: (status: number) => string = () => ""): T {
+  try {
+    return call();
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    const mend = error.status === Status.permission
+      ? "; run as root, or with CAP_NET_ADMIN"
+      : advice(error.status);
+    throw new RoutingError(error.message + mend, { cause: error });
+  }
+}

@@ -1,0 +1,149 @@
+/** `routes up|down|show`: sets, removes or checks the routing, and says so in lines. */
+import type { RoutesRequest } from "./cli.ts";
+import type { Options } from "./config.ts";
+import type { Routing } from "./kernel_routing.ts";
+import {
+  compare,
+  type Comparison,
+  covers,
+  type Note,
+  ORIGIN,
+  type Plan,
+  planRoutes,
+  type Present,
+  RoutingError,
+  type Step,
+} from "./routes.ts";
+import { describeStep, removeCommand, setCommand } from "./routes_text.ts";
+
+/** Takes one line for the operator. */
+export type Print = (line: string) => void;
+
+/**
+ * Does what was asked.
+ *
+ * @returns the exit code: 1 when `show` finds something missing
+ * @throws {RoutingError} when it cannot be done
+ */
+export function runRoutes(request: RoutesRequest, routing: Routing, print: Print): number {
+  const { action, options, dryRun } = request;
+  switch (action) {
+    case "up":
+      return dryRun ? printUp(options, routing, print) : up(options, routing, print);
+    case "down":
+      return down(options, routing, print, dryRun);
+    case "show":
+      return show(options, routing, print);
+  }
+}
+
+/** A plan, and what of it is there. */
+export interface Survey extends Plan, Comparison {}
+
+/** @throws {RoutingError} when it cannot be asked, or no routing here would do */
+export function survey(options: Options, routing: Routing): Survey {
+  const reach = { 4: routing.reach(options.ipv4), 6: routing.reach(options.ipv6) };
+  const plan = planRoutes(options, reach);
+  const names = plan.steps.flatMap((step) => step.kind === "sysctl" ? [step.name] : []);
+  const sysctls = new Set(names.filter((name) => routing.isOn(name)));
+  return { ...plan, ...compare(plan.steps, routing.list(options.table), sysctls) };
+}
+
+/**
+ * Sets what is missing.
+ *
+ * @returns what was set
+ * @throws {RoutingError} when the table is another's, or the kernel refuses
+ */
+export function setMissing(
+  options: Options,
+  survey: Survey,
+  routing: Routing,
+  told: (step: Step) => void,
+): void {
+  refuseForeign(options, survey);
+  for (const entry of survey.replaced) routing.remove(entry);
+  for (const step of survey.missing) {
+    if (step.kind === "sysctl") routing.switch(step.name, true);
+    else routing.add(step);
+    told(step);
+  }
+}
+
+function refuseForeign({ table }: Options, { foreign, replaced }: Survey): void {
+  const [route] = foreign;
+  if (route) {
+    throw new RoutingError(
+      `Routing table ${table} has routes that mmproxy did not set (ip -${route.family} route show table ${table}): choose another with --table`,
+    );
+  }
+  if (replaced.some((entry) => entry.kind === "route" && entry.source)) {
+    throw new RoutingError(
+      `Routing table ${table} is set for another UDP service: remove that (mmproxy routes down --table ${table}), or choose another table with --table`,
+    );
+  }
+}
+
+function up(options: Options, routing: Routing, print: Print): number {
+  const found = survey(options, routing);
+  for (const step of found.there) print(`Was there: ${describeStep(step)}`);
+  setMissing(options, found, routing, (step) => print(`Set: ${describeStep(step)}`));
+  for (const note of found.notes) printNote(note, print);
+  return 0;
+}
+
+function printUp(options: Options, routing: Routing, print: Print): number {
+  const found = survey(options, routing);
+  refuseForeign(options, found);
+  for (const step of found.there) print(`# There already: ${describeStep(step)}`);
+  for (const entry of found.replaced) print(removeCommand(entry));
+  for (const step of found.missing) print(setCommand(step));
+  for (const note of found.notes) printNote(note, (line) => print(`# ${line}`));
+  return 0;
+}
+
+/** Removes all that is ours in the table, whatever flags it was set with. */
+function down({ table }: Options, routing: Routing, print: Print, dryRun: boolean): number {
+  const ours = routing.list(table).filter(({ origin }) => origin === ORIGIN);
+  for (const entry of rulesFirst(ours)) {
+    if (!dryRun) routing.remove(entry);
+    print(dryRun ? removeCommand(entry) : `Removed: ${describeStep(entry)}`);
+  }
+  if (ours.length === 0) {
+    print(`${dryRun ? "# " : ""}Nothing to remove: mmproxy has set nothing for table ${table}`);
+  }
+  return 0;
+}
+
+/** Whether what is there is what a step of ours has set. */
+export function isSetBy(entry: Present, step: Step): boolean {
+  return entry.origin === ORIGIN && step.kind !== "sysctl" && covers(entry, step);
+}
+
+/** A rule goes before the route that it leads to. */
+function rulesFirst(entries: readonly Present[]): Present[] {
+  return entries.toSorted((one, other) =>
+    Number(one.kind === "route") - Number(other.kind === "route")
+  );
+}
+
+function show(options: Options, routing: Routing, print: Print): number {
+  const found = survey(options, routing);
+  for (const step of found.steps) {
+    if (found.there.includes(step)) print(`✓ ${describeStep(step)}`);
+    else print(`✗ ${describeStep(step)}: missing; ${setCommand(step)}`);
+  }
+  for (const entry of [...found.replaced, ...found.surplus]) {
+    print(`- ${describeStep(entry)}: left from other flags; ${removeCommand(entry)}`);
+  }
+  if (found.foreign.length > 0) {
+    print(`✗ Table ${options.table} has routes that mmproxy did not set: choose another (--table)`);
+  }
+  for (const note of found.notes) printNote(note, print);
+  return found.missing.length + found.foreign.length === 0 ? 0 : 1;
+}
+
+function printNote({ text, commands }: Note, print: Print): void {
+  print(text);
+  for (const command of commands) print(`  ${command}`);
+}
