@@ -15,6 +15,10 @@ export const symbols = {
     result: "i32",
     nonblocking: true,
   },
+  notify: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
   open_listener: {
     parameters: ["u32"],
     result: "i32",
@@ -50,5 +54,9 @@ export const symbols = {
   stop: {
     parameters: ["u32", "u32"],
     result: "i32",
+  },
+  watchdog_ms: {
+    parameters: [],
+    result: "u32",
   },
 } as const satisfies Deno.ForeignLibraryInterface;
