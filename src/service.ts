@@ -7,6 +7,7 @@ import { KernelRouting } from "./kernel_routing.ts";
 import type { Log } from "./log.ts";
 import { EVENT, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
+import { ServiceManager } from "./service_manager.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
 import { workerUrl } from "./worker_source.ts";
 
@@ -44,12 +45,12 @@ export async function runService(options: Options, library: Library, log: Log): 
     now: () => performance.now(),
     sleep: (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds)),
   });
+  const manager = new ServiceManager(library, log);
   const onSignal = signalHandler(() => {
     const open = library.stats(service).get("connections_active") ?? 0;
-    log("info", `Stopping: ${open} connections may finish for ${GRACE_MS / 1000} s`, {
-      event: "stopping",
-      value: open,
-    });
+    const stopping = `Stopping: ${open} connections may finish for ${GRACE_MS / 1000} s`;
+    log("info", stopping, { event: "stopping", value: open });
+    manager.stopping(stopping);
     phase.stopping = true;
     supervisor.stop();
     library.stop(service, GRACE_MS);
@@ -61,8 +62,15 @@ export async function runService(options: Options, library: Library, log: Log): 
   const { ready, ended } = supervisor.start(library.path, listeners);
   await ready;
   // A signal may have come meanwhile.
-  if (!phase.stopping) logListening(options, log);
+  if (!phase.stopping) {
+    const listening = listeningSentence(options);
+    logListening(options, listening, log);
+    manager.ready(listening);
+    // A stop has its own deadline (TimeoutStopSec).
+    manager.watch(() => phase.stopping || supervisor.allServe);
+  }
   await ended;
+  manager.close();
   phase.over = true;
   await logging;
   removeRoutes?.();
@@ -137,21 +145,21 @@ function advice(status: number, options: Options): string {
   }
 }
 
-function logListening(options: Options, log: Log): void {
-  const { protocol, listenAddr, ipv4, ipv6, listeners } = options;
+function listeningSentence({ protocol, listenAddr, ipv4, ipv6 }: Options): string {
   const protocols = protocol === "both" ? "TCP and UDP" : protocol.toUpperCase();
-  log(
-    "info",
-    `Listening on ${listenAddr.text} (${protocols}), forwarding to ${ipv4.text} and ${ipv6.text}`,
-    {
-      event: "listening",
-      protocol,
-      address: listenAddr.text,
-      ipv4: ipv4.text,
-      ipv6: ipv6.text,
-      listeners,
-    },
-  );
+  return `Listening on ${listenAddr.text} (${protocols}), forwarding to ${ipv4.text} and ${ipv6.text}`;
+}
+
+function logListening(options: Options, sentence: string, log: Log): void {
+  const { protocol, listenAddr, ipv4, ipv6, listeners } = options;
+  log("info", sentence, {
+    event: "listening",
+    protocol,
+    address: listenAddr.text,
+    ipv4: ipv4.text,
+    ipv6: ipv6.text,
+    listeners,
+  });
 }
 
 async function logEvents(

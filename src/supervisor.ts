@@ -36,6 +36,8 @@ export class Supervisor {
   readonly #around: Surroundings;
   readonly #stopped = Promise.withResolvers<void>();
   #stopping = false;
+  #listeners = 0;
+  readonly #serving = new Set<WorkerHandle>();
 
   constructor(around: Surroundings) {
     this.#around = around;
@@ -47,6 +49,7 @@ export class Supervisor {
    * @returns `ready`: all serve for the first time; `ended`: all have ended after `stop`
    */
   start(library: string, listeners: readonly number[]): Running {
+    this.#listeners += listeners.length;
     const readies: Promise<void>[] = [];
     const ends: Promise<void>[] = [];
     listeners.forEach((listener, index) => {
@@ -58,6 +61,11 @@ export class Supervisor {
       ready: Promise.all(readies).then(() => {}),
       ended: Promise.all(ends).then(() => {}),
     };
+  }
+
+  /** Whether every listener has a worker that serves it. */
+  get allServe(): boolean {
+    return this.#serving.size === this.#listeners;
   }
 
   /** From now on a worker that ends is not started again, nor is one whose pause goes on. */
@@ -98,7 +106,11 @@ export class Supervisor {
   #run(assignment: Assignment, ready: () => void): Promise<string> {
     return new Promise((end) => {
       const worker = this.#around.spawn(assignment, (report) => {
-        if (report.kind === "ready") return ready();
+        if (report.kind === "ready") {
+          this.#serving.add(worker);
+          return ready();
+        }
+        this.#serving.delete(worker);
         worker.terminate();
         end(report.error || "it ended by itself");
       });

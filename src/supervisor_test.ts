@@ -123,6 +123,23 @@ Deno.test("start: a worker that is ready at its second try counts as ready", asy
   assert.equal(ready(), true);
 });
 
+Deno.test("allServe: from the last worker's start on, but for the pauses of those that fail", async () => {
+  const { supervisor, ...stage } = new Stage();
+  assert.equal(supervisor.allServe, true, "of no listeners all serve");
+  supervisor.start("/lib.so", [7, 8]);
+  const [first, second] = stage.started;
+  await first?.ready();
+  assert.equal(supervisor.allServe, false);
+  await second?.ready();
+  assert.equal(supervisor.allServe, true);
+  await second?.end("boom");
+  assert.equal(supervisor.allServe, false);
+  await stage.pauses[0]?.wake();
+  assert.equal(supervisor.allServe, false);
+  await stage.started[2]?.ready();
+  assert.equal(supervisor.allServe, true);
+});
+
 Deno.test("start: logs a failure with its pause, then the new start, by the listener's index", async () => {
   const stage = new Stage();
   stage.supervisor.start("/lib.so", [7]);

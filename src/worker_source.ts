@@ -17,6 +17,9 @@ const MODULES: readonly (readonly [string, string])[] = [
   ["./listener_worker.ts", listenerWorker],
 ];
 
+/** Their names, from here. */
+export const WORKER_MODULES: readonly string[] = MODULES.map(([name]) => name);
+
 let linked: string | undefined;
 
 /** The URL of the worker's main module, linked on first use. */

@@ -20,6 +20,8 @@ interface Step {
   readonly count?: (output: string, junit: string) => Tally;
   /** Left out of `--quick`. */
   readonly slow?: boolean;
+  /** For root alone; counts as skipped for others. */
+  readonly root?: boolean;
 }
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -55,6 +57,13 @@ const STEPS: readonly Step[] = [
     command: [DENO, "run", "-A", "tests/e2e/run.ts", "--junit", JUNIT],
     count: countJunit,
     slow: true,
+  },
+  {
+    title: "Tests that need root: another user, systemd, containers",
+    command: [DENO, "run", "-A", "tests/root/run.ts", "--junit", JUNIT],
+    count: countJunit,
+    slow: true,
+    root: true,
   },
 ];
 
@@ -128,6 +137,11 @@ async function main(): Promise<number> {
   const failures: string[] = [];
   for (const step of STEPS) {
     if (quick && step.slow) continue;
+    if (step.root && Deno.uid() !== 0) {
+      console.log(`\n== ${step.title}: skipped`);
+      total.skipped++;
+      continue;
+    }
     const tally = await run(step);
     if (tally.failed > 0) failures.push(step.title);
     total.passed += tally.passed;

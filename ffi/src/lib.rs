@@ -12,6 +12,7 @@ mod files;
 mod frame;
 mod layout;
 mod listener;
+mod notify;
 mod refusal;
 mod relay;
 mod routes;
@@ -78,6 +79,26 @@ pub unsafe extern "C" fn read_file(
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn raise_file_limit() -> u32 {
     files::raise_limit()
+}
+
+/// Tells the service manager `state`, assignments of sd_notify(3), one a line; returns 1, or 0 when
+/// there is no service manager. A reload gets its time.
+///
+/// # Safety
+/// `state` is valid for reading `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn notify(state: Buffer, length: u32) -> i32 {
+    // SAFETY: the caller's promise.
+    guard(|| notify::send(unsafe { bytes(state, length) }))
+}
+
+/// Milliseconds within which the service manager wants to hear that the program is well; 0: it does
+/// not ask.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn watchdog_ms() -> u32 {
+    notify::watchdog_ms()
 }
 
 /// Checks what a service needs of the system (capabilities, a free port) and prepares it; returns

@@ -89,6 +89,21 @@ export class Library {
     }
   }
 
+  /**
+   * Tells the service manager assignments of sd_notify(3), one a line; a reload gets its time.
+   *
+   * @returns whether there is a service manager
+   */
+  notify(state: string): boolean {
+    const text = new TextEncoder().encode(state);
+    return this.#unwrap(this.#native.notify(text, text.length)) === 1;
+  }
+
+  /** Milliseconds within which the service manager wants to hear of the program; 0: it does not ask. */
+  watchdogMilliseconds(): number {
+    return this.#native.watchdog_ms();
+  }
+
   /** Checks what the service needs and prepares it; its handle. `config`: a `ServiceConfig`. */
   openService(config: Uint8Array<ArrayBuffer>): number {
     return this.#unwrap(this.#native.open_service(config, config.length));

@@ -106,6 +106,24 @@ for (const size of [0, 1, 64 << 10, (64 << 10) + 1, 200_001]) {
   });
 }
 
+Deno.test("notify, watchdogMilliseconds: without a service manager nobody is told, and nobody asks", () => {
+  Deno.env.delete("NOTIFY_SOCKET");
+  Deno.env.delete("WATCHDOG_USEC");
+  assert.equal(library.notify("READY=1"), false);
+  assert.equal(library.watchdogMilliseconds(), 0);
+});
+
+Deno.test("notify: names a socket that is not there", () => {
+  Deno.env.set("NOTIFY_SOCKET", "/nowhere/notify");
+  try {
+    const { status, message } = nativeErrorOf(() => library.notify("READY=1"));
+    assert.equal(status, Status.system);
+    assert.match(message, /^Cannot notify \/nowhere\/notify: .*[^.]$/);
+  } finally {
+    Deno.env.delete("NOTIFY_SOCKET");
+  }
+});
+
 Deno.test("readFile: names a file that is not there", () => {
   const error = nativeErrorOf(() => library.readFile("/nowhere/subnets"));
   assert.equal(error.status, Status.system);

@@ -27,6 +27,10 @@ export const symbols = {
     result: "i32",
     nonblocking: true,
   },
+  notify: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
   open_listener: {
     parameters: ["u32"],
     result: "i32",
@@ -70,5 +74,9 @@ export const symbols = {
   stop: {
     parameters: ["u32", "u32"],
     result: "i32",
+  },
+  watchdog_ms: {
+    parameters: [],
+    result: "u32",
   },
 } as const satisfies Deno.ForeignLibraryInterface;

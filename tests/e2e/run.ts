@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { runInNamespace } from "./support/namespace.ts";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
+const ROOT = join(HERE, "..", "..");
 
 const { values, positionals } = parseArgs({
   options: { junit: { type: "string" } },
@@ -20,6 +21,7 @@ const build = ["build", "--release", "--package", "mmproxy-ffi"];
 await run("cargo", build);
 await run("cargo", [...build, "--features", "fault-injection", "--target-dir", "target/faults"]);
 await run(Deno.execPath(), ["cache", "--quiet", "main.ts"]);
+Deno.env.set("MMPROXY_COMPILED", JSON.stringify(await tryToCompile()));
 
 const command = [Deno.execPath(), "test", "--allow-all", "--cached-only"];
 if (values.junit !== undefined) command.push(`--junit-path=${values.junit}`);
@@ -27,9 +29,19 @@ const [filter] = positionals;
 if (filter !== undefined) command.push(`--filter=${filter}`);
 Deno.exit(await runInNamespace([...command, HERE]));
 
+/** `deno task compile`, which fetches Deno's runtime; its exit code and error output. */
+async function tryToCompile(): Promise<[code: number, said: string]> {
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["task", "--quiet", "compile"],
+    cwd: ROOT,
+    env: { CARGO_TERM_QUIET: "true" },
+    stdin: "null",
+  }).output();
+  return [code, new TextDecoder().decode(stderr)];
+}
+
 /** Runs a command in the repository; ends this process where it fails. */
 async function run(command: string, args: string[]): Promise<void> {
-  const cwd = join(HERE, "..", "..");
-  const { success, code } = await new Deno.Command(command, { args, cwd }).spawn().status;
+  const { success, code } = await new Deno.Command(command, { args, cwd: ROOT }).spawn().status;
   if (!success) Deno.exit(code);
 }

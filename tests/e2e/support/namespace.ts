@@ -1,6 +1,7 @@
 /**
  * A network of the tests' own: a user and a network namespace in which any user may set routes and
- * open transparent sockets. Nothing that is sent inside leaves it.
+ * open transparent sockets. Nothing that is sent inside leaves it. Root can do without the user
+ * namespace, for tests that need more than one user.
  */
 
 /** What the README asks for, run inside the namespace. */
@@ -15,16 +16,19 @@ const SETUP = [
 /** Debian keeps `ip` and most servers where a normal user's PATH does not look. */
 const SEARCH_PATH = `${Deno.env.get("PATH") ?? "/usr/bin:/bin"}:/usr/local/sbin:/usr/sbin:/sbin`;
 
+/** Whose namespace it is: anyone's, where the command is root but has no other users; or root's. */
+export type Owner = "anyone" | "root";
+
 /**
- * Runs a command in a new user and network namespace that has the README's routing rules.
+ * Runs a command in a new network namespace that has the README's routing rules.
  *
  * @returns the command's exit code.
  * @throws {Error} when the machine cannot make such a namespace; the message says what is missing.
  */
-export async function runInNamespace(command: string[]): Promise<number> {
-  await checkNamespaces();
+export async function runInNamespace(command: string[], owner: Owner = "anyone"): Promise<number> {
+  await checkNamespaces(owner);
   const script = ["set -e", ...SETUP, 'exec "$@"'].join("\n");
-  const child = unshare(["sh", "-c", script, "namespace", ...command], "inherit").spawn();
+  const child = unshare(owner, ["sh", "-c", script, "namespace", ...command], "inherit").spawn();
   // Ctrl-C reaches the whole group; the child decides, and this process reports its exit.
   const ignore = () => {};
   Deno.addSignalListener("SIGINT", ignore);
@@ -35,11 +39,11 @@ export async function runInNamespace(command: string[]): Promise<number> {
   }
 }
 
-async function checkNamespaces(): Promise<void> {
+async function checkNamespaces(owner: Owner): Promise<void> {
   const script = ["set -e", ...SETUP].join("\n");
   let output: Deno.CommandOutput;
   try {
-    output = await unshare(["sh", "-c", script], "piped").output();
+    output = await unshare(owner, ["sh", "-c", script], "piped").output();
   } catch (cause) {
     throw new Error("Could not run unshare; install util-linux", { cause });
   }
@@ -52,9 +56,10 @@ async function checkNamespaces(): Promise<void> {
   );
 }
 
-function unshare(command: string[], stdio: "inherit" | "piped"): Deno.Command {
+function unshare(owner: Owner, command: string[], stdio: "inherit" | "piped"): Deno.Command {
+  const user = owner === "anyone" ? ["--user", "--map-root-user"] : [];
   return new Deno.Command("unshare", {
-    args: ["--user", "--map-root-user", "--net", ...command],
+    args: [...user, "--net", ...command],
     env: { PATH: SEARCH_PATH },
     stdin: "null",
     stdout: stdio,

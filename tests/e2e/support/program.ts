@@ -40,6 +40,10 @@ export interface Start {
   v8Flags?: string;
   /** The directory that holds `main.ts`; by default this repository. */
   root?: string;
+  /** Deno's path, where it is not the tests' own. */
+  deno?: string;
+  /** A compiled program, in place of `main.ts` and Deno. */
+  binary?: string;
 }
 
 /** What a run that ended by itself left. */
@@ -199,7 +203,10 @@ export async function runToEnd(args: string[], start: Omit<Start, "args"> = {}):
 function command(args: string[], start: Start): Deno.Command {
   const flags = ["run", "--quiet", "--no-prompt", "--allow-ffi", "--cached-only"];
   if (start.v8Flags !== undefined) flags.push(`--v8-flags=${start.v8Flags}`);
-  const whole = [Deno.execPath(), ...flags, join(start.root ?? ROOT, "main.ts"), ...args];
+  const program = start.binary === undefined
+    ? [start.deno ?? Deno.execPath(), ...flags, join(start.root ?? ROOT, "main.ts")]
+    : [start.binary];
+  const whole = [...program, ...args];
   const [first = "", ...rest] = start.shell === undefined
     ? whole
     : ["sh", "-c", start.shell, "sh", ...whole];

@@ -1,0 +1,92 @@
+/**
+ * One binary with everything inside: `deno task compile` writes `dist/mmproxy`.
+ *
+ * `deno compile` puts the program, its packages and the native core behind a copy of Deno's runtime,
+ * which it fetches; `DENORT_BIN` names one that is there already. At run time Deno writes the embedded
+ * library to the directory for temporary files, and loads it from there (docs/decisions/0036).
+ */
+import { basename, dirname, join } from "node:path";
+import { WORKER_MODULES } from "../src/worker_source.ts";
+import { buildLibrary, layOut, ReleaseError, ROOT, run } from "./release.ts";
+
+const LIBRARY = `libmmproxy-${Deno.build.arch}.so`;
+
+/**
+ * Lays out what is compiled: a release whose worker is JavaScript, because a compiled program has
+ * nothing that could compile TypeScript.
+ *
+ * @param target the folder, which is made anew
+ */
+export async function layOutForCompile(target: string): Promise<void> {
+  await layOut(target);
+  const mapped: Record<string, string> = {};
+  for (const name of WORKER_MODULES) {
+    const source = `./${join("src", name)}`;
+    const script = `./${join("worker", name).replace(/ts$/, "js")}`;
+    await Deno.mkdir(join(target, dirname(script)), { recursive: true });
+    await run(
+      [Deno.execPath(), "transpile", "--quiet", "--no-check", "--output", script, source],
+      target,
+    );
+    mapped[source] = script;
+  }
+  const path = join(target, "deno.json");
+  const settings = JSON.parse(await Deno.readTextFile(path));
+  // The modules keep their names; only the text that becomes the worker is another.
+  const scopes = { "./src/worker_source.ts": mapped };
+  await Deno.writeTextFile(path, JSON.stringify({ ...settings, scopes }, null, 2));
+}
+
+/**
+ * Compiles what `layOutForCompile` laid out.
+ *
+ * @param runtime the path of a runtime that is there already; without one Deno fetches it
+ * @returns Deno's account of what the binary holds
+ * @throws {ReleaseError} in one line, also when the runtime cannot be had
+ */
+export async function compile(from: string, binary: string, runtime?: string): Promise<string> {
+  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["compile", "--no-check", "--no-prompt", "--allow-ffi"],
+      ...["--include", LIBRARY, "--output", binary, "main.ts"],
+    ],
+    cwd: from,
+    env: { NO_COLOR: "1", ...(runtime === undefined ? {} : { DENORT_BIN: runtime }) },
+    stdin: "null",
+    stdout: "null",
+  }).output();
+  const said = new TextDecoder().decode(stderr);
+  if (success) return said;
+  throw new ReleaseError(`Cannot compile: ${reason(said)}`);
+}
+
+/** What Deno said, as one line. */
+function reason(said: string): string {
+  const [, url, why] = /error sending request for url \((\S+denort\S+)\): (.*)/.exec(said) ?? [];
+  if (url !== undefined) {
+    return `Deno's runtime cannot be fetched from ${url} (${why}); compile where it can, or name ` +
+      `one of Deno ${Deno.version.deno} with DENORT_BIN`;
+  }
+  const lines = said.trim().split("\n").filter((line) => line !== "");
+  return (lines.find((line) => line.startsWith("error:")) ?? lines.at(-1) ?? "Deno did not say why")
+    .replace(/^error: /, "");
+}
+
+async function main(): Promise<void> {
+  const stage = join(ROOT, "dist/compile");
+  const binary = join(ROOT, "dist/mmproxy");
+  await buildLibrary();
+  await layOutForCompile(stage);
+  console.log(await compile(stage, binary));
+  console.log(`dist/${basename(binary)}`);
+}
+
+if (import.meta.main) {
+  try {
+    await main();
+  } catch (error) {
+    if (!(error instanceof ReleaseError)) throw error;
+    console.error(`compile: ${error.message}`);
+    Deno.exit(1);
+  }
+}

@@ -1,0 +1,127 @@
+/**
+ * Lays a release out in `dist/mmproxy-<version>/`, and packs it: `deno task release [library …]`.
+ *
+ * What lies there runs with `--allow-ffi` alone, without Rust, a registry, or a home to write in: the
+ * program, the packages that it imports, and its native core. Further arguments are libraries for other
+ * processors, built elsewhere and named as the program looks for them: `libmmproxy-aarch64.so`.
+ */
+import { basename, dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import config from "../deno.json" with { type: "json" };
+
+/** The repository. */
+export const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
+const BUILT = join(ROOT, "target/release/libmmproxy.so");
+
+/** What a release holds beside the program. */
+const PAPERS = ["LICENSE", "README.md", "CHANGELOG.md"];
+const UNITS = ["mmproxy.service", "mmproxy.service.d"];
+/** Packages that only tests import. */
+const TESTING = new Set(["fast-check"]);
+
+/** A release that cannot be made; the message is one line that says why. */
+export class ReleaseError extends Error {
+  override readonly name = "ReleaseError";
+}
+
+/**
+ * Lays a release out.
+ *
+ * @param target the folder, which is made anew
+ * @param libraries files that are put beside `main.ts` under their own names
+ * @throws {ReleaseError} when a library's name is not one that the program looks for, or a package
+ *   cannot be had
+ */
+export async function layOut(target: string, libraries: readonly string[] = []): Promise<void> {
+  for (const library of libraries) checkName(library);
+  await Deno.remove(target, { recursive: true }).catch(ignoreMissing);
+  await Deno.mkdir(join(target, "deploy"), { recursive: true });
+  for (const name of ["main.ts", "src", "deno.lock", ...PAPERS]) {
+    await copy(join(ROOT, name), join(target, name));
+  }
+  for (const name of UNITS) await copy(join(ROOT, "deploy", name), join(target, "deploy", name));
+  await installPackages(target);
+  await Deno.copyFile(BUILT, join(target, `libmmproxy-${Deno.build.arch}.so`));
+  for (const library of libraries) await Deno.copyFile(library, join(target, basename(library)));
+}
+
+/**
+ * Puts the packages beside the program: started from there, Deno asks no registry and no cache, which a
+ * service's user may not have.
+ */
+async function installPackages(target: string): Promise<void> {
+  const imports = Object.entries(config.imports).filter(([name]) => !TESTING.has(name));
+  const settings = {
+    name: config.name,
+    version: config.version,
+    license: config.license,
+    exports: config.exports,
+    imports: Object.fromEntries(imports),
+    compilerOptions: config.compilerOptions,
+  };
+  const write = (nodeModulesDir: string) => {
+    const text = JSON.stringify({ ...settings, nodeModulesDir }, null, 2);
+    return Deno.writeTextFile(join(target, "deno.json"), `${text}\n`);
+  };
+  await write("auto");
+  await run([Deno.execPath(), "install", "--quiet", "--entrypoint", "main.ts"], target);
+  // From here on nothing is installed, whatever the machine's cache lacks.
+  await write("manual");
+}
+
+function checkName(library: string): void {
+  if (/^libmmproxy-[a-z0-9_]+\.so$/.test(basename(library))) return;
+  throw new ReleaseError(
+    `Cannot take ${library}: a library is named libmmproxy-<processor>.so, as libmmproxy-aarch64.so`,
+  );
+}
+
+/** Builds the native core. */
+export async function buildLibrary(): Promise<void> {
+  await run(["cargo", "build", "--release", "--package", "mmproxy-ffi"], ROOT);
+}
+
+/** Copies a file, or a folder with all that it holds but tests. */
+async function copy(from: string, to: string): Promise<void> {
+  if ((await Deno.stat(from)).isFile) return await Deno.copyFile(from, to);
+  await Deno.mkdir(to);
+  for await (const { name } of Deno.readDir(from)) {
+    if (!name.endsWith("_test.ts")) await copy(join(from, name), join(to, name));
+  }
+}
+
+/**
+ * Runs a command to its end.
+ *
+ * @throws {ReleaseError} when it fails
+ */
+export async function run(command: readonly string[], cwd: string): Promise<void> {
+  const [program = "", ...args] = command;
+  const { success } = await new Deno.Command(program, { args, cwd, stdin: "null" }).spawn().status;
+  if (!success) throw new ReleaseError(`Cannot make the release: ${command.join(" ")} failed`);
+}
+
+function ignoreMissing(error: unknown): void {
+  if (!(error instanceof Deno.errors.NotFound)) throw error;
+}
+
+async function main(libraries: readonly string[]): Promise<void> {
+  const name = `mmproxy-${config.version}`;
+  const dist = join(ROOT, "dist");
+  await buildLibrary();
+  await layOut(join(dist, name), libraries);
+  const archive = `${name}.tar.gz`;
+  const anyone = ["--owner=0", "--group=0", "--numeric-owner", "--sort=name"];
+  await run(["tar", "--create", "--gzip", `--file=${archive}`, ...anyone, name], dist);
+  console.log(`dist/${name} and dist/${archive}`);
+}
+
+if (import.meta.main) {
+  try {
+    await main(Deno.args);
+  } catch (error) {
+    if (!(error instanceof ReleaseError)) throw error;
+    console.error(`release: ${error.message}`);
+    Deno.exit(1);
+  }
+}

@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import { bytes, tlv, v2, v2Local } from "./support/headers.ts";
+import { NotifySocket } from "./support/notify_socket.ts";
+import { Program } from "./support/program.ts";
+import { ProgramCopy } from "./support/program_copy.ts";
+import { Scratch } from "./support/real_peers.ts";
+import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
+import { eventually, pause } from "./support/time.ts";
+
+const CLIENT = { ip: "192.0.2.36", port: 40_036 };
+const BALANCER = { ip: "198.51.100.1", port: 443 };
+
+/** A shell command that sets the environment as systemd does, and becomes the program. */
+function under(socket: NotifySocket, watchdogUs?: number): string {
+  const watchdog = watchdogUs === undefined ? "" : `WATCHDOG_USEC=${watchdogUs} WATCHDOG_PID=$$`;
+  return `export NOTIFY_SOCKET=${socket.name} ${watchdog}; exec "$@"`;
+}
+
+Deno.test("notify: READY=1 comes when connections are served, STOPPING=1 with the first signal", async () => {
+  await using scratch = await Scratch.make();
+  using socket = new NotifySocket(`${scratch.path}/notify`);
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    args: ["-4", service.address],
+    shell: under(socket),
+  });
+  const ready = await socket.message("READY=1");
+  assert.equal(ready.length, 2);
+  assert.match(ready[1] ?? "", /^STATUS=Listening on 127\.0\.0\.1:\d+ \(TCP\), forwarding to /);
+  using client = await Stream.connect(program.listen.port);
+  await client.send(v2Local());
+  await client.line();
+  assert.equal(socket.count("STOPPING=1"), 0);
+  program.signal("SIGTERM");
+  const stopping = await socket.message("STOPPING=1");
+  assert.equal(stopping[1], "STATUS=Stopping: 1 connections may finish for 10 s");
+  await client.finish();
+  assert.equal(await program.ended(), 0);
+  assert.equal(socket.count("WATCHDOG=1"), 0, "nobody asked for signs of life");
+});
+
+Deno.test("notify: an abstract socket is told too", async () => {
+  using socket = new NotifySocket(`@mmproxy-e2e-${crypto.randomUUID()}`);
+  await using program = await Program.start({ shell: under(socket) });
+  await socket.message("READY=1");
+  await program.stop();
+  await socket.message("STOPPING=1");
+});
+
+Deno.test("notify: a socket that is not there is logged once, and the program serves", async () => {
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    args: ["-4", service.address],
+    shell: 'export NOTIFY_SOCKET=/nowhere/notify; exec "$@"',
+  });
+  const failed = await program.event("notify_failed");
+  assert.match(failed.message, /^Cannot notify \/nowhere\/notify: /);
+  using client = await Stream.connect(program.listen.port);
+  await client.send(v2Local());
+  await client.line();
+  client[Symbol.dispose]();
+  await program.stop();
+  assert.equal(program.all("notify_failed").length, 1);
+});
+
+Deno.test("notify: the watchdog hears of the program, and not while a worker is down", async () => {
+  await using copy = await ProgramCopy.make();
+  await copy.addFaultyLibrary();
+  using socket = new NotifySocket(`@mmproxy-e2e-${crypto.randomUUID()}`);
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    root: copy.root,
+    args: ["-4", service.address],
+    shell: under(socket, 200_000),
+  });
+  await eventually(() => socket.count("WATCHDOG=1") > 5, "signs of life");
+
+  // Each failure in a row doubles the pause before the next start: the fifth lasts 1.6 s.
+  for (let failures = 1; failures <= 5; failures++) {
+    using fatal = await Stream.connect(program.listen.port);
+    await fatal.send(v2(CLIENT, BALANCER, { tlvs: [tlv(0xee, bytes("mmproxy: panic"))] }));
+    await program.event("worker_failed", () => program.all("worker_failed").length === failures);
+  }
+  const down = socket.count("WATCHDOG=1");
+  await pause(1000);
+  assert.equal(program.all("worker_restarted").length, 4, "the worker is down");
+  assert.equal(socket.count("WATCHDOG=1"), down);
+  await program.event("worker_restarted", () => program.all("worker_restarted").length === 5);
+  await eventually(() => socket.count("WATCHDOG=1") > down, "signs of life again");
+  await program.stop();
+});

@@ -1,0 +1,62 @@
+import assert from "node:assert/strict";
+import { layOut, ReleaseError } from "../../deploy/release.ts";
+import { show } from "./support/endpoints.ts";
+import { v2 } from "./support/headers.ts";
+import { Program, runToEnd } from "./support/program.ts";
+import { Scratch } from "./support/real_peers.ts";
+import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
+
+const CLIENT = { ip: "203.0.113.35", port: 40_035 };
+const BALANCER = { ip: "198.51.100.1", port: 443 };
+const LIBRARY = `libmmproxy-${Deno.build.arch}.so`;
+
+Deno.test("release: runs from its folder, with no package cache and no home to write in", async () => {
+  await using scratch = await Scratch.make();
+  const root = `${scratch.path}/mmproxy`;
+  await layOut(root);
+  const names = Array.from(Deno.readDirSync(root), ({ name }) => name).sort();
+  assert.deepEqual(names, [
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "deno.json",
+    "deno.lock",
+    "deploy",
+    LIBRARY,
+    "main.ts",
+    "node_modules",
+    "src",
+  ]);
+  assert.ok(
+    !(await Array.fromAsync(Deno.readDir(`${root}/src`))).some(({ name }) =>
+      name.endsWith("_test.ts")
+    ),
+  );
+
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    root,
+    args: ["-4", service.address],
+    // The tests' own cache is out of its reach.
+    shell: 'unset DENO_DIR XDG_CACHE_HOME; export HOME=/proc/nowhere; exec "$@"',
+  });
+  using client = await Stream.connect(program.listen.port);
+  await client.send(v2(CLIENT, BALANCER));
+  assert.equal(await client.line(), show(CLIENT));
+  client[Symbol.dispose]();
+  await program.stop();
+
+  // The library beside main.ts is the one that was taken: without it there is none.
+  await Deno.remove(`${root}/${LIBRARY}`);
+  const ended = await runToEnd(["-l", show(program.listen)], { root });
+  assert.equal(ended.code, 1);
+  assert.ok(ended.stderr.includes(`${root}/${LIBRARY} (no such file)`), ended.stderr);
+});
+
+Deno.test("release: takes a library for another processor, and refuses a name that is never looked for", async () => {
+  await using scratch = await Scratch.make();
+  const root = `${scratch.path}/mmproxy`;
+  await layOut(root, [await scratch.write("libmmproxy-riscv64.so", "a library")]);
+  assert.equal(await Deno.readTextFile(`${root}/libmmproxy-riscv64.so`), "a library");
+  await assert.rejects(layOut(root, [await scratch.write("libmmproxy.so", "")]), ReleaseError);
+});

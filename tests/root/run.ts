@@ -1,0 +1,29 @@
+/**
+ * Runs the tests that need root, in a network namespace of their own:
+ * `deno run -A tests/root/run.ts [--junit <path>] [filter]`.
+ */
+import { parseArgs } from "node:util";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { runInNamespace } from "../e2e/support/namespace.ts";
+import { runTool } from "../e2e/support/real_peers.ts";
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+
+const { values, positionals } = parseArgs({
+  options: { junit: { type: "string" } },
+  allowPositionals: true,
+});
+const [filter] = positionals;
+
+if (Deno.uid() !== 0) {
+  console.error("These tests need root: another user, systemd and containers");
+  Deno.exit(1);
+}
+await runTool("cargo", ["build", "--release", "--package", "mmproxy-ffi"], 300_000);
+await runTool(Deno.execPath(), ["cache", "--quiet", join(HERE, "../../main.ts")]);
+
+const command = [Deno.execPath(), "test", "--allow-all", "--cached-only"];
+if (values.junit !== undefined) command.push(`--junit-path=${values.junit}`);
+if (filter !== undefined) command.push(`--filter=${filter}`);
+Deno.exitCode = await runInNamespace([...command, HERE], "root");

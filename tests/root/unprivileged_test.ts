@@ -1,0 +1,76 @@
+import assert from "node:assert/strict";
+import { layOut } from "../../deploy/release.ts";
+import { freePort, show } from "../e2e/support/endpoints.ts";
+import { text, v2 } from "../e2e/support/headers.ts";
+import { Program, runToEnd, type Start } from "../e2e/support/program.ts";
+import { Scratch } from "../e2e/support/real_peers.ts";
+import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
+import { tell, UdpService, UdpSocket } from "../e2e/support/udp.ts";
+
+/** nobody, who owns nothing. */
+const NOBODY = 65_534;
+const CLIENTS = [
+  { family: 4, client: { ip: "203.0.113.38", port: 40_038 }, proxy: "198.51.100.1" },
+  { family: 6, client: { ip: "2001:db8::38", port: 40_038 }, proxy: "2001:db8::1" },
+] as const;
+
+/** A release and Deno, where every user reaches them. */
+async function installedFor(scratch: Scratch): Promise<{ root: string; deno: string }> {
+  const root = `${scratch.path}/mmproxy`;
+  const deno = `${scratch.path}/deno`;
+  await Deno.chmod(scratch.path, 0o755);
+  await layOut(root);
+  await Deno.copyFile(Deno.execPath(), deno);
+  return { root, deno };
+}
+
+/** How the program is started as nobody, with these capabilities and no way to others. */
+function asNobody({ root, deno }: { root: string; deno: string }, capabilities: string): Start {
+  const sets = ["inh-caps", "ambient-caps", "bounding-set"].map((set) =>
+    `--${set}=-all${capabilities}`
+  );
+  const user = `--reuid=${NOBODY} --regid=${NOBODY} --clear-groups`;
+  return {
+    root,
+    deno,
+    shell: `export HOME=/proc/nowhere; exec setpriv ${user} ${sets.join(" ")} "$@"`,
+  };
+}
+
+for (const { family, client, proxy } of CLIENTS) {
+  const balancer = { ip: proxy, port: 443 };
+  const local = family === 4 ? "127.0.0.1" : "::1";
+
+  Deno.test(`unprivileged: nobody with CAP_NET_RAW serves TCP and UDP over IPv${family}`, async () => {
+    await using scratch = await Scratch.make();
+    const start = asNobody(await installedFor(scratch), ",+net_raw");
+    await using tcp = new TcpService(tellAndEcho, local);
+    await using udp = await UdpService.start(tell, local, tcp.port);
+    await using program = await Program.start({
+      ...start,
+      args: ["-p", "both", `-${family}`, tcp.address],
+    });
+    const status = await Deno.readTextFile(`/proc/${program.pid}/status`);
+    assert.match(status, new RegExp(`^Uid:(\\t${NOBODY}){4}$`, "m"));
+    assert.match(status, /^CapBnd:\t0000000000002000$/m);
+
+    using stream = await Stream.connect(program.listen.port);
+    await stream.send(v2(client, balancer));
+    assert.equal(await stream.line(), show(client));
+    await using peer = await UdpSocket.open();
+    await peer.send(program.listen, v2(client, balancer, { datagram: true }), "hello");
+    assert.equal(text((await peer.receive()).data), `${show(client)} hello`);
+    assert.equal(udp.received.length, 1);
+  });
+}
+
+Deno.test("unprivileged: nobody without a capability is told what is missing, and the exit is 1", async () => {
+  await using scratch = await Scratch.make();
+  const start = asNobody(await installedFor(scratch), "");
+  const ended = await runToEnd(["-l", `127.0.0.1:${freePort()}`], start);
+  assert.equal(ended.code, 1, ended.stderr);
+  assert.match(
+    ended.stderr,
+    /^mmproxy: Cannot use the clients' addresses: [^\n]*CAP_NET_RAW[^\n]*\n$/,
+  );
+});
