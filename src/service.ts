@@ -1,10 +1,10 @@
 /** A service from its start to its end: the native core, the workers, signals and the log. */
-import { parseSubnets, SubnetsError } from "./subnets.ts";
 import { encodeConfig, type Options } from "./config.ts";
 import { logEvent, readEvent } from "./events.ts";
 import type { Log } from "./log.ts";
 import { EVENT, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
+import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
 import { workerUrl } from "./worker_source.ts";
 
@@ -51,6 +51,7 @@ export async function runService(options: Options, library: Library, log: Log): 
   });
   Deno.addSignalListener("SIGINT", onSignal.SIGINT);
   Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
+  Deno.addSignalListener("SIGHUP", () => reloadSubnets(options, library, service, log));
 
   const logging = logEvents(options, library, service, log, phase);
   const { ready, ended } = supervisor.start(library.path, listeners);
@@ -77,7 +78,7 @@ interface Phase {
 function open(options: Options, library: Library, log: Log): number {
   const subnets = options.allowedSubnets === undefined
     ? undefined
-    : readSubnets(options.allowedSubnets, library);
+    : firstSubnets(options.allowedSubnets, library);
   const fileLimit = library.raiseFileLimit();
   const service = explained(
     options,
@@ -94,14 +95,12 @@ function open(options: Options, library: Library, log: Log): number {
 }
 
 /** @throws {StartError} when the file cannot be read or says something wrong */
-function readSubnets(path: string, library: Library): Uint8Array<ArrayBuffer> {
+function firstSubnets(path: string, library: Library): Uint8Array<ArrayBuffer> {
   try {
-    return parseSubnets(new TextDecoder().decode(library.readFile(path)), path);
+    return readSubnets(path, library);
   } catch (error) {
-    if (error instanceof SubnetsError || error instanceof NativeError) {
-      throw new StartError(`Option -a, --allowed-subnets: ${error.message}`, { cause: error });
-    }
-    throw error;
+    if (!isSubnetsProblem(error)) throw error;
+    throw new StartError(`Option -a, --allowed-subnets: ${error.message}`, { cause: error });
   }
 }
 
