@@ -1,8 +1,9 @@
 /** A service from its start to its end: the native core, the workers, signals and the log. */
+import { accessLog } from "./access.ts";
 import { encodeConfig, type Options } from "./config.ts";
 import { logEvent, readEvent } from "./events.ts";
 import type { Log } from "./log.ts";
-import { EVENT, Status } from "./native/layout.ts";
+import { EVENT, Level, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
 import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
@@ -155,6 +156,9 @@ async function logEvents(
   phase: Readonly<Phase>,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
+  const logAccess = Level[options.logLevel] >= Level.access
+    ? accessLog(library, service, log)
+    : undefined;
   for (;;) {
     // Asked before the events: those of the last moments are still to be fetched.
     const last = phase.over;
@@ -164,6 +168,7 @@ async function logEvents(
       const event = readEvent(records, index * EVENT.size);
       if (event) logEvent(log, event, options);
     }
+    logAccess?.();
     if (last && count === 0) return;
   }
 }
