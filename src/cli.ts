@@ -215,7 +215,8 @@ Example:
   mmproxy -l 0.0.0.0:8443 -4 127.0.0.1:443 -a /etc/mmproxy/subnets --auto-routes
 
 Signals: SIGINT or SIGTERM stops accepting and lets connections finish for 10 seconds; a second one
-ends at once. Exit codes: 0 stopped, 1 cannot run, 2 wrong command line.`;
+ends at once. SIGHUP reads the subnet file again. Exit codes: 0 stopped, 1 cannot run, 2 wrong command
+line.`;
 
 function flag<const Flags extends string>(flags: Flags, description: string, value: string) {
   return new Option(flags, description).default(value);

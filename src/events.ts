@@ -52,7 +52,8 @@ export function readEvent(
   };
 }
 
-function endpoint<Name extends string>(view: DataView, offset: number, name: Name) {
+/** The endpoint record at `offset` under its name; nothing for an empty one. */
+export function endpoint<Name extends string>(view: DataView, offset: number, name: Name) {
   const family = view.getUint8(offset + ENDPOINT.family);
   if (family === 0) return {};
   const address = formatAddress(
@@ -209,7 +210,8 @@ const ERRORS = new Map([
   [113, { name: "EHOSTUNREACH", text: "no route to host" }],
 ]);
 
-function errorName(errno: number): string {
+/** An error's name, as ECONNRESET. */
+export function errorName(errno: number): string {
   return ERRORS.get(errno)?.name ?? `errno ${errno}`;
 }
 

@@ -245,3 +245,11 @@ Deno.test("logEvent: every reason has words of its own", () => {
 Deno.test("REFUSALS: each name stands at its code", () => {
   assert.deepEqual(Object.fromEntries(REFUSALS.map((name, code) => [name, code])), Refusal);
 });
+
+Deno.test("docs/logs.md: has a row for every event of the native core", async () => {
+  const page = await Deno.readTextFile(new URL("../docs/logs.md", import.meta.url));
+  const rows = page.split("\n").filter((line) => line.startsWith("| `"));
+  for (const kind of Object.keys(EventKind)) {
+    assert.ok(rows.some((row) => row.split("|")[1]?.includes(`\`${kind}\``)), kind);
+  }
+});

@@ -1,12 +1,13 @@
 /** A service from its start to its end: the native core, the workers, signals and the log. */
+import { accessLog } from "./access.ts";
 import { setAutoRoutes } from "./auto_routes.ts";
-import { parseSubnets, SubnetsError } from "./subnets.ts";
 import { encodeConfig, type Options } from "./config.ts";
 import { logEvent, readEvent } from "./events.ts";
 import { KernelRouting } from "./kernel_routing.ts";
 import type { Log } from "./log.ts";
-import { EVENT, Status } from "./native/layout.ts";
+import { EVENT, Level, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
+import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
 import { ServiceManager } from "./service_manager.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
 import { workerUrl } from "./worker_source.ts";
@@ -57,6 +58,10 @@ export async function runService(options: Options, library: Library, log: Log): 
   });
   Deno.addSignalListener("SIGINT", onSignal.SIGINT);
   Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
+  Deno.addSignalListener(
+    "SIGHUP",
+    () => manager.reload(() => reloadSubnets(options, library, service, log)),
+  );
 
   const logging = logEvents(options, library, service, log, phase);
   const { ready, ended } = supervisor.start(library.path, listeners);
@@ -91,7 +96,7 @@ interface Phase {
 function open(options: Options, library: Library, log: Log): number {
   const subnets = options.allowedSubnets === undefined
     ? undefined
-    : readSubnets(options.allowedSubnets, library);
+    : firstSubnets(options.allowedSubnets, library);
   const fileLimit = library.raiseFileLimit();
   const service = explained(
     options,
@@ -108,14 +113,12 @@ function open(options: Options, library: Library, log: Log): number {
 }
 
 /** @throws {StartError} when the file cannot be read or says something wrong */
-function readSubnets(path: string, library: Library): Uint8Array<ArrayBuffer> {
+function firstSubnets(path: string, library: Library): Uint8Array<ArrayBuffer> {
   try {
-    return parseSubnets(new TextDecoder().decode(library.readFile(path)), path);
+    return readSubnets(path, library);
   } catch (error) {
-    if (error instanceof SubnetsError || error instanceof NativeError) {
-      throw new StartError(`Option -a, --allowed-subnets: ${error.message}`, { cause: error });
-    }
-    throw error;
+    if (!isSubnetsProblem(error)) throw error;
+    throw new StartError(`Option -a, --allowed-subnets: ${error.message}`, { cause: error });
   }
 }
 
@@ -170,6 +173,9 @@ async function logEvents(
   phase: Readonly<Phase>,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
+  const logAccess = Level[options.logLevel] >= Level.access
+    ? accessLog(library, service, log)
+    : undefined;
   for (;;) {
     // Asked before the events: those of the last moments are still to be fetched.
     const last = phase.over;
@@ -179,6 +185,7 @@ async function logEvents(
       const event = readEvent(records, index * EVENT.size);
       if (event) logEvent(log, event, options);
     }
+    logAccess?.();
     if (last && count === 0) return;
   }
 }

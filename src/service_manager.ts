@@ -40,6 +40,8 @@ export class ServiceManager {
    * is the log's to say: the service is ready either way.
    */
   reload<T>(reload: () => T): T {
+    // READY=1 behind a reload would be too early.
+    if (!this.#status) return reload();
     this.#tell("RELOADING=1", "STATUS=Reloading");
     try {
       return reload();

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::layout::Event;
-
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $text:literal;)+) => {
         /// What an event tells, and what its `value` means there.
@@ -63,12 +61,17 @@ kinds! {
     EventsLost = 15, "events_lost";
 }
 
-/// Events a ring holds. A power of two.
-const CAPACITY: usize = 1024;
+/// Events a ring holds.
+pub const EVENTS: usize = 1024;
 
-/// One listener's ring.
-pub struct EventRing {
-    slots: Box<[UnsafeCell<MaybeUninit<Event>>]>,
+/// Entries of the access log a ring holds: a burst of so many is lost by no log that keeps up on the
+/// average.
+pub const ACCOUNTS: usize = 16_384;
+
+/// One listener's ring, from the thread that serves it to the log.
+pub struct Ring<T> {
+    /// As many as a power of two.
+    slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
     /// The next slot to read; only the reader stores it.
     head: AtomicUsize,
     /// The next slot to write; only the writer stores it.
@@ -77,35 +80,35 @@ pub struct EventRing {
     lost: AtomicUsize,
 }
 
-// SAFETY: a slot is written only between head+CAPACITY and tail by the one writer, and read only
+// SAFETY: a slot is written only between head+capacity and tail by the one writer, and read only
 // between head and tail by the one reader; the stores of `tail` and `head` are releases that the
 // other side acquires. `Service` upholds that there is one of each: a listener's ring is written by
 // the thread in `serve` and read under the drain lock.
-unsafe impl Sync for EventRing {}
-// SAFETY: the slots hold plain data, which any thread may drop.
-unsafe impl Send for EventRing {}
+unsafe impl<T: Send> Sync for Ring<T> {}
+// SAFETY: what the slots hold may be sent.
+unsafe impl<T: Send> Send for Ring<T> {}
 
-impl Default for EventRing {
-    fn default() -> EventRing {
-        EventRing {
-            slots: (0..CAPACITY).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
+impl<T> Ring<T> {
+    /// An empty ring with room for `capacity`, a power of two.
+    pub fn new(capacity: usize) -> Ring<T> {
+        assert!(capacity.is_power_of_two(), "positions wrap at a power of two");
+        Ring {
+            slots: (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
             head: AtomicUsize::new(0),
             tail: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
         }
     }
-}
 
-impl EventRing {
-    /// Queues an event and wakes the reader; `false` when the ring is full and the event is lost.
-    /// One thread at a time may push.
-    pub fn push(&self, event: Event) -> bool {
+    /// Queues an event; `false` when the ring is full and the event is lost. One thread at a time may
+    /// push.
+    pub fn push(&self, event: T) -> bool {
         let tail = self.tail.load(Ordering::Relaxed);
-        if tail.wrapping_sub(self.head.load(Ordering::Acquire)) == CAPACITY {
+        if tail.wrapping_sub(self.head.load(Ordering::Acquire)) == self.slots.len() {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        let slot = &self.slots[tail % CAPACITY];
+        let slot = &self.slots[tail % self.slots.len()];
         // SAFETY: the slot lies outside head..tail, so the reader does not look at it, and there is
         // one writer.
         unsafe { (*slot.get()).write(event) };
@@ -113,13 +116,25 @@ impl EventRing {
         true
     }
 
-    /// The oldest event, if any. One thread at a time may pop.
-    pub fn pop(&self) -> Option<Event> {
+    /// Looks at the oldest event, which stays. One thread at a time may peek or pop.
+    pub fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
         let head = self.head.load(Ordering::Relaxed);
         if head == self.tail.load(Ordering::Acquire) {
             return None;
         }
-        let slot = &self.slots[head % CAPACITY];
+        let slot = &self.slots[head % self.slots.len()];
+        // SAFETY: the slot lies inside head..tail: it was written, and the writer leaves it alone
+        // until `head` has passed it, which only the one reader does.
+        Some(look(unsafe { (*slot.get()).assume_init_ref() }))
+    }
+
+    /// The oldest event, if any. One thread at a time may pop.
+    pub fn pop(&self) -> Option<T> {
+        let head = self.head.load(Ordering::Relaxed);
+        if head == self.tail.load(Ordering::Acquire) {
+            return None;
+        }
+        let slot = &self.slots[head % self.slots.len()];
         // SAFETY: the slot lies inside head..tail: it was written, and the writer leaves it alone
         // until `head` has passed it.
         let event = unsafe { (*slot.get()).assume_init_read() };
@@ -135,6 +150,12 @@ impl EventRing {
     /// How many events were lost since the last call.
     pub fn take_lost(&self) -> usize {
         self.lost.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl<T> Drop for Ring<T> {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
     }
 }
 
@@ -170,6 +191,7 @@ impl Doorbell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Event;
 
     fn event(value: u32) -> Event {
         Event { value, ..Event::new(EventKind::HeaderRefused, 0) }
@@ -177,14 +199,14 @@ mod tests {
 
     #[test]
     fn a_full_ring_drops_the_newest_and_counts() {
-        let ring = EventRing::default();
-        for value in 0..CAPACITY as u32 {
+        let ring = Ring::new(EVENTS);
+        for value in 0..EVENTS as u32 {
             assert!(ring.push(event(value)));
         }
         assert!(!ring.push(event(9999)));
         assert_eq!(ring.take_lost(), 1);
         assert_eq!(ring.take_lost(), 0);
-        for value in 0..CAPACITY as u32 {
+        for value in 0..EVENTS as u32 {
             assert_eq!(ring.pop().map(|event| event.value), Some(value));
         }
         assert!(ring.pop().is_none());
@@ -192,8 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_ring_still_holds_is_dropped_with_it() {
+        let held = std::sync::Arc::new(());
+        let ring = Ring::new(4);
+        ring.push(held.clone());
+        ring.push(held.clone());
+        assert!(ring.peek(|_| ()).is_some(), "looking takes nothing out");
+        drop(ring.pop());
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        drop(ring);
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+
+    #[test]
     fn events_arrive_in_order_across_threads() {
-        let ring = EventRing::default();
+        let ring = Ring::new(EVENTS);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut value = 0;

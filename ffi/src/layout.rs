@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use crate::access::Ending;
 use crate::events::EventKind;
 use crate::refusal::Refusal;
 use crate::stats::Counter;
@@ -236,6 +237,41 @@ pub struct Event {
 }
 
 const _: () = assert!(std::mem::size_of::<Event>() == 128);
+
+/// One entry of the access log. The bytes of its header follow, then zeroes up to a multiple of 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AccessRecord {
+    /// Bytes of the whole entry, with what follows.
+    pub length: u32,
+    /// Bytes of the header that follow: its first ones, where it is very long.
+    pub header_length: u32,
+    /// Which listener worker, from 0.
+    pub listener: u32,
+    /// The operating system's error, or 0.
+    pub errno: i32,
+    /// `protocol::TCP` or `protocol::UDP`.
+    pub protocol: u8,
+    /// An `Ending`.
+    pub ending: u8,
+    /// 1, 2, or 3 for the Simple Proxy Protocol.
+    pub version: u8,
+    pub reserved: [u8; 5],
+    pub duration_ms: u64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub datagrams_up: u64,
+    pub datagrams_down: u64,
+    pub peer: Endpoint,
+    /// Empty where the proxy's own address was used.
+    pub client: Endpoint,
+    /// What the client had connected to.
+    pub destination: Endpoint,
+    pub upstream: Endpoint,
+}
+
+// Without padding: `Account::write` shows its bytes.
+const _: () = assert!(std::mem::size_of::<AccessRecord>() == 16 + 8 + 5 * 8 + 4 * 24);
 
 impl Endpoint {
     /// The socket address, IPv4-mapped IPv6 as IPv4; `None` for an empty endpoint.
@@ -470,6 +506,33 @@ fn describe_body() -> String {
         sample_length,
         sample,
     );
+    offsets!(
+        out,
+        "ACCESS",
+        AccessRecord,
+        length,
+        header_length,
+        listener,
+        errno,
+        protocol,
+        ending,
+        version,
+        duration_ms,
+        bytes_up,
+        bytes_down,
+        datagrams_up,
+        datagrams_down,
+        peer,
+        client,
+        destination,
+        upstream,
+    );
+    let _ = writeln!(out, "\n/** Why a connection or a flow ended: the code of each name. */");
+    let _ = writeln!(out, "export const Ending = {{");
+    for ending in Ending::ALL {
+        let _ = writeln!(out, "  {}: {},", ending.name(), *ending as u8);
+    }
+    let _ = writeln!(out, "}} as const;");
     let _ = writeln!(out, "\n/** Why something was refused: the code of each name. */");
     let _ = writeln!(out, "export const Refusal = {{");
     for refusal in Refusal::ALL {

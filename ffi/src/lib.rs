@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+mod access;
 mod errors;
 mod events;
 mod files;
@@ -196,6 +197,22 @@ pub unsafe extern "C" fn next_events(
         // SAFETY: the caller's promise; any bit pattern is an `Event`.
         let events: &mut [Event] = unsafe { records_mut(events, length)? };
         service::find(service)?.next_events(events, Duration::from_millis(u64::from(timeout_ms)))
+    })
+}
+
+/// Moves entries of the access log that are queued into `entries`, as many as there is room for;
+/// returns the bytes written. Each is an `AccessRecord` with its header behind it. `next_events`
+/// returns early when there are some.
+///
+/// # Safety
+/// `entries` is valid for writing `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn next_access(service: u32, entries: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let entries = unsafe { bytes_mut(entries, length) };
+        service::find(service)?.next_access(entries)
     })
 }
 

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use crate::access::Account;
 use crate::errors::{Error, Result};
-use crate::events::{Doorbell, EventKind, EventRing};
+use crate::events::{Doorbell, EventKind, Ring, ACCOUNTS, EVENTS};
 use crate::layout::{
     level, protocol, udp_header, Endpoint, Event, ServiceConfig, SubnetRecord, HEADER_OFFSET,
     MAX_HEADER, SCRATCH_SIZE,
@@ -108,7 +109,9 @@ pub struct Listener {
     pub udp: Mutex<Option<Socket>>,
     /// Held while a thread serves the listener.
     pub serving: Mutex<()>,
-    events: EventRing,
+    events: Ring<Event>,
+    /// Only where the log level asks for it.
+    accounts: Option<Ring<Box<Account>>>,
 }
 
 static SERVICES: Mutex<Vec<Arc<Service>>> = Mutex::new(Vec::new());
@@ -165,7 +168,8 @@ pub fn open_listener(service: u32) -> Result<i32> {
         tcp: Mutex::new(open(service.settings.tcp, true, socket::tcp_listener)?),
         udp: Mutex::new(open(service.settings.udp, false, socket::udp_listener)?),
         serving: Mutex::default(),
-        events: EventRing::default(),
+        events: Ring::new(EVENTS),
+        accounts: (service.settings.log_level >= level::ACCESS).then(|| Ring::new(ACCOUNTS)),
         service: service.clone(),
     });
     siblings.push(listener.clone());
@@ -260,11 +264,27 @@ impl Service {
         let listeners: Vec<Arc<Listener>> = lock(&self.listeners).clone();
         let mut count = drain(&listeners, into);
         if count == 0 && !into.is_empty() {
-            let ready = || listeners.iter().any(|listener| listener.events.has_some());
+            let ready = || listeners.iter().any(|listener| listener.has_told());
             self.doorbell.wait(timeout, ready);
             count = drain(&listeners, into);
         }
         Ok(count as i32)
+    }
+
+    /// Moves entries of the access log into `into`, as many as fit; the bytes written.
+    pub fn next_access(&self, into: &mut [u8]) -> Result<i32> {
+        let _only_reader = lock(&self.draining);
+        let listeners: Vec<Arc<Listener>> = lock(&self.listeners).clone();
+        let mut written = 0;
+        for ring in listeners.iter().filter_map(|listener| listener.accounts.as_ref()) {
+            while let Some(size) = ring.peek(|account| account.size()) {
+                let Some(room) = into.get_mut(written..written + size) else { break };
+                let Some(account) = ring.pop() else { break };
+                account.write(room);
+                written += size;
+            }
+        }
+        Ok(written as i32)
     }
 
     /// Writes the counters, summed over the listeners.
@@ -284,8 +304,11 @@ impl Service {
 fn drain(listeners: &[Arc<Listener>], into: &mut [Event]) -> usize {
     let mut count = 0;
     for listener in listeners {
-        let lost = listener.events.take_lost();
-        if lost > 0 && count < into.len() {
+        if count == into.len() {
+            break;
+        }
+        let lost = listener.take_lost();
+        if lost > 0 {
             let event = Event::new(EventKind::EventsLost, level::WARN);
             into[count] = Event { listener: listener.index, value: lost as u32, ..event };
             count += 1;
@@ -315,6 +338,32 @@ impl Listener {
             self.stats.add(Counter::EventsLost, 1);
         }
         self.service.doorbell.ring();
+    }
+
+    /// Whether the access log is wanted: ask before keeping an account.
+    #[inline]
+    pub fn keeps_accounts(&self) -> bool {
+        self.accounts.is_some()
+    }
+
+    /// Queues an entry of the access log, if that is wanted. Only the serving thread may call it.
+    pub fn tell_account(&self, mut account: Box<Account>) {
+        let Some(ring) = &self.accounts else { return };
+        account.record.listener = self.index;
+        if !ring.push(account) {
+            self.stats.add(Counter::EventsLost, 1);
+        }
+        self.service.doorbell.ring();
+    }
+
+    /// Whether something waits for the log.
+    fn has_told(&self) -> bool {
+        self.events.has_some() || self.accounts.as_ref().is_some_and(Ring::has_some)
+    }
+
+    /// How many lines were lost since the last call.
+    fn take_lost(&self) -> usize {
+        self.events.take_lost() + self.accounts.as_ref().map_or(0, Ring::take_lost)
     }
 }
 

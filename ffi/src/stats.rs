@@ -54,6 +54,10 @@ counters! {
     DatagramsUp, "datagrams_up";
     /// Datagrams from the service to clients.
     DatagramsDown, "datagrams_down";
+    /// Bytes of the datagrams from clients to the service.
+    DatagramBytesUp, "datagram_bytes_up";
+    /// Bytes of the datagrams from the service to clients.
+    DatagramBytesDown, "datagram_bytes_down";
     /// Datagrams the kernel would not take, in either direction.
     DatagramsLost, "datagrams_lost";
     /// ICMP errors of the service, reported on a flow's socket.

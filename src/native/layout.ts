@@ -156,6 +156,40 @@ export const EVENT = {
   size: 128,
 } as const;
 
+/** Byte offsets of a `AccessRecord`; numbers in host byte order. */
+export const ACCESS = {
+  length: 0,
+  header_length: 4,
+  listener: 8,
+  errno: 12,
+  protocol: 16,
+  ending: 17,
+  version: 18,
+  duration_ms: 24,
+  bytes_up: 32,
+  bytes_down: 40,
+  datagrams_up: 48,
+  datagrams_down: 56,
+  peer: 64,
+  client: 88,
+  destination: 112,
+  upstream: 136,
+  size: 160,
+} as const;
+
+/** Why a connection or a flow ended: the code of each name. */
+export const Ending = {
+  client_closed: 1,
+  service_closed: 2,
+  client_broke: 3,
+  service_broke: 4,
+  connect_failed: 5,
+  connect_timeout: 6,
+  idle: 7,
+  displaced: 8,
+  stopped: 9,
+} as const;
+
 /** Why something was refused: the code of each name. */
 export const Refusal = {
   none: 0,
@@ -220,6 +254,8 @@ export const COUNTERS = [
   "accept_pauses",
   "datagrams_up",
   "datagrams_down",
+  "datagram_bytes_up",
+  "datagram_bytes_down",
   "datagrams_lost",
   "upstream_unreachable",
   "flows_opened",
@@ -258,4 +294,4 @@ export const REFUSALS = [
 ] as const;
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 373525477;
+export const ABI_VERSION = 3245892666;

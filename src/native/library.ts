@@ -137,6 +137,11 @@ export class Library {
     return count;
   }
 
+  /** Moves entries of the access log into `entries`; the bytes written, 0 when none waits. */
+  nextAccess(service: number, entries: Uint8Array<ArrayBuffer>): number {
+    return this.#unwrap(this.#native.next_access(service, entries, entries.length));
+  }
+
   /** Every counter by its name; refusals as `refused_<reason>`. */
   stats(service: number): Map<string, number> {
     const names = [...COUNTERS, ...REFUSALS.map((reason) => `refused_${reason}`)];

@@ -22,6 +22,10 @@ export const symbols = {
     parameters: ["u32", "buffer", "u32"],
     result: "i32",
   },
+  next_access: {
+    parameters: ["u32", "buffer", "u32"],
+    result: "i32",
+  },
   next_events: {
     parameters: ["u32", "buffer", "u32", "u32"],
     result: "i32",

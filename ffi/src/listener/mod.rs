@@ -14,9 +14,10 @@ use std::net::SocketAddr;
 use std::sync::TryLockError;
 use std::time::Instant;
 
+use crate::access::Account;
 use crate::errors::{Error, Result};
 use crate::events::EventKind;
-use crate::layout::{action, level, Endpoint, Event};
+use crate::layout::{action, level, AccessRecord, Endpoint, Event};
 use crate::refusal::Refusal;
 use crate::service::Listener;
 use crate::socket::Source;
@@ -36,6 +37,16 @@ pub enum Decision {
     Client(SocketAddr),
     /// Connect from the proxy's own.
     Own,
+}
+
+impl Decision {
+    /// The client that it names.
+    fn client(self) -> Option<SocketAddr> {
+        match self {
+            Decision::Client(client) => Some(client),
+            _ => None,
+        }
+    }
 }
 
 /// What both protocols need of their thread.
@@ -180,6 +191,39 @@ impl Context<'_> {
             upstream: service.into(),
             ..event
         });
+    }
+
+    /// Begins the access log's entry of what the header just decoded has opened; nothing where the
+    /// log level does not ask for it. Without a client it is the peer's own.
+    fn account(
+        &self,
+        protocol: u32,
+        header: &[u8],
+        peer: SocketAddr,
+        client: Option<SocketAddr>,
+    ) -> Option<Box<Account>> {
+        if !self.listener.keeps_accounts() {
+            return None;
+        }
+        // SAFETY: this is the serving thread.
+        let verdict = unsafe { self.listener.scratch.verdict() };
+        let destination = Endpoint {
+            family: verdict.family,
+            port: verdict.destination_port,
+            address: verdict.destination_address,
+            ..Endpoint::default()
+        };
+        let upstream = self.listener.service.settings.upstream(client.unwrap_or(peer).ip());
+        let record = AccessRecord {
+            protocol: protocol as u8,
+            version: verdict.version,
+            peer: peer.into(),
+            client: client.map(Endpoint::from).unwrap_or_default(),
+            destination: client.map(|_| destination).unwrap_or_default(),
+            upstream: upstream.into(),
+            ..AccessRecord::default()
+        };
+        Some(Account::new(record, header))
     }
 
     /// Asks the decoder about a whole header.

@@ -9,11 +9,12 @@ use super::deadlines::Deadlines;
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
 use super::{client_of, Context, Decision};
+use crate::access::{Account, Ending};
 use crate::events::EventKind;
 use crate::frame::{self, Frame};
-use crate::layout::{carrier, level, Event};
+use crate::layout::{carrier, level, protocol, Event};
 use crate::refusal::Refusal;
-use crate::relay::tcp::{Relay, Side, Tools, Turn};
+use crate::relay::tcp::{Party, Relay, Side, Tools, Turn};
 use crate::service::lock;
 use crate::socket::{self, RawAddr, Source};
 use crate::stats::Counter;
@@ -47,6 +48,9 @@ struct Connection {
     phase: Phase,
     /// Waits in `ready`.
     queued: bool,
+    accepted_at: u64,
+    /// Its entry in the access log, where there is one.
+    account: Option<Box<Account>>,
 }
 
 enum Phase {
@@ -67,10 +71,12 @@ struct Upstream {
 enum End {
     /// It was refused; nothing was relayed.
     Refused,
-    /// The service could not be reached.
-    Unreachable,
+    /// The service could not be reached; an error of 0 is a timeout.
+    Unreachable(i32),
     /// The relay is over, with the error that broke it, if any.
     Over(Option<i32>),
+    /// The program stops.
+    Stopped,
 }
 
 impl Listening {
@@ -149,7 +155,7 @@ impl Listening {
     /// Ends every connection.
     pub fn end_all(&mut self, cx: &Context) {
         for key in self.connections.keys() {
-            self.end(cx, key, End::Over(None));
+            self.end(cx, key, End::Stopped);
         }
     }
 
@@ -209,6 +215,8 @@ impl Listening {
             peer,
             phase: Phase::Header(Vec::new()),
             queued: false,
+            accepted_at: cx.now,
+            account: None,
         });
         self.header_deadlines.push(key.index, cx.now);
         if cx.poll.add(fd, Token::Client(key), Interest::Changes).is_err() {
@@ -274,7 +282,10 @@ impl Listening {
                 }
                 Frame::Header(length) => {
                     let payload: Box<[u8]> = bytes[length..].into();
-                    return match cx.decode(&bytes[..length], carrier::STREAM) {
+                    let decision = cx.decode(&bytes[..length], carrier::STREAM);
+                    let (header, peer) = (&bytes[..length], connection.peer);
+                    connection.account = cx.account(protocol::TCP, header, peer, decision.client());
+                    return match decision {
                         Decision::Refuse(refusal) => {
                             *so_far = bytes[..length].to_vec();
                             Some(refuse(cx, connection, refusal))
@@ -340,8 +351,10 @@ impl Listening {
     }
 
     fn unreachable(&mut self, cx: &Context, key: Key, errno: i32) -> End {
-        let Some(connection) = self.connections.get(key) else { return End::Unreachable };
-        let Phase::Connecting(upstream) = &connection.phase else { return End::Unreachable };
+        let Some(connection) = self.connections.get(key) else { return End::Unreachable(errno) };
+        let Phase::Connecting(upstream) = &connection.phase else {
+            return End::Unreachable(errno);
+        };
         let (source, service) = (upstream.source, upstream.service);
         self.failed_to_connect(cx, key, source, service, errno)
     }
@@ -359,7 +372,7 @@ impl Listening {
         stats.add(if errno == 0 { Counter::ConnectTimeouts } else { Counter::ConnectErrors }, 1);
         let peer = self.connections.get(key).map(|connection| connection.peer);
         cx.tell_failure(EventKind::ConnectFailed, errno, peer, source, service);
-        End::Unreachable
+        End::Unreachable(errno)
     }
 
     fn establish(&mut self, cx: &Context, key: Key) {
@@ -425,12 +438,15 @@ impl Listening {
     fn end(&mut self, cx: &Context, key: Key, end: End) {
         self.header_deadlines.remove(key.index);
         self.connect_deadlines.remove(key.index);
-        let Some(connection) = self.connections.remove(key) else { return };
+        let Some(mut connection) = self.connections.remove(key) else { return };
+        if let Some(account) = connection.account.take() {
+            tell_account(cx, account, &connection, &end);
+        }
         let stats = &cx.listener.stats;
         stats.lower(Counter::ConnectionsActive);
         let reset = match end {
-            End::Refused => false,
-            End::Unreachable => true,
+            End::Refused | End::Stopped => false,
+            End::Unreachable(_) => true,
             End::Over(error) => error.is_some(),
         };
         if reset {
@@ -488,6 +504,37 @@ pub fn tell_fallback(cx: &Context, peer: SocketAddr, source: Source, service: So
         upstream: service.into(),
         ..event
     });
+}
+
+/// Closes a connection's entry in the access log. One that was refused has its own line.
+fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection, end: &End) {
+    let record = &mut account.record;
+    let relay = match &connection.phase {
+        Phase::Relaying(upstream) => Some(&upstream.relay),
+        _ => None,
+    };
+    let (ending, errno) = match *end {
+        End::Refused => return,
+        End::Stopped => (Ending::Stopped, 0),
+        End::Unreachable(0) => (Ending::ConnectTimeout, 0),
+        End::Unreachable(errno) => (Ending::ConnectFailed, errno),
+        End::Over(None) => match relay.map(Relay::finished_first) {
+            Some(Party::Service) => (Ending::ServiceClosed, 0),
+            _ => (Ending::ClientClosed, 0),
+        },
+        End::Over(Some(errno)) => match relay.and_then(Relay::failed) {
+            Some(Party::Service) => (Ending::ServiceBroke, errno),
+            _ => (Ending::ClientBroke, errno),
+        },
+    };
+    record.ending = ending as u8;
+    record.errno = errno;
+    record.duration_ms = cx.now - connection.accepted_at;
+    if let Some(relay) = relay {
+        record.bytes_up = relay.up.taken();
+        record.bytes_down = relay.down.taken();
+    }
+    cx.listener.tell_account(account);
 }
 
 fn described(event: Event, peer: SocketAddr, upstream: &Upstream) -> Event {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::allowed::Allowed;
@@ -11,9 +12,10 @@ use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
 use super::tcp::tell_fallback;
 use super::{Context, Decision};
+use crate::access::{Account, Ending};
 use crate::events::EventKind;
 use crate::frame::{self, Frame};
-use crate::layout::{carrier, level, udp_header, Event};
+use crate::layout::{carrier, level, protocol, udp_header, Event};
 use crate::refusal::Refusal;
 use crate::relay::flows::FlowTable;
 use crate::relay::routes::{Leading, Route, RouteId, RouteTable};
@@ -89,6 +91,8 @@ struct Tenant {
     /// The way back of the route with this serial.
     route: u64,
     way_back: Option<WayBack>,
+    /// Its entry in the access log, where there is one, and when it began.
+    account: Option<(Box<Account>, u64)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -181,7 +185,7 @@ impl Listening {
     pub fn turn(&mut self, cx: &mut Context) {
         self.relay_replies(cx);
         while let Some((owner, served)) = self.flows.expire(cx.now) {
-            self.end_flow(cx, owner, &served);
+            self.end_flow(cx, owner, &served, Ending::Idle);
         }
         if std::mem::take(&mut self.receivable) && self.stopping.is_none() {
             self.look_at_subnets(cx);
@@ -192,7 +196,7 @@ impl Listening {
     /// Ends every flow.
     pub fn end_all(&mut self, cx: &Context) {
         while let Some((owner, served)) = self.flows.evict() {
-            self.end_flow(cx, owner, &served);
+            self.end_flow(cx, owner, &served, Ending::Stopped);
         }
     }
 
@@ -228,7 +232,7 @@ impl Listening {
         }
         // A route that leaves from here on has no datagrams to take along.
         self.groups.clear();
-        count_sent(cx, Counter::DatagramsUp, sent);
+        count_sent(cx, Counter::DatagramsUp, Counter::DatagramBytesUp, sent);
     }
 
     /// Puts a datagram into the group of its route, or drops it.
@@ -433,7 +437,7 @@ impl Listening {
                 Ok(Target { flow: Arc::downgrade(&flow), key: None, serial })
             }
             Ok(Found::Opened(flow)) => {
-                let key = self.admit_flow(cx, owner, peer, &flow);
+                let key = self.admit_flow(cx, owner, peer, &flow, header);
                 Ok(Target { flow: Arc::downgrade(&flow), key: Some(key), serial })
             }
             // Counted and told already; the datagram is lost, not refused.
@@ -458,7 +462,7 @@ impl Listening {
 
     fn displace(&mut self, cx: &Context, owner: Owner, served: &Served) {
         cx.listener.stats.add(Counter::FlowsEvicted, 1);
-        self.end_flow(cx, owner, served);
+        self.end_flow(cx, owner, served, Ending::Displaced);
         if self.told_full.is_none_or(|at| cx.now >= at + TELL_FULL_EVERY_MS) {
             self.told_full = Some(cx.now);
             let event = Event::new(EventKind::FlowsFull, level::WARN);
@@ -497,13 +501,20 @@ impl Listening {
         owner: Owner,
         peer: SocketAddr,
         flow: &Arc<Flow>,
+        header: &[u8],
     ) -> Key {
+        let client = match owner {
+            Owner::Client(client) => Some(client),
+            Owner::Peer(_) => None,
+        };
+        let account = cx.account(protocol::UDP, header, peer, client);
         let key = self.tenants.insert(Tenant {
             flow: flow.clone(),
             owner,
             leading: Leading::default(),
             route: 0,
             way_back: None,
+            account: account.map(|account| (account, cx.now)),
         });
         // Without a watch on it the flow still carries what clients send.
         let _ = cx.poll.add(flow.socket.as_raw_fd(), Token::Flow(key), Interest::Readable);
@@ -514,10 +525,13 @@ impl Listening {
         key
     }
 
-    fn end_flow(&mut self, cx: &Context, owner: Owner, served: &Served) {
+    fn end_flow(&mut self, cx: &Context, owner: Owner, served: &Served, ending: Ending) {
         cx.listener.service.flows.remove(&owner, &served.flow);
-        if let Some(tenant) = self.tenants.remove(served.key) {
+        if let Some(mut tenant) = self.tenants.remove(served.key) {
             debug_assert!(tenant.owner == owner);
+            if let Some((account, began)) = tenant.account.take() {
+                tell_account(cx, account, &served.flow, began, ending);
+            }
             for id in tenant.leading.ids() {
                 self.routes.remove(*id);
                 self.drop_group(*id);
@@ -554,6 +568,7 @@ impl Listening {
             let wrap = (self.mode == udp_header::SPP).then_some(&*route.header);
             WayBack::new(route.path, wrap)
         });
+        let before = *sent;
         let mut slot = group.first;
         while slot != END {
             let at = usize::from(slot);
@@ -562,6 +577,11 @@ impl Listening {
             slot = self.next[at];
         }
         self.outgoing.flush(&flow, sent);
+        if cx.listener.keeps_accounts() {
+            let traffic = &flow.traffic;
+            traffic.datagrams_up.fetch_add(sent.sent - before.sent, Ordering::Relaxed);
+            traffic.bytes_up.fetch_add(sent.bytes - before.bytes, Ordering::Relaxed);
+        }
     }
 
     /// The datagrams of a group, from the first on.
@@ -592,7 +612,14 @@ impl Listening {
             let flow = tenant.flow.clone();
             for _ in 0..batches {
                 match self.replies.receive(&flow, way_back) {
-                    Ok(_) => flow.touch(cx.now),
+                    Ok(count) => {
+                        flow.touch(cx.now);
+                        if cx.listener.keeps_accounts() {
+                            let bytes = self.replies.bytes_of_last(count);
+                            flow.traffic.datagrams_down.fetch_add(count as u64, Ordering::Relaxed);
+                            flow.traffic.bytes_down.fetch_add(bytes, Ordering::Relaxed);
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     // The service's ICMP error: it ends nothing, and reading it cleared it.
                     Err(_) => cx.listener.stats.add(Counter::UpstreamUnreachable, 1),
@@ -605,13 +632,14 @@ impl Listening {
         }
         self.replying.clear();
         self.send_replies(&mut sent);
-        count_sent(cx, Counter::DatagramsDown, sent);
+        count_sent(cx, Counter::DatagramsDown, Counter::DatagramBytesDown, sent);
     }
 
     fn send_replies(&mut self, sent: &mut Sent) {
         let Some(socket) = self.socket else { return };
         let result = self.replies.flush(socket);
         sent.sent += result.sent;
+        sent.bytes += result.bytes;
         sent.lost += result.lost;
     }
 
@@ -661,15 +689,28 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-fn count_sent(cx: &Context, counter: Counter, sent: Sent) {
+fn count_sent(cx: &Context, datagrams: Counter, bytes: Counter, sent: Sent) {
     let stats = &cx.listener.stats;
-    stats.add(counter, sent.sent);
+    stats.add(datagrams, sent.sent);
+    stats.add(bytes, sent.bytes);
     if sent.lost > 0 {
         stats.add(Counter::DatagramsLost, sent.lost);
     }
     if sent.unreachable > 0 {
         stats.add(Counter::UpstreamUnreachable, sent.unreachable);
     }
+}
+
+/// Closes a flow's entry in the access log.
+fn tell_account(cx: &Context, mut account: Box<Account>, flow: &Flow, began: u64, ending: Ending) {
+    let (record, traffic) = (&mut account.record, &flow.traffic);
+    record.ending = ending as u8;
+    record.duration_ms = cx.now - began;
+    record.datagrams_up = traffic.datagrams_up.load(Ordering::Relaxed);
+    record.bytes_up = traffic.bytes_up.load(Ordering::Relaxed);
+    record.datagrams_down = traffic.datagrams_down.load(Ordering::Relaxed);
+    record.bytes_down = traffic.bytes_down.load(Ordering::Relaxed);
+    cx.listener.tell_account(account);
 }
 
 fn tell_flow(cx: &Context, kind: EventKind, owner: Owner, peer: Option<SocketAddr>) {

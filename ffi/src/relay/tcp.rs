@@ -51,6 +51,15 @@ pub struct Relay {
     pub down: Direction,
     /// The error that broke a direction, while the other still drains.
     broken: Option<i32>,
+    /// Whose side failed first.
+    failed: Option<Party>,
+}
+
+/// The two sides of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    Client,
+    Service,
 }
 
 /// One direction: from the side that is read to the side that is written.
@@ -64,6 +73,8 @@ pub struct Direction {
     last: bool,
     /// Bytes delivered since `take_bytes`.
     bytes: u64,
+    /// Bytes that `take_bytes` has handed out.
+    taken: u64,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -161,7 +172,23 @@ impl Relay {
     /// The relay will end with this error, once what was sent before it is delivered.
     pub fn break_off(&mut self, error: i32) {
         self.broken = Some(error);
+        self.failed = Some(Party::Service);
         self.up.state = State::Done;
+    }
+
+    /// Whose side failed first, if one did.
+    pub fn failed(&self) -> Option<Party> {
+        self.failed
+    }
+
+    /// Who finished first, once both have.
+    pub fn finished_first(&self) -> Party {
+        // Who was done already when the other took its last turn.
+        if self.up.last {
+            Party::Service
+        } else {
+            Party::Client
+        }
     }
 
     /// Sends what the service is owed without waiting to hear that the connection stands: over
@@ -182,13 +209,13 @@ impl Relay {
         // The direction that ends second needs no FIN of its own: closing both sides sends it.
         self.up.last = self.down.state == State::Done;
         let up = self.up.turn(client, upstream, tools);
-        let up = match self.settle(up, upstream) {
+        let up = match self.settle(up, Party::Client, upstream) {
             Ok(more) => more,
             Err(error) => return Turn::Ended(Some(error)),
         };
         self.down.last = self.up.state == State::Done;
         let down = self.down.turn(upstream, client, tools);
-        let down = match self.settle(down, client) {
+        let down = match self.settle(down, Party::Service, client) {
             Ok(more) => more,
             Err(error) => return Turn::Ended(Some(error)),
         };
@@ -204,16 +231,34 @@ impl Relay {
 
     /// A reader that is gone may have left a last answer: the other direction drains before both
     /// are reset. A writer that is gone leaves nothing to wait for.
-    fn settle(&mut self, turn: Result<bool, Failure>, destination: &mut Side) -> Result<bool, i32> {
+    fn settle(
+        &mut self,
+        turn: Result<bool, Failure>,
+        source: Party,
+        destination: &mut Side,
+    ) -> Result<bool, i32> {
         match turn {
             Ok(more) => Ok(more),
-            Err(Failure::Source(error)) => Err(error),
+            Err(Failure::Source(error)) => {
+                self.failed.get_or_insert(source);
+                Err(error)
+            }
             Err(Failure::Destination(error)) => {
+                self.failed.get_or_insert(source.other());
                 self.broken = Some(error);
                 destination.readable = true;
                 destination.hung_up = true;
                 Ok(true)
             }
+        }
+    }
+}
+
+impl Party {
+    fn other(self) -> Party {
+        match self {
+            Party::Client => Party::Service,
+            Party::Service => Party::Client,
         }
     }
 }
@@ -379,7 +424,14 @@ impl Direction {
     /// Bytes delivered since the last call.
     #[inline]
     pub fn take_bytes(&mut self) -> u64 {
-        std::mem::take(&mut self.bytes)
+        let bytes = std::mem::take(&mut self.bytes);
+        self.taken += bytes;
+        bytes
+    }
+
+    /// Bytes that `take_bytes` has handed out, all in all.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     fn holds_nothing(&self) -> bool {

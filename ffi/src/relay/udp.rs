@@ -62,6 +62,17 @@ pub struct Flow {
     /// Which route last sent for the client: the way back is that route's.
     route: AtomicU64,
     way_back: Mutex<Option<WayBack>>,
+    /// What it has carried, where the access log wants to know.
+    pub traffic: Traffic,
+}
+
+/// What a flow has carried. Any listener may add; sums are all that is asked of it.
+#[derive(Default)]
+pub struct Traffic {
+    pub datagrams_up: AtomicU64,
+    pub bytes_up: AtomicU64,
+    pub datagrams_down: AtomicU64,
+    pub bytes_down: AtomicU64,
 }
 
 /// Where replies go, and what precedes each.
@@ -86,6 +97,7 @@ impl Flow {
             last_used: AtomicU64::new(now),
             route: AtomicU64::new(0),
             way_back: Mutex::new(None),
+            traffic: Traffic::default(),
         }
     }
 
@@ -331,6 +343,8 @@ pub struct Outgoing {
 pub struct Sent {
     pub sent: u64,
     pub lost: u64,
+    /// Bytes of the datagrams sent.
+    pub bytes: u64,
     /// ICMP errors met on the way.
     pub unreachable: u64,
 }
@@ -376,7 +390,10 @@ impl Outgoing {
             count => {
                 let segment = self.iovecs[0].iov_len as u16;
                 match again_after_icmp(result, || send_segmented(fd, &self.iovecs, segment)) {
-                    Ok(_) => result.sent += count as u64,
+                    Ok(_) => {
+                        result.sent += count as u64;
+                        result.bytes += self.bytes as u64;
+                    }
                     Err(error) if is_segmentation_refused(&error) => {
                         self.segmenting &= error.raw_os_error() != Some(libc::EIO);
                         self.iovecs.iter().for_each(|one| send_one(fd, one, result));
@@ -401,7 +418,10 @@ fn send_one(fd: RawFd, payload: &libc::iovec, result: &mut Sent) {
     // SAFETY: the payload is valid until `flush` has returned (see `add`).
     let send = || sized(|| unsafe { libc::send(fd, payload.iov_base, payload.iov_len, flags) });
     match again_after_icmp(result, send) {
-        Ok(_) => result.sent += 1,
+        Ok(_) => {
+            result.sent += 1;
+            result.bytes += payload.iov_len as u64;
+        }
         Err(_) => result.lost += 1,
     }
 }
@@ -544,6 +564,11 @@ impl Replies {
         Ok(count)
     }
 
+    /// Bytes of the last `count` datagrams received.
+    pub fn bytes_of_last(&self, count: usize) -> u64 {
+        self.lengths[self.used - count..self.used].iter().sum::<usize>() as u64
+    }
+
     /// Sends everything from the listener's socket.
     pub fn flush(&mut self, listener: RawFd) -> Sent {
         let mut result = Sent::default();
@@ -553,7 +578,11 @@ impl Replies {
             match self.send(listener, from, until) {
                 Ok(sent) => {
                     let runs = &self.runs[from..from + sent];
-                    result.sent += runs.iter().map(|run| run.count as u64).sum::<u64>();
+                    for run in runs {
+                        result.sent += run.count as u64;
+                        let lengths = &self.lengths[run.first..run.first + run.count];
+                        result.bytes += lengths.iter().sum::<usize>() as u64;
+                    }
                     from += sent;
                 }
                 Err(error) if self.runs[from].count > 1 && is_segmentation_refused(&error) => {
