@@ -67,6 +67,12 @@ Deno.test("reload: one that throws leaves the service ready", () => {
   assert.equal(told.at(-1), "READY=1\nSTATUS=Listening");
 });
 
+Deno.test("reload: one before the service is ready announces nothing", () => {
+  const { manager, told } = new Stage();
+  assert.equal(manager.reload(() => 7), 7);
+  assert.deepEqual(told, []);
+});
+
 Deno.test("watch: gives signs of life as long as all is well", async () => {
   const stage = new Stage(40);
   let well = true;

@@ -40,6 +40,8 @@ pub struct Settings {
     pub log_level: u8,
     pub max_flows: usize,
     pub max_connections: usize,
+    /// Connections to a service on loopback use reno.
+    reno_over_loopback: bool,
 }
 
 impl Settings {
@@ -60,6 +62,7 @@ impl Settings {
             log_level: u8::try_from(config.log_level).unwrap_or(level::DEBUG),
             max_flows: config.max_flows.max(1) as usize,
             max_connections: config.max_connections.max(1) as usize,
+            reno_over_loopback: socket::host_paces(),
         };
         if !settings.upstream4.is_ipv4() || !settings.upstream6.is_ipv6() {
             return Err(Error::invalid("an upstream is not of its family"));
@@ -68,6 +71,11 @@ impl Settings {
             return Err(Error::invalid("the configuration names no protocol that there is"));
         }
         Ok(settings)
+    }
+
+    /// Whether a connection to this service does without the host's own congestion control.
+    pub fn wants_reno(&self, service: SocketAddr) -> bool {
+        self.reno_over_loopback && service.ip().is_loopback()
     }
 
     /// Where traffic of an address's family goes.

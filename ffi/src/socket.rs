@@ -205,9 +205,19 @@ pub struct Upstream {
 }
 
 /// Starts a TCP connection to the service; it is established once the socket is writable.
-pub fn connect_tcp(source: Source, service: SocketAddr, mark: u32) -> io::Result<Upstream> {
+///
+/// `reno`: with that congestion control in place of the host's own.
+pub fn connect_tcp(
+    source: Source,
+    service: SocketAddr,
+    mark: u32,
+    reno: bool,
+) -> io::Result<Upstream> {
     with_port_fallback(source, |source| {
         let socket = upstream(libc::SOCK_STREAM, service, mark)?;
+        if reno {
+            set_reno(socket.as_raw_fd());
+        }
         set_int(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_NODELAY, 1)?;
         if let Source::Client(client) = source {
             // The port may be in TIME_WAIT, or in use towards another service: connect(2) then
@@ -221,6 +231,28 @@ pub fn connect_tcp(source: Source, service: SocketAddr, mark: u32) -> io::Result
             Ok(()) => Ok(socket),
         }
     })
+}
+
+/// Whether this host's own congestion control spaces segments out, which only slows a connection down
+/// that never leaves the host (docs/decisions/0014-reno-over-loopback.md).
+pub fn host_paces() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
+        .is_ok_and(|name| name.starts_with("bbr"))
+}
+
+/// Sets reno, which every user may (tcp(7)); a kernel that lacks it keeps the host's own.
+fn set_reno(socket: RawFd) {
+    const NAME: &std::ffi::CStr = c"reno";
+    // SAFETY: the name lives as long as the program, and so many bytes of it are read.
+    unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_TCP,
+            libc::TCP_CONGESTION,
+            NAME.as_ptr().cast(),
+            NAME.count_bytes() as socklen_t,
+        )
+    };
 }
 
 /// Opens a UDP socket that speaks to the service alone.
@@ -410,6 +442,19 @@ mod tests {
         }
         let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().unwrap();
         assert_eq!(RawAddr::from(mapped).socket_addr(), Some("192.0.2.1:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_connection_uses_reno_where_it_is_asked_for() {
+        let listener = tcp_listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        let service = listener.local_addr().unwrap().as_socket().unwrap();
+        let control_of = |reno| {
+            let connection = connect_tcp(Source::Own, service, 0, reno).unwrap().socket;
+            String::from_utf8(Socket::from(connection).tcp_congestion().unwrap()).unwrap()
+        };
+        let hosts = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+        assert_eq!(control_of(true).trim_end_matches('\0'), "reno");
+        assert_eq!(control_of(false).trim_end_matches('\0'), hosts.trim_end());
     }
 
     #[test]

@@ -316,7 +316,8 @@ impl Listening {
             Source::Own => connection.peer.ip(),
         };
         let service = settings.upstream(family_of);
-        let opened = socket::connect_tcp(source, service, settings.mark).and_then(|opened| {
+        let reno = settings.wants_reno(service);
+        let opened = socket::connect_tcp(source, service, settings.mark, reno).and_then(|opened| {
             let fd = opened.socket.as_raw_fd();
             cx.poll.add(fd, Token::Upstream(key), Interest::Changes)?;
             Ok(opened)
