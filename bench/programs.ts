@@ -1,5 +1,7 @@
 /** The programs that are compared: none at all, ours, HAProxy, nginx, and any that a user names. */
 
+import { streamModule } from "../tests/e2e/support/nginx.ts";
+
 export type Protocol = "tcp" | "udp";
 
 /** Where a program listens, where it forwards to, and where it may keep its files. */
@@ -137,11 +139,7 @@ listen bench
 export async function nginx(name: string, workers?: number): Promise<Program | undefined> {
   const version = await firstLine(["nginx", "-v"], /nginx\/(\S+)/);
   if (version === undefined) return undefined;
-  const built = await outputOf(["nginx", "-V"]) ?? "";
-  const modules = /--modules-path=(\S+)/.exec(built)?.[1];
-  const load = built.includes("--with-stream=dynamic") && modules !== undefined
-    ? `load_module ${modules}/ngx_stream_module.so;`
-    : "";
+  const load = streamModule === undefined ? "" : `load_module ${streamModule};`;
   const configuration = (place: Place) => {
     const tuned = tuning(place, workers);
     return `
