@@ -118,17 +118,12 @@ listen bench
   server service ${place.service} source ${place.ipv6 ? "[::]" : "0.0.0.0"} usesrc clientip
 `;
   };
-  return {
+  return configured({
     name,
-    protocols: ["tcp"],
     version,
-    description: describeBoth(configuration),
-    command: (place) => {
-      const path = `${place.directory}/haproxy.cfg`;
-      Deno.writeTextFileSync(path, configuration(place));
-      return ["haproxy", "-db", "-f", path];
-    },
-  };
+    configuration,
+    command: (path) => ["haproxy", "-db", "-f", path],
+  });
 }
 
 /**
@@ -160,15 +155,36 @@ stream {
 }
 `;
   };
+  return configured({
+    name,
+    version,
+    configuration,
+    machine: load,
+    command: (path, { directory }) => ["nginx", "-p", directory, "-e", "stderr", "-c", path],
+  });
+}
+
+interface Configured {
+  readonly name: string;
+  readonly version: string;
+  configuration(place: Place): string;
+  /** What goes before the configuration on this machine, and not into its description. */
+  readonly machine?: string;
+  command(path: string, place: Place): string[];
+}
+
+/** A TCP program that is started with a file. */
+function configured(program: Configured): Program {
+  const { name, version, configuration, machine = "", command } = program;
   return {
     name,
-    protocols: ["tcp"],
     version,
+    protocols: ["tcp"],
     description: describeBoth(configuration),
     command: (place) => {
-      const path = `${place.directory}/nginx.conf`;
-      Deno.writeTextFileSync(path, `${load}${configuration(place)}`);
-      return ["nginx", "-p", place.directory, "-e", "stderr", "-c", path];
+      const path = `${place.directory}/configuration`;
+      Deno.writeTextFileSync(path, `${machine}${configuration(place)}`);
+      return command(path, place);
     },
   };
 }
