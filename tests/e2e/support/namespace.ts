@@ -14,9 +14,10 @@ export const SETUP = [
 ];
 
 /** Debian keeps `ip` and most servers where a normal user's PATH does not look. */
-export const SEARCH_PATH = `${
-  Deno.env.get("PATH") ?? "/usr/bin:/bin"
-}:/usr/local/sbin:/usr/sbin:/sbin`;
+export const SEARCH_PATH = [
+  Deno.env.get("PATH") ?? "/usr/bin:/bin",
+  "/usr/local/sbin:/usr/sbin:/sbin",
+].join(":");
 
 /** What any user needs to make one, and what allows it where it is forbidden. */
 export const USER_NAMESPACES =
