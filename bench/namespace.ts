@@ -4,11 +4,10 @@
  * within a user namespace for the whole run.
  */
 
+import { exitCode, SEARCH_PATH, SETUP, USER_NAMESPACES } from "../tests/e2e/support/namespace.ts";
+
 /** Set in the environment of a run that may make network namespaces: to what makes it so. */
 const INSIDE = "MMPROXY_BENCH_INSIDE";
-
-/** Debian keeps `ip` and most servers where a normal user's PATH does not look. */
-const SEARCH_PATH = `${Deno.env.get("PATH") ?? "/usr/bin:/bin"}:/usr/local/sbin:/usr/sbin:/sbin`;
 
 /** Settings that a result depends on and that are reported with it. */
 const REPORTED = [
@@ -49,14 +48,7 @@ export async function runInside(args: string[], env: Record<string, string>): Pr
     env: { ...env, [INSIDE]: found, PATH: SEARCH_PATH },
     stdin: "null",
   }).spawn();
-  // Ctrl-C reaches the whole group; the child decides, and this process reports its exit.
-  const ignore = () => {};
-  Deno.addSignalListener("SIGINT", ignore);
-  try {
-    return (await child.status).code;
-  } finally {
-    Deno.removeSignalListener("SIGINT", ignore);
-  }
+  return await exitCode(child);
 }
 
 async function isRoot(): Promise<boolean> {
@@ -90,14 +82,10 @@ export class Network implements AsyncDisposable {
     );
     const script = [
       "set -e",
-      "ip link set lo up",
+      ...SETUP,
       ...settings,
       // A full table would close connections in another way half through a sample.
       "echo 1048576 > /proc/sys/net/ipv4/tcp_max_tw_buckets",
-      "ip rule add from 127.0.0.1/8 iif lo table 123",
-      "ip route add local 0.0.0.0/0 dev lo table 123",
-      "ip -6 rule add from ::1/128 iif lo table 123",
-      "ip -6 route add local ::/0 dev lo table 123",
       "echo ready",
       // Holds the namespace until its standard input ends, with this process at the latest.
       "exec cat",
@@ -114,8 +102,7 @@ export class Network implements AsyncDisposable {
       throw new Error(
         "Could not make a network namespace: the message above says why. It needs iproute2, IPv6, " +
           "settings that it may have (a congestion control of tcp_allowed_congestion_control) and " +
-          "user namespaces (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu " +
-          "kernel.apparmor_restrict_unprivileged_userns=0)",
+          USER_NAMESPACES,
       );
     }
     return new Network(holder);

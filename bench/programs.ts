@@ -1,5 +1,7 @@
 /** The programs that are compared: none at all, ours, HAProxy, nginx, and any that a user names. */
 
+import { streamModule } from "../tests/e2e/support/nginx.ts";
+
 export type Protocol = "tcp" | "udp";
 
 /** Where a program listens, where it forwards to, and where it may keep its files. */
@@ -117,17 +119,12 @@ listen bench
   server service ${place.service} source ${place.ipv6 ? "[::]" : "0.0.0.0"} usesrc clientip
 `;
   };
-  return {
+  return configured({
     name,
-    protocols: ["tcp"],
     version,
-    description: describeBoth(configuration),
-    command: (place) => {
-      const path = `${place.directory}/haproxy.cfg`;
-      Deno.writeTextFileSync(path, configuration(place));
-      return ["haproxy", "-db", "-f", path];
-    },
-  };
+    configuration,
+    command: (path) => ["haproxy", "-db", "-f", path],
+  });
 }
 
 /**
@@ -138,11 +135,7 @@ listen bench
 export async function nginx(name: string, workers?: number): Promise<Program | undefined> {
   const version = await firstLine(["nginx", "-v"], /nginx\/(\S+)/);
   if (version === undefined) return undefined;
-  const built = await outputOf(["nginx", "-V"]) ?? "";
-  const modules = /--modules-path=(\S+)/.exec(built)?.[1];
-  const load = built.includes("--with-stream=dynamic") && modules !== undefined
-    ? `load_module ${modules}/ngx_stream_module.so;`
-    : "";
+  const load = streamModule === undefined ? "" : `load_module ${streamModule};`;
   const configuration = (place: Place) => {
     const tuned = tuning(place, workers);
     return `
@@ -163,15 +156,36 @@ stream {
 }
 `;
   };
+  return configured({
+    name,
+    version,
+    configuration,
+    machine: load,
+    command: (path, { directory }) => ["nginx", "-p", directory, "-e", "stderr", "-c", path],
+  });
+}
+
+interface Configured {
+  readonly name: string;
+  readonly version: string;
+  configuration(place: Place): string;
+  /** What goes before the configuration on this machine, and not into its description. */
+  readonly machine?: string;
+  command(path: string, place: Place): string[];
+}
+
+/** A TCP program that is started with a file. */
+function configured(program: Configured): Program {
+  const { name, version, configuration, machine = "", command } = program;
   return {
     name,
-    protocols: ["tcp"],
     version,
+    protocols: ["tcp"],
     description: describeBoth(configuration),
     command: (place) => {
-      const path = `${place.directory}/nginx.conf`;
-      Deno.writeTextFileSync(path, `${load}${configuration(place)}`);
-      return ["nginx", "-p", place.directory, "-e", "stderr", "-c", path];
+      const path = `${place.directory}/configuration`;
+      Deno.writeTextFileSync(path, `${machine}${configuration(place)}`);
+      return command(path, place);
     },
   };
 }

@@ -3,6 +3,7 @@
  * What is not installed is asked for by name; nothing of theirs is here.
  */
 
+import { installed, isFile } from "../tests/e2e/support/real_peers.ts";
 import { Network } from "./namespace.ts";
 
 /** Each load's name, and the programs that it takes. */
@@ -34,23 +35,13 @@ const SETTLE = 300;
  * @throws {Error} when one is neither given nor on the PATH.
  */
 export function findTools(loads: readonly ToolLoad[], given: ToolPaths): ToolPaths {
-  const directories = (Deno.env.get("PATH") ?? "").split(":");
   const names = new Set(loads.flatMap((load): readonly string[] => TOOLS[load]));
   return Object.fromEntries([...names].map((name) => {
-    const paths = [given[name] ?? directories.map((directory) => `${directory}/${name}`)].flat();
-    const path = paths.find(isFile);
+    const path = name in given ? [given[name] ?? ""].find(isFile) : installed(name);
     if (path !== undefined) return [name, path];
     const where = given[name] ?? "on the PATH";
     throw new Error(`There is no ${name} ${where}: install it, or say --tool ${name}=PATH`);
   }));
-}
-
-function isFile(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
-  }
 }
 
 /** What such a load is made of. */

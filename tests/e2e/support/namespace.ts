@@ -5,7 +5,7 @@
  */
 
 /** What the README asks for, run inside the namespace. */
-const SETUP = [
+export const SETUP = [
   "ip link set lo up",
   "ip rule add from 127.0.0.1/8 iif lo table 123",
   "ip route add local 0.0.0.0/0 dev lo table 123",
@@ -14,7 +14,15 @@ const SETUP = [
 ];
 
 /** Debian keeps `ip` and most servers where a normal user's PATH does not look. */
-const SEARCH_PATH = `${Deno.env.get("PATH") ?? "/usr/bin:/bin"}:/usr/local/sbin:/usr/sbin:/sbin`;
+export const SEARCH_PATH = [
+  Deno.env.get("PATH") ?? "/usr/bin:/bin",
+  "/usr/local/sbin:/usr/sbin:/sbin",
+].join(":");
+
+/** What any user needs to make one, and what allows it where it is forbidden. */
+export const USER_NAMESPACES =
+  "user namespaces (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu " +
+  "kernel.apparmor_restrict_unprivileged_userns=0)";
 
 /** Whose namespace it is: anyone's, where the command is root but has no other users; or root's. */
 export type Owner = "anyone" | "root";
@@ -29,14 +37,7 @@ export async function runInNamespace(command: string[], owner: Owner = "anyone")
   await checkNamespaces(owner);
   const script = ["set -e", ...SETUP, 'exec "$@"'].join("\n");
   const child = unshare(owner, ["sh", "-c", script, "namespace", ...command], "inherit").spawn();
-  // Ctrl-C reaches the whole group; the child decides, and this process reports its exit.
-  const ignore = () => {};
-  Deno.addSignalListener("SIGINT", ignore);
-  try {
-    return (await child.status).code;
-  } finally {
-    Deno.removeSignalListener("SIGINT", ignore);
-  }
+  return await exitCode(child);
 }
 
 async function checkNamespaces(owner: Owner): Promise<void> {
@@ -50,9 +51,7 @@ async function checkNamespaces(owner: Owner): Promise<void> {
   if (output.success) return;
   const reason = new TextDecoder().decode(output.stderr).trim();
   throw new Error(
-    `Could not make a network namespace: ${reason}. This needs iproute2, IPv6 and user ` +
-      "namespaces (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu " +
-      "kernel.apparmor_restrict_unprivileged_userns=0)",
+    `Could not make a network namespace: ${reason}. This needs iproute2, IPv6 and ${USER_NAMESPACES}`,
   );
 }
 
@@ -65,4 +64,16 @@ function unshare(owner: Owner, command: string[], stdio: "inherit" | "piped"): D
     stdout: stdio,
     stderr: stdio,
   });
+}
+
+/** Waits for a child that is this program once more, only elsewhere: its exit code is ours. */
+export async function exitCode(child: Deno.ChildProcess): Promise<number> {
+  // Ctrl-C reaches the whole group; the child decides, and this process reports its exit.
+  const ignore = () => {};
+  Deno.addSignalListener("SIGINT", ignore);
+  try {
+    return (await child.status).code;
+  } finally {
+    Deno.removeSignalListener("SIGINT", ignore);
+  }
 }
