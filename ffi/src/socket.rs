@@ -236,8 +236,10 @@ pub fn connect_tcp(
 /// Whether this host's own congestion control spaces segments out, which only slows a connection down
 /// that never leaves the host (docs/decisions/0014-reno-over-loopback.md).
 pub fn host_paces() -> bool {
-    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
-        .is_ok_and(|name| name.starts_with("bbr"))
+    // A new socket has the host's own, also where a sandbox hides /proc/sys.
+    Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)
+        .and_then(|socket| socket.tcp_congestion())
+        .is_ok_and(|name| name.starts_with(b"bbr"))
 }
 
 /// Sets reno, which every user may (tcp(7)); a kernel that lacks it keeps the host's own.
