@@ -1,6 +1,6 @@
 /** What the samples of a work say together. */
 
-import type { Metric, WorkResult } from "./result.ts";
+import type { Metric, Sample, WorkResult } from "./result.ts";
 import { best, summarize, type Summary } from "./statistics.ts";
 
 /** The names of the two programs that are no peers. */
@@ -28,20 +28,36 @@ function valuesOf(work: WorkResult, program: string, metric: Metric): number[] {
 
 /**
  * Ours divided by the best peer's, each round by itself; undefined when there is no such round. A
- * peer at which operations failed in a round did not do the same work, and is left out of it.
+ * peer at which operations failed or bytes were lost in a round did not do the same work, and is left
+ * out of it.
  */
 export function ratioToBestPeer(work: WorkResult, metric: Metric): Summary | undefined {
+  return ratios(work, metric, ({ program }) => program !== OURS && program !== NO_PROXY);
+}
+
+/** The same against one program. */
+export function ratioTo(work: WorkResult, metric: Metric, peer: string): Summary | undefined {
+  return ratios(work, metric, ({ program }) => program === peer);
+}
+
+function ratios(
+  work: WorkResult,
+  metric: Metric,
+  isPeer: (sample: Sample) => boolean,
+): Summary | undefined {
   const rounds = new Set(work.samples.map((sample) => sample.round));
   const ratios = [...rounds].flatMap((round) => {
     const inRound = work.samples.filter((sample) => sample.round === round);
     const own = inRound.find(({ program }) => program === OURS)?.numbers[metric.name];
-    const peers = inRound.filter(({ program, numbers }) =>
-      program !== OURS && program !== NO_PROXY && (numbers.failed ?? 0) === 0
-    );
+    const peers = inRound.filter((sample) => isPeer(sample) && didTheWork(sample));
     const peer = best(peers.flatMap(({ numbers }) => numbers[metric.name] ?? []), metric.better);
     return own === undefined || peer === undefined || peer === 0 ? [] : [own / peer];
   });
   return summarize(ratios);
+}
+
+function didTheWork({ numbers }: Sample): boolean {
+  return ["failed", "lost_up", "lost_down"].every((counter) => (numbers[counter] ?? 0) === 0);
 }
 
 /** The largest part of the machine that others used while a sample of this work was taken. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { Metric, Sample, WorkResult } from "./result.ts";
-import { NO_PROXY, OURS, ratioToBestPeer, summaryOf, total } from "./summary.ts";
+import { NO_PROXY, OURS, ratioTo, ratioToBestPeer, summaryOf, total } from "./summary.ts";
 
 const SPEED: Metric = { name: "speed", label: "speed", unit: "/s", better: "more" };
 const TIME: Metric = { name: "time", label: "time", unit: "µs", better: "less" };
@@ -33,16 +33,22 @@ Deno.test("ratioToBestPeer: a round that failed does not count", () => {
   assert.equal(ratioToBestPeer({ ...WORK, samples }, SPEED)?.count, 1);
 });
 
-Deno.test("ratioToBestPeer: a peer with failed operations is left out of its round", () => {
-  const samples = WORK.samples.map((sample) =>
-    sample.program === "a" ? { ...sample, numbers: { ...sample.numbers, failed: 1 } } : sample
-  );
-  assert.deepEqual(ratioToBestPeer({ ...WORK, samples }, SPEED), {
-    median: 1.75,
-    min: 0.5,
-    max: 3,
-    count: 2,
+for (const counter of ["failed", "lost_up", "lost_down"]) {
+  Deno.test(`ratioToBestPeer: a peer with ${counter} is left out of its round`, () => {
+    const samples = WORK.samples.map((sample) =>
+      sample.program === "a" ? { ...sample, numbers: { ...sample.numbers, [counter]: 1 } } : sample
+    );
+    assert.deepEqual(ratioToBestPeer({ ...WORK, samples }, SPEED), {
+      median: 1.75,
+      min: 0.5,
+      max: 3,
+      count: 2,
+    });
   });
+}
+
+Deno.test("ratioTo: one peer alone", () => {
+  assert.deepEqual(ratioTo(WORK, SPEED, "b"), { median: 1.75, min: 0.5, max: 3, count: 2 });
 });
 
 Deno.test("ratioToBestPeer: nothing without a peer", () => {
