@@ -28,8 +28,8 @@ const rule: fc.Arbitrary<Present> = family.chain((family) =>
     device: fc.stringMatching(/^[a-z][a-z0-9]{0,14}$/),
     from: fc.record({
       bytes: bytes(family),
-      length: fc.integer({ min: 1, max: family === 4 ? 32 : 128 }, { noNullPrototype: true }),
-    }),
+      length: fc.integer({ min: 1, max: family === 4 ? 32 : 128 }),
+    }, { noNullPrototype: true }),
     mark: u32,
     transport: fc.constantFrom<"tcp" | "udp">("tcp", "udp"),
     port: fc.integer({ min: 1, max: 0xffff }),

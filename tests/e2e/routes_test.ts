@@ -484,3 +484,19 @@ Deno.test("--auto-routes: a worker that comes back leaves the routes alone", asy
     assert.equal(program.all("routes_removed").length, 1);
   });
 });
+
+/** As container runtimes have it. */
+const READ_ONLY_SYSCTLS = `exec unshare --mount sh -ec 'mount --bind /proc/sys /proc/sys
+   mount -o remount,bind,ro /proc/sys; exec "$@"' sh "$@"`;
+
+Deno.test("routes: a kernel parameter that cannot be written is named, with what to do", async () => {
+  using host = await makeHost();
+  await host.act(async () => {
+    const args = ["routes", "up", "-4", `${LOCAL4}:443`, "-m", "7"];
+    const ended = await runToEnd(args, { shell: READ_ONLY_SYSCTLS });
+    assertOneLine(ended, /tcp_fwmark_accept.*--sysctl net\.ipv4\.tcp_fwmark_accept=1/);
+    await host.run("echo 1 > /proc/sys/net/ipv4/tcp_fwmark_accept");
+    await host.run("echo 1 > /proc/sys/net/ipv4/fwmark_reflect");
+    assert.equal((await runToEnd(args, { shell: READ_ONLY_SYSCTLS })).code, 0);
+  });
+});
