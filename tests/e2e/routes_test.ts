@@ -304,6 +304,18 @@ Deno.test("routes up: with a mark, the service still answers other hosts directl
   }
 });
 
+Deno.test("routes up: UDP services on the port of a wildcard one, but on addresses, answer directly", async () => {
+  using host = await makeHost();
+  using other = await Host.make();
+  await join(host, other, "by default");
+  await using service = await host.act(() => UdpService.start(tell, LOCAL4));
+  const all = ["-4", `127.0.0.1:${service.local.port}`, "-p", "udp"];
+  assert.match(await host.act(() => routes("up", all)), /rule from 0\.0\.0\.0 iif lo ipproto udp/);
+  await using client = await other.act(() => UdpSocket.open(THERE4));
+  await client.send(service.local, "hello");
+  assert.equal(text((await client.receive()).data), `${show(client.local)} hello`);
+});
+
 Deno.test("routes up: a closed port is refused at once, whatever the recipe", async () => {
   using host = await makeHost();
   await host.act(async () => {
