@@ -170,7 +170,7 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
   decoder: "the decoder failed: please report it",
 };
 
-const ROUTES = "see the routing rules in the README";
+const ROUTES = "mmproxy routes show, with the same flags, tells what is missing";
 
 function connectProblem(errno: number, options: Options): string {
   switch (errno && ERRORS.get(errno)?.name) {

@@ -156,8 +156,14 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   ],
   [{ kind: EventKind.connect_failed, ...ENDPOINTS, errno: 111 }, /is the service running there\?$/],
   [{ kind: EventKind.connect_failed, errno: 1 }, /CAP_NET_RAW or CAP_NET_ADMIN is needed$/],
-  [{ kind: EventKind.connect_failed, errno: 113 }, /see the routing rules in the README$/],
-  [{ kind: EventKind.connect_failed }, /no answer within 5 s: .*routing rules in the README$/],
+  [
+    { kind: EventKind.connect_failed, errno: 113 },
+    /mmproxy routes show, with the same flags, tells what is missing$/,
+  ],
+  [
+    { kind: EventKind.connect_failed },
+    /no answer within 5 s: .*mmproxy routes show, with the same flags, tells what is missing$/,
+  ],
   [{ kind: EventKind.connect_failed, errno: 9999 }, /^Cannot connect .*: error 9999$/],
   [
     { kind: EventKind.port_fallback, ...ENDPOINTS, value: 50_000 },

@@ -39,30 +39,33 @@ export class KernelRouting implements Routing {
   }
 
   isOn(sysctl: string): boolean {
-    const value = explained(() => this.library.readFile(`/proc/sys/${sysctl}`));
+    const value = explained(
+      () => this.library.readFile(`/proc/sys/${sysctl}`),
+      "where /proc/sys is hidden (ProcSubset=pid), set the routes from outside: mmproxy routes up",
+    );
     return new TextDecoder().decode(value).trim() === "1";
   }
 
   switch(sysctl: string, on: boolean): void {
+    const assignment = `${sysctl.replaceAll("/", ".")}=${on ? 1 : 0}`;
     explained(
       () => this.library.setSysctl(sysctl, on ? 1 : 0),
-      (status) =>
-        status === Status.system
-          ? `; in a container, set it from outside (--sysctl ${sysctl.replaceAll("/", ".")}=1)`
-          : "",
+      `where /proc/sys is read-only, set it from outside: sysctl -w ${assignment}, or --sysctl ${assignment} for a container`,
     );
   }
 }
 
-/** Adds to a refusal of the native core what the operator can do about it. */
-function explained<T>(call: () => T, advice: (status: number) => string = () => ""): T {
+/**
+ * Adds to a refusal of the native core what the operator can do about it.
+ *
+ * @param advice for a refusal that is not for want of a capability
+ */
+function explained<T>(call: () => T, advice?: string): T {
   try {
     return call();
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
-    const mend = error.status === Status.permission
-      ? "; run as root, or with CAP_NET_ADMIN"
-      : advice(error.status);
-    throw new RoutingError(error.message + mend, { cause: error });
+    const mend = error.status === Status.permission ? "run as root, or with CAP_NET_ADMIN" : advice;
+    throw new RoutingError(mend ? `${error.message}; ${mend}` : error.message, { cause: error });
   }
 }

@@ -197,10 +197,12 @@ function returnRoute(
 ): Note {
   const ip = `ip${service.family === 6 ? " -6" : ""}`;
   const there = addressText(service);
-  const which = gateway === undefined ? "iif lo" : `from ${there}`;
-  const rules = transports(options).map((transport) =>
-    `${ip} rule add ${which} ipproto ${transport} sport ${service.port} lookup ${options.table}`
-  );
+  // `iif lo` would keep a strict rp_filter over there from looking at ports, and UDP may be bound to a
+  // wildcard address: its replies have no source yet.
+  const rules = transports(options).map((transport) => {
+    const from = transport === "udp" && gateway === undefined ? "" : `from ${there} `;
+    return `${ip} rule add ${from}ipproto ${transport} sport ${service.port} lookup ${options.table}`;
+  });
   const route = `${ip} route add default via ${source}${
     gateway === undefined ? ` src ${there}` : ""
   } table ${options.table}`;

@@ -35,9 +35,6 @@ export async function runService(options: Options, library: Library, log: Log): 
     options,
     () => Array.from({ length: options.listeners }, () => library.openListener(service)),
   );
-  const removeRoutes = options.autoRoutes
-    ? setAutoRoutes(options, new KernelRouting(library), log)
-    : undefined;
 
   const phase: Phase = { stopping: false, over: false };
   const supervisor = new Supervisor({
@@ -63,6 +60,10 @@ export async function runService(options: Options, library: Library, log: Log): 
     () => manager.reload(() => reloadSubnets(options, library, service, log)),
   );
 
+  // A signal from here on is one that removes them again.
+  const removeRoutes = options.autoRoutes
+    ? setAutoRoutes(options, new KernelRouting(library), log)
+    : undefined;
   const logging = logEvents(options, library, service, log, phase);
   const { ready, ended } = supervisor.start(library.path, listeners);
   await ready;

@@ -188,3 +188,43 @@ fn index_of(name: &[u8; 16]) -> Result<u32> {
         index => Ok(index),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device's name as records have it.
+    pub fn device(name: &str) -> [u8; 16] {
+        name_of(name.as_bytes())
+    }
+
+    /// Hexadecimal, four bytes a word.
+    #[cfg(target_endian = "little")]
+    pub fn shown(bytes: &[u8]) -> String {
+        let words = bytes
+            .chunks(4)
+            .map(|word| word.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn an_address_of_this_host_is_local() {
+        let loopback = Endpoint::from("127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap());
+        assert_eq!(reach(&loopback).unwrap().kind, reach::LOCAL);
+    }
+
+    #[test]
+    fn the_kernels_own_table_lists_without_a_capability() {
+        const MAIN: u32 = 254;
+        let mut rules = [RoutingRecord::default(); 64];
+        let count = list(MAIN, &mut rules).unwrap() as usize;
+        let main = rules[..count.min(64)].iter().find(|entry| entry.kind == routing::RULE);
+        assert_eq!(main.map(|rule| (rule.table, rule.priority)), Some((MAIN, 32_766)));
+        assert_eq!(list(MAIN, &mut []).unwrap() as usize, count, "a count needs no room");
+    }
+
+    #[test]
+    fn a_table_that_nobody_set_is_empty() {
+        assert_eq!(list(0x7fff_fff1, &mut []).unwrap(), 0);
+    }
+}

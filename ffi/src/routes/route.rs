@@ -166,3 +166,128 @@ fn octets(ip: IpAddr) -> (u8, Vec<u8>) {
         IpAddr::V6(v6) => (6, v6.octets().to_vec()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::tests::{device, shown};
+
+    fn record(family: u8) -> RoutingRecord {
+        RoutingRecord {
+            kind: routing::ROUTE,
+            family,
+            origin: 123,
+            table: 123,
+            device: device("lo"),
+            ..RoutingRecord::default()
+        }
+    }
+
+    /// The bytes are those that iproute2 6.1 sends for the command, but for the sequence number.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_route_is_what_iproute2_sends() {
+        // ip route add local default dev lo src 127.0.0.1 table 123 proto 123
+        let mut v4 = RoutingRecord { source_length: 32, ..record(4) };
+        v4.address[..4].copy_from_slice(&[127, 0, 0, 1]);
+        assert_eq!(
+            shown(add(&v4).unwrap().bytes()),
+            "2c000000 18000506 00000000 00000000 02000000 7b7bfe02 00000000 \
+             08000700 7f000001 08000400 01000000"
+        );
+        // ip -6 route add local default dev lo src ::1 table 70000 proto 123
+        let mut v6 = RoutingRecord { source_length: 128, table: 70_000, ..record(6) };
+        v6.address[15] = 1;
+        assert_eq!(
+            shown(add(&v6).unwrap().bytes()),
+            "54000000 18000506 00000000 00000000 0a000000 007b0002 00000000 \
+             14000100 00000000 00000000 00000000 00000000 \
+             14000700 00000000 00000000 00000000 00000001 08000f00 70110100 08000400 01000000"
+        );
+        // ip route del local default dev lo table 123 proto 123
+        assert_eq!(
+            shown(remove(&record(4)).unwrap().bytes()),
+            "24000000 19000500 00000000 00000000 02000000 7b7bfe02 00000000 08000400 01000000"
+        );
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_named() {
+        let gone = add(&RoutingRecord { device: device("nowhere0"), ..record(4) });
+        let error = gone.err().expect("there is no such device");
+        assert!(error.text().starts_with("Cannot find the device nowhere0: "), "{}", error.text());
+    }
+
+    #[test]
+    fn a_route_reads_as_it_was_written() {
+        let mut full = RoutingRecord { source_length: 32, priority: 9, table: 70_000, ..record(4) };
+        full.address[..4].copy_from_slice(&[192, 0, 2, 1]);
+        for route in [full, record(4)] {
+            let body = add(&route).unwrap().bytes()[16..].to_vec();
+            assert_eq!(read(&body, route.table), Some(route));
+            assert_eq!(read(&body, route.table + 1), None);
+        }
+    }
+
+    #[test]
+    fn any_other_route_is_another_one() {
+        let mut via = add(&record(4)).unwrap();
+        via.attribute(RTA_GATEWAY, &[192, 0, 2, 1]);
+        assert_eq!(read(&via.bytes()[16..], 123).map(|route| route.other), Some(1));
+        // A destination's length, a source's, a TOS, a type (unicast).
+        for (offset, value) in [(1, 24), (2, 24), (3, 0x10), (7, 1)] {
+            let mut body = add(&record(4)).unwrap().bytes()[16..].to_vec();
+            body[offset] = value;
+            assert_eq!(read(&body, 123).map(|route| route.other), Some(1), "{offset}");
+        }
+    }
+
+    fn answered(kind: u8, attributes: &[(u16, &[u8])]) -> ReachRecord {
+        let mut fixed = [0; FIXED];
+        fixed[7] = kind;
+        let mut message = Request::new(libc::RTM_NEWROUTE, 0, &fixed);
+        for (kind, value) in attributes {
+            message.attribute(*kind, value);
+        }
+        let body = message.bytes()[16..].to_vec();
+        read_answer(&[Message { kind: libc::RTM_NEWROUTE, body }]).unwrap()
+    }
+
+    #[test]
+    fn an_answer_tells_how_an_address_is_reached() {
+        let loopback = (RTA_OIF, &1u32.to_ne_bytes()[..]);
+        assert_eq!(answered(libc::RTN_LOCAL, &[loopback]).kind, reach::LOCAL);
+        assert_eq!(answered(libc::RTN_BLACKHOLE, &[]).kind, reach::NONE);
+        let through = answered(
+            libc::RTN_UNICAST,
+            &[loopback, (RTA_PREFSRC, &[192, 0, 2, 1]), (RTA_GATEWAY, &[192, 0, 2, 9])],
+        );
+        assert_eq!(through.kind, reach::REMOTE);
+        assert_eq!(through.device, device("lo"));
+        assert_eq!(through.source.socket_addr(), Some("192.0.2.1:0".parse().unwrap()));
+        assert_eq!(through.gateway.socket_addr(), Some("192.0.2.9:0".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_ipv4_route_may_have_an_ipv6_gateway() {
+        let mut via = (libc::AF_INET6 as u16).to_ne_bytes().to_vec();
+        via.extend_from_slice(&"fe80::9".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        let through = answered(libc::RTN_UNICAST, &[(RTA_VIA, &via)]);
+        assert_eq!(through.gateway.socket_addr(), Some("[fe80::9]:0".parse().unwrap()));
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn the_kernel_is_asked_for_one_address() {
+        // As `ip route get 127.0.0.1` and `ip -6 route get fe80::1 dev lo`, with an acknowledgement.
+        assert_eq!(
+            shown(ask("127.0.0.1:80".parse().unwrap()).bytes()),
+            "24000000 1a000500 00000000 00000000 02200000 00000000 00000000 08000100 7f000001"
+        );
+        assert_eq!(
+            shown(ask("[fe80::1%1]:80".parse().unwrap()).bytes()),
+            "38000000 1a000500 00000000 00000000 0a800000 00000000 00000000 \
+             14000100 fe800000 00000000 00000000 00000001 08000400 01000000"
+        );
+    }
+}

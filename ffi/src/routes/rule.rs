@@ -133,3 +133,132 @@ pub fn read(body: &[u8], table: u32) -> Option<RoutingRecord> {
     }
     (rule.table == table).then_some(rule)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::tests::{device, shown};
+
+    fn record(family: u8) -> RoutingRecord {
+        RoutingRecord {
+            kind: routing::RULE,
+            family,
+            origin: 123,
+            table: 123,
+            device: device("lo"),
+            ..RoutingRecord::default()
+        }
+    }
+
+    /// The bytes are those that iproute2 6.1 sends for the command, but for the sequence number.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_rule_is_what_iproute2_sends() {
+        // ip rule add from 127.0.0.1/8 iif lo lookup 123 protocol 123
+        let mut loopback = RoutingRecord { source_length: 8, ..record(4) };
+        loopback.address[..4].copy_from_slice(&[127, 0, 0, 1]);
+        assert_eq!(
+            shown(add(&loopback).bytes()),
+            "34000000 20000506 00000000 00000000 02000800 7b000001 00000000 \
+             08000200 7f000001 07000300 6c6f0000 05001500 7b000000"
+        );
+        // ip rule add from 0.0.0.0 iif lo ipproto udp sport 53 lookup 123 protocol 123
+        let wildcard = RoutingRecord { source_length: 32, ip_protocol: 17, port: 53, ..record(4) };
+        assert_eq!(
+            shown(add(&wildcard).bytes()),
+            "44000000 20000506 00000000 00000000 02002000 7b000001 00000000 \
+             08000200 00000000 07000300 6c6f0000 05001600 11000000 08001700 35003500 \
+             05001500 7b000000"
+        );
+        // ip rule add fwmark 7 iif lo lookup 70000 protocol 123
+        let marked = RoutingRecord { mark: 7, table: 70_000, ..record(4) };
+        assert_eq!(
+            shown(add(&marked).bytes()),
+            "3c000000 20000506 00000000 00000000 02000000 00000001 00000000 \
+             08000a00 07000000 07000300 6c6f0000 08000f00 70110100 05001500 7b000000"
+        );
+        // ip -6 rule add from 2001:db8::5 iif lo ipproto tcp sport 443 lookup 123 protocol 123
+        let mut v6 = RoutingRecord { source_length: 128, ip_protocol: 6, port: 443, ..record(6) };
+        v6.address = "2001:db8::5".parse::<std::net::Ipv6Addr>().unwrap().octets();
+        assert_eq!(
+            shown(add(&v6).bytes()),
+            "50000000 20000506 00000000 00000000 0a008000 7b000001 00000000 \
+             14000200 20010db8 00000000 00000000 00000005 07000300 6c6f0000 05001600 06000000 \
+             08001700 bb01bb01 05001500 7b000000"
+        );
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_removal_names_the_position() {
+        let request = shown(remove(&RoutingRecord { priority: 32_765, ..record(4) }).bytes());
+        assert!(request.starts_with("34000000 21000500 "), "{request}");
+        assert!(request.contains(" 08000600 fd7f0000 "), "{request}");
+    }
+
+    /// As the kernel lists it: the fixed part and the attributes of the request, and more of its own.
+    fn listed(rule: &RoutingRecord, more: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut request = add(rule);
+        request.attribute(FRA_SUPPRESS_PREFIXLEN, &NO_SUPPRESSION.to_ne_bytes());
+        for (kind, value) in more {
+            request.attribute(*kind, value);
+        }
+        request.bytes()[16..].to_vec()
+    }
+
+    #[test]
+    fn a_rule_reads_as_it_was_written() {
+        let mut full = RoutingRecord {
+            source_length: 32,
+            ip_protocol: 6,
+            port: 443,
+            mark: 9,
+            priority: 77,
+            table: 70_000,
+            device: device("eth0"),
+            ..record(4)
+        };
+        full.address[..4].copy_from_slice(&[192, 0, 2, 1]);
+        let mask = (FRA_FWMASK, &WHOLE_MARK.to_ne_bytes()[..]);
+        let ports = (FRA_SPORT_MASK, &[0xff, 0xff][..]);
+        for rule in [full, record(4), record(6)] {
+            assert_eq!(read(&listed(&rule, &[mask, ports]), rule.table), Some(rule));
+            assert_eq!(read(&listed(&rule, &[]), rule.table + 1), None);
+        }
+    }
+
+    #[test]
+    fn what_a_record_cannot_say_makes_another_rule() {
+        const FRA_DST: u16 = 1;
+        const FRA_DPORT_RANGE: u16 = 24;
+        let marked = RoutingRecord { mark: 9, ..record(4) };
+        for more in [
+            (FRA_DST, &[192, 0, 2, 1][..]),
+            (FRA_DPORT_RANGE, &[1, 0, 1, 0]),
+            (FRA_SPORT_RANGE, &[1, 0, 2, 0]),
+            (FRA_SPORT_MASK, &[0xf0, 0xff]),
+            (FRA_FWMASK, &[3, 0, 0, 0]),
+            (FRA_SUPPRESS_PREFIXLEN, &[0, 0, 0, 0]),
+            (4_000, &[]),
+        ] {
+            let other = read(&listed(&marked, &[more]), 123).map(|rule| rule.other);
+            assert_eq!(other, Some(1), "{more:?}");
+        }
+        // A destination's length, a TOS, an action (prohibit), a flag (not).
+        for (offset, value) in [(1, 32), (3, 0x10), (7, 8), (8, 2)] {
+            let mut body = listed(&marked, &[]);
+            body[offset] = value;
+            assert_eq!(read(&body, 123).map(|rule| rule.other), Some(1), "{offset}");
+        }
+        let mut detached = listed(&marked, &[]);
+        detached[8..12].copy_from_slice(&FIB_RULE_DETACHED.to_ne_bytes());
+        assert_eq!(read(&detached, 123), Some(marked));
+    }
+
+    #[test]
+    fn a_short_message_is_no_rule() {
+        for length in 0..12 {
+            assert_eq!(read(&listed(&record(4), &[])[..length], 123), None);
+        }
+    }
+}
