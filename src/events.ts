@@ -177,7 +177,9 @@ function connectProblem(errno: number, options: Options): string {
     case 0:
       return `no answer within ${options.connectTimeout} s: the service's replies to clients must come back to this host; ${ROUTES}`;
     case "ECONNREFUSED":
-      return `${errorText(errno)}: is the service running there?`;
+      return `${
+        errorText(errno)
+      }: is the service running there, or does a firewall such as fail2ban's reject this client?`;
     case "EPERM":
     case "EACCES":
       return `${errorText(errno)}: CAP_NET_RAW or CAP_NET_ADMIN is needed`;

@@ -154,7 +154,10 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
     { kind: EventKind.peer_refused, refusal: Refusal.peer_not_allowed, peer: PEER },
     /add it to \/etc\/mmproxy\/subnets$/,
   ],
-  [{ kind: EventKind.connect_failed, ...ENDPOINTS, errno: 111 }, /is the service running there\?$/],
+  [
+    { kind: EventKind.connect_failed, ...ENDPOINTS, errno: 111 },
+    /is the service running there, or does a firewall such as fail2ban's reject this client\?$/,
+  ],
   [{ kind: EventKind.connect_failed, errno: 1 }, /CAP_NET_RAW or CAP_NET_ADMIN is needed$/],
   [{ kind: EventKind.connect_failed, errno: 113 }, /see the routing rules in the README$/],
   [{ kind: EventKind.connect_failed }, /no answer within 5 s: .*routing rules in the README$/],
