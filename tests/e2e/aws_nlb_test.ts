@@ -33,6 +33,9 @@ Deno.test("aws nlb: with on_first_ack, a service that speaks first greets the re
   assert.equal(await nlb.line(), "203.0.113.7:41025");
   await nlb.send("EHLO client.example.org\r\n");
   assert.equal(text(await nlb.exactly(25)), "EHLO client.example.org\r\n");
+  await nlb.finish();
+  const { message } = await program.event("connection");
+  assert.match(message, / client=203\.0\.113\.7:41025 .* vpc_endpoint=vpce-08d2bf15fac5001c9$/);
 });
 
 Deno.test("aws nlb: with on_first_ack_with_payload, a client that speaks first is served", async () => {
