@@ -6,6 +6,7 @@ import { installed, realPeerTest, runTool, Scratch, Server } from "./support/rea
 import { eventually } from "./support/time.ts";
 
 const sshd = installed("sshd");
+const USER = "no-such-user";
 
 realPeerTest(
   "sshd: behind HAProxy, its log has the address and port that fail2ban would ban",
@@ -35,7 +36,7 @@ listen ssh
     for (
       const [server, client] of [[clients.serverIp4, clients.ip4], [clients.serverIp6, clients.ip6]]
     ) {
-      // It may not log in, which is what leaves the line that fail2ban looks for.
+      // Nobody of that name may log in, which leaves the line that fail2ban looks for.
       await clients.run("sh", ["-c", 'ssh "$@" || true', "ssh", ...attempt(scratch, server, port)]);
       const opened = await program.event(
         "connection_opened",
@@ -44,17 +45,15 @@ listen ssh
       const clientPort = opened.client?.split(":").at(-1);
       await eventually(
         async () =>
-          (await service.log()).includes(
-            `Failed publickey for nobody from ${client} port ${clientPort} ssh2`,
-          ),
-        `failed login of ${client} port ${clientPort} in sshd's log`,
+          (await service.log()).includes(`Invalid user ${USER} from ${client} port ${clientPort}`),
+        `refused login of ${client} port ${clientPort} in sshd's log`,
       );
     }
     assert.equal((await program.stop()).get("headers_v2"), 2);
   },
 );
 
-/** A login with a key that opens nothing; the client's own files play no part. */
+/** A login of a user who does not exist; the client's own files play no part. */
 function attempt(scratch: Scratch, server: string | undefined, port: number): string[] {
   const options = [
     "BatchMode=yes",
@@ -65,7 +64,7 @@ function attempt(scratch: Scratch, server: string | undefined, port: number): st
   ];
   return [
     ...["-F", "none", "-p", String(port), ...options.flatMap((option) => ["-o", option])],
-    `nobody@${server}`,
+    `${USER}@${server}`,
     "true",
   ];
 }
