@@ -124,7 +124,7 @@ function sentence(event: NativeEvent, options: Options): string {
     case "datagrams_refused":
       return refusal === "peer_not_allowed"
         ? `Dropped ${count(value)} from ${peer}: it is not in the allowed subnets`
-        : `Dropped ${count(value)}, the last from ${peer}: got ${came} (${REASONS[refusal]})`;
+        : `Dropped ${count(value)}, the last from ${peer}: got ${came} (${datagramReason(event)})`;
     case "flow_opened":
       return `Opened a flow for ${client} to ${upstream}, from ${peer}`;
     case "flow_closed":
@@ -136,6 +136,17 @@ function sentence(event: NativeEvent, options: Options): string {
     case "events_lost":
       return `${value} log lines were lost: they came faster than they could be written`;
   }
+}
+
+/** A datagram may have a header of another kind than `--udp-header` says. */
+function datagramReason({ refusal, came }: NativeEvent): string {
+  const isSpp = came.startsWith("Simple Proxy Protocol");
+  if (isSpp && (refusal === "not_proxy" || refusal === "no_session")) return "see --udp-header spp";
+  if (refusal === "spp_magic" && came.startsWith("PROXY v")) return "see --udp-header";
+  if (refusal === "not_proxy") {
+    return "not a PROXY header: does the sender write one into every datagram? If only into the first, see --udp-header session";
+  }
+  return REASONS[refusal];
 }
 
 function count(datagrams: number): string {
@@ -177,7 +188,9 @@ function connectProblem(errno: number, options: Options): string {
     case 0:
       return `no answer within ${options.connectTimeout} s: the service's replies to clients must come back to this host; ${ROUTES}`;
     case "ECONNREFUSED":
-      return `${errorText(errno)}: is the service running there?`;
+      return `${
+        errorText(errno)
+      }: is the service running there, or does a firewall such as fail2ban's reject this client?`;
     case "EPERM":
     case "EACCES":
       return `${errorText(errno)}: CAP_NET_RAW or CAP_NET_ADMIN is needed`;

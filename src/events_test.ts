@@ -26,6 +26,7 @@ interface Fields {
   readonly peer?: Endpoint;
   readonly client?: Endpoint;
   readonly upstream?: Endpoint;
+  /** A character a byte. */
   readonly sample?: string;
 }
 
@@ -52,7 +53,7 @@ function write(records: Uint8Array<ArrayBuffer>, offset: number, fields: Fields)
     view.setUint32(start + ENDPOINT.scope, scope, LITTLE_ENDIAN);
     records.set(bytes, offset + start + ENDPOINT.address);
   }
-  const sample = new TextEncoder().encode(fields.sample);
+  const sample = Uint8Array.from(fields.sample ?? "", (byte) => byte.charCodeAt(0));
   view.setUint8(EVENT.sample_length, sample.length);
   records.set(sample, offset + EVENT.sample);
 }
@@ -141,6 +142,9 @@ Deno.test("logEvent: gives JSON the fields that the event has", () => {
   });
 });
 
+/** How the Simple Proxy Protocol's header begins. */
+const SPP = "\x56\xec";
+
 const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   [
     { kind: EventKind.header_refused, refusal: Refusal.incomplete, peer: PEER },
@@ -154,7 +158,10 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
     { kind: EventKind.peer_refused, refusal: Refusal.peer_not_allowed, peer: PEER },
     /add it to \/etc\/mmproxy\/subnets$/,
   ],
-  [{ kind: EventKind.connect_failed, ...ENDPOINTS, errno: 111 }, /is the service running there\?$/],
+  [
+    { kind: EventKind.connect_failed, ...ENDPOINTS, errno: 111 },
+    /is the service running there, or does a firewall such as fail2ban's reject this client\?$/,
+  ],
   [{ kind: EventKind.connect_failed, errno: 1 }, /CAP_NET_RAW or CAP_NET_ADMIN is needed$/],
   [
     { kind: EventKind.connect_failed, errno: 113 },
@@ -185,6 +192,35 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, value: 7, sample: "hi" },
     /^Dropped 7 datagrams, the last from a peer: got text "hi" \(Simple Proxy Protocol: /,
+  ],
+  [
+    { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, value: 1, sample: SPP },
+    /got Simple Proxy Protocol header \(see --udp-header spp\)$/,
+  ],
+  [
+    { kind: EventKind.datagrams_refused, refusal: Refusal.no_session, value: 1, sample: SPP },
+    /got Simple Proxy Protocol header \(see --udp-header spp\)$/,
+  ],
+  [
+    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, value: 1, sample: SPP },
+    /got Simple Proxy Protocol header \(Simple Proxy Protocol: shorter than 38 bytes\)$/,
+  ],
+  [
+    {
+      kind: EventKind.datagrams_refused,
+      refusal: Refusal.spp_magic,
+      value: 1,
+      sample: "PROXY UDP",
+    },
+    /got PROXY v1 line "PROXY UDP" \(see --udp-header\)$/,
+  ],
+  [
+    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_magic, value: 1, sample: "hi" },
+    /got text "hi" \(not a Simple Proxy Protocol header: is the sender set to send one\?\)$/,
+  ],
+  [
+    { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, value: 1, sample: "hi" },
+    /got text "hi" \(not a PROXY header: .* If only into the first, see --udp-header session\)$/,
   ],
   [{ kind: EventKind.flow_failed, errno: 13 }, /^Cannot open a flow .*CAP_NET_ADMIN is needed$/],
   [{ kind: EventKind.flows_full, value: 4 }, /^The table of UDP flows is full at 4:/],
