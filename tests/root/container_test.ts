@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { freePort, show } from "../e2e/support/endpoints.ts";
 import { text, v2 } from "../e2e/support/headers.ts";
-import { realPeerTest } from "../e2e/support/real_peers.ts";
+import { realPeerTest, Scratch, Server } from "../e2e/support/real_peers.ts";
 import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
 import { eventually } from "../e2e/support/time.ts";
 import { tell, UdpService, UdpSocket } from "../e2e/support/udp.ts";
+import { runcCommand } from "./support/bundle.ts";
 import { Container } from "./support/container.ts";
 import { Image, NEEDS } from "./support/images.ts";
 

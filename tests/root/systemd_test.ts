@@ -13,11 +13,14 @@ import { Image, NEEDS } from "./support/images.ts";
 const CLIENT = { ip: "203.0.113.40", port: 40_040 };
 const BALANCER = { ip: "198.51.100.1", port: 443 };
 
+const DEPLOY = join(ROOT, "deploy");
+const UNIT = "/etc/systemd/system/mmproxy.service";
+
 /** A machine under systemd that has the release, Deno and the unit where docs/systemd.md puts them. */
 class Machine implements AsyncDisposable {
   private constructor(readonly container: Container, readonly scratch: Scratch) {}
 
-  static async start(options: string): Promise<Machine> {
+  static async start(options: string, dropIns: readonly string[] = []): Promise<Machine> {
     const scratch = await Scratch.make();
     const release = `${scratch.path}/mmproxy`;
     await layOut(release);
@@ -27,7 +30,8 @@ class Machine implements AsyncDisposable {
       `${release}:/opt/mmproxy:ro`,
       `${Deno.execPath()}:/usr/local/bin/deno:ro`,
       `${scratch.path}/etc:/etc/mmproxy:ro`,
-      `${join(ROOT, "deploy/mmproxy.service")}:/etc/systemd/system/mmproxy.service:ro`,
+      `${DEPLOY}/mmproxy.service:${UNIT}:ro`,
+      ...dropIns.map((name) => `${DEPLOY}/mmproxy.service.d/${name}:${UNIT}.d/${name}:ro`),
       // The kernel's settings are the machine's around it.
       "/dev/null:/etc/systemd/system/systemd-sysctl.service:ro",
     ];

@@ -3,11 +3,8 @@ import { PATIENCE, within } from "../../e2e/support/time.ts";
 import { runTool } from "../../e2e/support/real_peers.ts";
 import { storage } from "./images.ts";
 
-/** Every container shares the tests' network; small machines have no more than these limits to give. */
-const FIXED = [
-  ...["--detach", "--network=host"],
-  ...["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"],
-];
+/** Small machines have no more than these limits to give. */
+const FIXED = ["--detach", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
 
 function podman(...args: string[]): Promise<string> {
   return runTool("podman", [
@@ -21,9 +18,12 @@ function podman(...args: string[]): Promise<string> {
 export class Container implements AsyncDisposable {
   private constructor(readonly id: string) {}
 
-  /** Starts one; `flags` are podman's. */
+  /** Starts one; `flags` are podman's. Its network is the tests', unless a flag says otherwise. */
   static async start(image: string, flags: string[], command: string[]): Promise<Container> {
-    return new Container((await podman("run", ...FIXED, ...flags, image, ...command)).trim());
+    const network = flags.some((flag) => flag.startsWith("--network=")) ? [] : ["--network=host"];
+    return new Container(
+      (await podman("run", ...FIXED, ...network, ...flags, image, ...command)).trim(),
+    );
   }
 
   /** Runs a command inside; what it printed. */
