@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import { freePort, show } from "../e2e/support/endpoints.ts";
+import { freePort, show, tcpListens } from "../e2e/support/endpoints.ts";
 import { text, v2 } from "../e2e/support/headers.ts";
-import { realPeerTest, Scratch, Server } from "../e2e/support/real_peers.ts";
+import { realPeerTest } from "../e2e/support/real_peers.ts";
 import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
 import { eventually } from "../e2e/support/time.ts";
 import { tell, UdpService, UdpSocket } from "../e2e/support/udp.ts";
-import { runcCommand } from "./support/bundle.ts";
+import { Bundle } from "./support/bundle.ts";
 import { Container } from "./support/container.ts";
 import { Image, NEEDS } from "./support/images.ts";
 
@@ -54,6 +54,30 @@ for (const [how, flags, user] of FLAGS) {
     },
   );
 }
+
+realPeerTest(
+  "container: as Docker and containerd start it, the capability comes from the file",
+  NEEDS,
+  async () => {
+    const port = freePort();
+    await using service = new TcpService(tellAndEcho);
+    await using _container = await Bundle.start(
+      ["-l", `127.0.0.1:${port}`, "-4", service.address],
+      false,
+    );
+    await eventually(() => tcpListens(port), "the program's port");
+    using stream = await Stream.connect(port);
+    await stream.send(v2(CLIENT, BALANCER));
+    assert.equal(await stream.line(), show(CLIENT));
+  },
+);
+
+realPeerTest("container: there, without new privileges, it ends with one line", NEEDS, async () => {
+  await using container = await Bundle.start(["-l", `127.0.0.1:${freePort()}`], true);
+  const { code, stderr } = await container.ended();
+  assert.equal(code, 1, stderr);
+  assert.match(stderr, /^mmproxy: Cannot use the clients' addresses: [^\n]*CAP_NET_RAW[^\n]*\n$/);
+});
 
 realPeerTest(
   "container: without CAP_NET_RAW it does not start, and the runtime says why",

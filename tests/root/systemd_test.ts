@@ -140,6 +140,52 @@ realPeerTest(
 );
 
 realPeerTest(
+  "systemd: with the drop-ins it listens on a low port, and has its routes while it runs",
+  NEEDS,
+  async () => {
+    const listen = { ip: "127.0.0.1", port: 843 };
+    const rules = async () =>
+      text((await new Deno.Command("ip", { args: ["rule"] }).output()).stdout);
+    const routed = async () => /from 127\.0\.0\.\S* .*lookup 777/.test(await rules());
+    await using tcp = new TcpService(tellAndEcho);
+    await using machine = await Machine.start(
+      `-l ${show(listen)} -4 ${tcp.address} --table 777`,
+      ["low-ports.conf", "routes.conf"],
+    );
+    await machine.systemctl("start", "mmproxy");
+    assert.equal(await routed(), true, await rules());
+    using stream = await Stream.connect(listen.port);
+    await stream.send(v2(CLIENT, BALANCER));
+    assert.equal(await stream.line(), show(CLIENT));
+    stream[Symbol.dispose]();
+    await machine.systemctl("stop", "mmproxy");
+    assert.equal(await routed(), false, await rules());
+  },
+);
+
+realPeerTest("systemd: a reload is taken, and the program goes on", NEEDS, async () => {
+  const listen = { ip: "127.0.0.1", port: freePort() };
+  await using tcp = new TcpService(tellAndEcho);
+  await using machine = await Machine.start(
+    `-l ${show(listen)} -4 ${tcp.address} -a /etc/mmproxy/subnets`,
+  );
+  await machine.scratch.write("etc/subnets", "127.0.0.0/8\n");
+  await machine.systemctl("start", "mmproxy");
+  const pid = await machine.show("MainPID");
+  await machine.scratch.write("etc/subnets", "198.51.100.0/24\n");
+  await machine.systemctl("reload", "mmproxy");
+  await eventually(async () => {
+    using stream = await Stream.connect(listen.port);
+    return await stream.send(v2Local()).then(() => stream.rest(), () => []).then(
+      (answer) => answer.length === 0,
+      () => true,
+    );
+  }, "the new subnets");
+  assert.equal(await machine.show("ActiveState"), "active");
+  assert.equal(await machine.show("MainPID"), pid);
+});
+
+realPeerTest(
   "systemd: MemoryDenyWriteExecute ends Deno, but for an interpreted one",
   NEEDS,
   async () => {

@@ -133,8 +133,8 @@ export class Images implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await runTool("podman", [...storageAt(this.path), "rm", "--all", "--force"]);
+    await runTool("podman", [...storageAt(this.path), "image", "unmount", "--all", "--force"]);
     await this.#buildah("rm", "--all");
-    await runTool("umount", ["--recursive", `${this.path}/storage/overlay`]).catch(() => {});
     await Deno.remove(this.path, { recursive: true });
   }
 }
