@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { freePort, show, tcpListens } from "../e2e/support/endpoints.ts";
 import { text, v2 } from "../e2e/support/headers.ts";
-import { realPeerTest } from "../e2e/support/real_peers.ts";
+import { realPeerTest, Scratch } from "../e2e/support/real_peers.ts";
 import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
 import { eventually } from "../e2e/support/time.ts";
 import { tell, UdpService, UdpSocket } from "../e2e/support/udp.ts";
@@ -34,9 +34,14 @@ for (const [how, flags, user] of FLAGS) {
       const listen = { ip: "127.0.0.1", port: freePort() };
       await using tcp = new TcpService(tellAndEcho);
       await using _udp = await UdpService.start(tell, "127.0.0.1", tcp.port);
-      await using container = await Container.start(Image.mmproxy, [...RAW_ALONE, ...flags], [
-        ...["-l", show(listen), "-4", tcp.address, "-p", "both"],
-      ]);
+      await using scratch = await Scratch.make();
+      const subnets = await scratch.write("subnets", "127.0.0.0/8\n");
+      const mount = ["--volume", `${subnets}:/etc/mmproxy/subnets:ro`];
+      await using container = await Container.start(
+        Image.mmproxy,
+        [...RAW_ALONE, ...mount, ...flags],
+        ["-l", show(listen), "-4", tcp.address, "-p", "both", "-a", "/etc/mmproxy/subnets"],
+      );
       await said(container, /Listening on/);
       const status = await container.status();
       assert.match(status, new RegExp(`^Uid:(\\t${user}){4}$`, "m"));
