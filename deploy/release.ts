@@ -1,5 +1,6 @@
 /**
- * Lays a release out in `dist/mmproxy-<version>/`, and packs it: `deno task release [library …]`.
+ * Lays a release out in `dist/mmproxy-<version>/`, and packs it: `deno task release [library …]`. With
+ * `--into <folder>` it is laid out there, and not packed.
  *
  * What lies there runs with `--allow-ffi` alone, without Rust, a registry, or a home to write in: the
  * program, the packages that it imports, and its native core. Further arguments are libraries for other
@@ -7,6 +8,7 @@
  */
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import config from "../deno.json" with { type: "json" };
 
 /** The repository. */
@@ -105,11 +107,17 @@ function ignoreMissing(error: unknown): void {
   if (!(error instanceof Deno.errors.NotFound)) throw error;
 }
 
-async function main(libraries: readonly string[]): Promise<void> {
+async function main(args: string[]): Promise<void> {
+  const { values, positionals } = parseArgs({
+    args,
+    options: { into: { type: "string" } },
+    allowPositionals: true,
+  });
   const name = `mmproxy-${config.version}`;
   const dist = join(ROOT, "dist");
   await buildLibrary();
-  await layOut(join(dist, name), libraries);
+  await layOut(values.into ?? join(dist, name), positionals);
+  if (values.into !== undefined) return console.log(values.into);
   const archive = `${name}.tar.gz`;
   const anyone = ["--owner=0", "--group=0", "--numeric-owner", "--sort=name"];
   await run(["tar", "--create", "--gzip", `--file=${archive}`, ...anyone, name], dist);

@@ -15,7 +15,8 @@ const SIGNS_AN_INTERVAL = 4;
 export class ServiceManager {
   readonly #native: Native;
   readonly #log: Log;
-  #status = "";
+  /** What `ready` told; `undefined` before it, and from `stopping` on. */
+  #status: string | undefined;
   #failed = false;
   #watchdog: ReturnType<typeof setInterval> | undefined;
 
@@ -32,21 +33,23 @@ export class ServiceManager {
 
   /** New connections are no longer taken. `status` as for `ready`. */
   stopping(status: string): void {
+    this.#status = undefined;
     this.#tell("STOPPING=1", `STATUS=${status}`);
   }
 
   /**
    * Runs a reload, around which the service manager knows that it goes on. Whether it came to anything
-   * is the log's to say: the service is ready either way.
+   * is the log's to say: the service is ready either way. One that comes before the service is ready, or
+   * while it stops, is nothing to tell.
    */
   reload<T>(reload: () => T): T {
-    // READY=1 behind a reload would be too early.
-    if (!this.#status) return reload();
+    const status = this.#status;
+    if (status === undefined) return reload();
     this.#tell("RELOADING=1", "STATUS=Reloading");
     try {
       return reload();
     } finally {
-      this.ready(this.#status);
+      this.ready(status);
     }
   }
 

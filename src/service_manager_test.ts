@@ -67,10 +67,14 @@ Deno.test("reload: one that throws leaves the service ready", () => {
   assert.equal(told.at(-1), "READY=1\nSTATUS=Listening");
 });
 
-Deno.test("reload: one before the service is ready announces nothing", () => {
+Deno.test("reload: before the service is ready, and while it stops, nothing is told", () => {
   const { manager, told } = new Stage();
-  assert.equal(manager.reload(() => 7), 7);
+  assert.equal(manager.reload(() => 1), 1);
   assert.deepEqual(told, []);
+  manager.ready("Listening");
+  manager.stopping("Stopping");
+  assert.equal(manager.reload(() => 2), 2);
+  assert.equal(told.length, 2);
 });
 
 Deno.test("watch: gives signs of life as long as all is well", async () => {

@@ -60,6 +60,16 @@ const STEPS: readonly Step[] = [
     count: countJunit,
     slow: true,
   },
+  // Apart, with their own dependencies, as the charts.
+  {
+    title: "Manifests, against the schemas of Kubernetes and Compose",
+    command: [
+      ...[DENO, "test", "-A", `--junit-path=${JUNIT}`],
+      ...["--config", "tests/manifests/deno.json", "tests/manifests"],
+    ],
+    count: countJunit,
+    slow: true,
+  },
   {
     title: "Tests that need root: another user, systemd, containers",
     command: [DENO, "run", "-A", "tests/root/run.ts", "--junit", JUNIT],

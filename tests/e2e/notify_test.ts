@@ -47,6 +47,20 @@ Deno.test("notify: an abstract socket is told too", async () => {
   await socket.message("STOPPING=1");
 });
 
+Deno.test("notify: SIGHUP tells that a reload goes on, since when, and that it is over", async () => {
+  await using scratch = await Scratch.make();
+  const subnets = await scratch.write("subnets", "127.0.0.0/8\n");
+  using socket = new NotifySocket(`@mmproxy-e2e-${crypto.randomUUID()}`);
+  await using program = await Program.start({ args: ["-a", subnets], shell: under(socket) });
+  const ready = await socket.message("READY=1");
+  program.signal("SIGHUP");
+  const reloading = await socket.message("RELOADING=1");
+  assert.match(reloading.at(-1) ?? "", /^MONOTONIC_USEC=\d+$/);
+  await eventually(() => socket.count("READY=1") === 2, "its end");
+  assert.deepEqual(socket.messages.map(([first]) => first), ["READY=1", "RELOADING=1", "READY=1"]);
+  assert.deepEqual(socket.messages[2], ready);
+});
+
 Deno.test("notify: a socket that is not there is logged once, and the program serves", async () => {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({

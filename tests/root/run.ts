@@ -1,12 +1,14 @@
 /**
  * Runs the tests that need root, in a network namespace of their own:
- * `deno run -A tests/root/run.ts [--junit <path>] [filter]`.
+ * `deno run -A tests/root/run.ts [--junit <path>] [filter]`. What they need of the outside, packages and
+ * images, is made before.
  */
 import { parseArgs } from "node:util";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { runInNamespace } from "../e2e/support/namespace.ts";
 import { runTool } from "../e2e/support/real_peers.ts";
+import { Images } from "./support/images.ts";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 
@@ -22,6 +24,7 @@ if (Deno.uid() !== 0) {
 }
 await runTool("cargo", ["build", "--release", "--package", "mmproxy-ffi"], 300_000);
 await runTool(Deno.execPath(), ["cache", "--quiet", join(HERE, "../../main.ts")]);
+await using _images = await Images.make();
 
 const command = [Deno.execPath(), "test", "--allow-all", "--cached-only"];
 if (values.junit !== undefined) command.push(`--junit-path=${values.junit}`);

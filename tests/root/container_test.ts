@@ -1,0 +1,109 @@
+import assert from "node:assert/strict";
+import { freePort, show, tcpListens } from "../e2e/support/endpoints.ts";
+import { text, v2 } from "../e2e/support/headers.ts";
+import { realPeerTest, Scratch } from "../e2e/support/real_peers.ts";
+import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
+import { eventually } from "../e2e/support/time.ts";
+import { tell, UdpService, UdpSocket } from "../e2e/support/udp.ts";
+import { Bundle } from "./support/bundle.ts";
+import { Container } from "./support/container.ts";
+import { Image, NEEDS } from "./support/images.ts";
+
+const CLIENT = { ip: "203.0.113.39", port: 40_039 };
+const BALANCER = { ip: "198.51.100.1", port: 443 };
+/** As docs/containers.md has it. */
+const RAW_ALONE = ["--cap-drop=all", "--cap-add=NET_RAW"];
+
+/** Waits until the program in the container says something. */
+async function said(container: Container, line: RegExp): Promise<void> {
+  await eventually(async () => line.test(await container.log()), `${line} in the log`);
+}
+
+const FLAGS: [how: string, flags: string[], user: number][] = [
+  ["as it is", [], 65_532],
+  ["with no way to more privileges", ["--security-opt=no-new-privileges"], 65_532],
+  ["with nothing to write to", ["--read-only", "--read-only-tmpfs=false"], 65_532],
+  ["as root", ["--user=0"], 0],
+];
+
+for (const [how, flags, user] of FLAGS) {
+  realPeerTest(
+    `container: with CAP_NET_RAW alone, ${how}, the service sees the client`,
+    NEEDS,
+    async () => {
+      const listen = { ip: "127.0.0.1", port: freePort() };
+      await using tcp = new TcpService(tellAndEcho);
+      await using _udp = await UdpService.start(tell, "127.0.0.1", tcp.port);
+      await using scratch = await Scratch.make();
+      const subnets = await scratch.write("subnets", "127.0.0.0/8\n");
+      const mount = ["--volume", `${subnets}:/etc/mmproxy/subnets:ro`];
+      await using container = await Container.start(
+        Image.mmproxy,
+        [...RAW_ALONE, ...mount, ...flags],
+        ["-l", show(listen), "-4", tcp.address, "-p", "both", "-a", "/etc/mmproxy/subnets"],
+      );
+      await said(container, /Listening on/);
+      const status = await container.status();
+      assert.match(status, new RegExp(`^Uid:(\\t${user}){4}$`, "m"));
+      assert.match(status, /^CapEff:\t0000000000002000$/m);
+      assert.match(status, /^CapBnd:\t0000000000002000$/m);
+
+      using stream = await Stream.connect(listen.port);
+      await stream.send(v2(CLIENT, BALANCER));
+      assert.equal(await stream.line(), show(CLIENT));
+      await using peer = await UdpSocket.open();
+      await peer.send(listen, v2(CLIENT, BALANCER, { datagram: true }), "hello");
+      assert.equal(text((await peer.receive()).data), `${show(CLIENT)} hello`);
+      stream[Symbol.dispose]();
+      assert.equal(await container.stop(), 0, await container.log());
+    },
+  );
+}
+
+realPeerTest(
+  "container: as Docker and containerd start it, the capability comes from the file",
+  NEEDS,
+  async () => {
+    const port = freePort();
+    await using service = new TcpService(tellAndEcho);
+    await using _container = await Bundle.start(
+      ["-l", `127.0.0.1:${port}`, "-4", service.address],
+      false,
+    );
+    await eventually(() => tcpListens(port), "the program's port");
+    using stream = await Stream.connect(port);
+    await stream.send(v2(CLIENT, BALANCER));
+    assert.equal(await stream.line(), show(CLIENT));
+  },
+);
+
+realPeerTest("container: there, without new privileges, it ends with one line", NEEDS, async () => {
+  await using container = await Bundle.start(["-l", `127.0.0.1:${freePort()}`], true);
+  const { code, stderr } = await container.ended();
+  assert.equal(code, 1, stderr);
+  assert.match(stderr, /^mmproxy: Cannot use the clients' addresses: [^\n]*CAP_NET_RAW[^\n]*\n$/);
+});
+
+realPeerTest(
+  "container: without CAP_NET_RAW it does not start, and the runtime says why",
+  NEEDS,
+  async () => {
+    await using container = await Container.start(Image.mmproxy, ["--cap-drop=all"], []);
+    assert.notEqual(await container.ended(), 0);
+    assert.match(await container.log(), /exec \/usr\/local\/bin\/deno: operation not permitted/);
+  },
+);
+
+realPeerTest(
+  "container: prints its version, and is one user's image without a shell",
+  NEEDS,
+  async () => {
+    await using container = await Container.start(Image.mmproxy, RAW_ALONE, ["--version"]);
+    assert.equal(await container.ended(), 0);
+    assert.match(await container.log(), /^mmproxy \d+\.\d+\.\d+$/m);
+    await assert.rejects(
+      Container.start(Image.mmproxy, [...RAW_ALONE, "--entrypoint=/bin/sh"], []),
+      /no such file/,
+    );
+  },
+);

@@ -1,0 +1,140 @@
+/**
+ * Container images made on this machine, from Debian's packages and its own toolchain: nothing comes from
+ * a registry of images. They live in a storage of their own, which is removed at the end.
+ */
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { installed, runTool } from "../../e2e/support/real_peers.ts";
+
+const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../../..");
+/** Where run.ts tells the tests of the storage. */
+const VARIABLE = "MMPROXY_IMAGES";
+const MINUTES = 60_000;
+
+/** Names of the images. */
+export const Image = {
+  /** What the repository's Dockerfile makes. */
+  mmproxy: "localhost/mmproxy",
+  /** A Debian with systemd, a C compiler and Rust. */
+  machine: "localhost/machine",
+  /** Deno alone. */
+  deno: "localhost/deno",
+  /** A C library alone. */
+  base: "localhost/base",
+} as const;
+
+const TOOLS = ["debootstrap", "buildah", "podman", "runc", "rustc"] as const;
+/** What there must be, as realPeerTest takes it. */
+export const NEEDS: Record<string, unknown> = Object.fromEntries(
+  TOOLS.map((tool) => [tool, installed(tool)]),
+);
+
+/** What `mmproxy` and Deno are linked with. */
+const LIBRARIES = ["c", "m", "dl", "pthread", "rt", "gcc_s"];
+
+/** The arguments by which buildah and podman find the images that run.ts has made. */
+export function storage(): string[] {
+  const path = Deno.env.get(VARIABLE);
+  if (path === undefined) throw new Error("There are no images: start the tests with run.ts");
+  return storageAt(path);
+}
+
+function storageAt(path: string): string[] {
+  return ["--root", `${path}/storage`, "--runroot", `${path}/run`, "--storage-driver", "overlay"];
+}
+
+/** The storage of the images, gone at the end. */
+export class Images implements AsyncDisposable {
+  private constructor(readonly path: string) {}
+
+  /** Makes all of them; `undefined` where a tool is missing. */
+  static async make(): Promise<Images | undefined> {
+    if (TOOLS.some((tool) => NEEDS[tool] === undefined)) return undefined;
+    const images = new Images(await Deno.makeTempDir({ prefix: "mmproxy-images-" }));
+    Deno.env.set(VARIABLE, images.path);
+    try {
+      await images.#machine();
+      await images.#deno();
+      await images.#base();
+      await images.#mmproxy();
+    } catch (error) {
+      await images[Symbol.asyncDispose]();
+      throw error;
+    }
+    return images;
+  }
+
+  async #machine(): Promise<void> {
+    await this.#fill(Image.machine, async (root) => {
+      const packages = "systemd,systemd-sysv,gcc,libc6-dev,libcap2-bin,ca-certificates";
+      await runTool(
+        "debootstrap",
+        ["--variant=minbase", `--include=${packages}`, "bookworm", root],
+        5 * MINUTES,
+      );
+      const toolchain = (await runTool("rustc", ["--print", "sysroot"])).trim();
+      const script = `cp -a $1/bin/rustc $1/bin/cargo $2/bin/
+        cp -a $1/lib/*.so* $2/lib/
+        mkdir -p $2/lib/rustlib
+        cp -a $1/lib/rustlib/*-unknown-linux-gnu $2/lib/rustlib/`;
+      await runTool("sh", ["-ec", script, "sh", toolchain, `${root}/usr/local`], 2 * MINUTES);
+      // A machine behind a proxy trusts authorities of its own; the build reaches the same registries.
+      const authorities = "/etc/ssl/certs/ca-certificates.crt";
+      await Deno.copyFile(authorities, root + authorities);
+      return ["--env", "DENO_TLS_CA_STORE=system"];
+    });
+  }
+
+  async #deno(): Promise<void> {
+    await this.#fill(Image.deno, async (root) => {
+      await Deno.copyFile(Deno.execPath(), `${root}/deno`);
+      return [];
+    });
+  }
+
+  async #base(): Promise<void> {
+    await this.#fill(Image.base, async (root) => {
+      const source = "/lib/$(uname -m)-linux-gnu";
+      const script = `mkdir -p $1${source} $1/lib64 $1/etc
+        for name in ${LIBRARIES.join(" ")}; do cp -L ${source}/lib$name.so.? $1${source}/; done
+        for loader in /lib*/ld-linux-*.so.*; do cp -L $loader $1$loader; done
+        mkdir -m 1777 $1/tmp`;
+      await runTool("sh", ["-ec", script, "sh", root]);
+      return [];
+    });
+  }
+
+  async #mmproxy(): Promise<void> {
+    const bases = [["RUST", Image.machine], ["DENO", Image.deno], ["BASE", Image.base]];
+    await this.#buildah(
+      "bud",
+      ...["--isolation", "chroot", "--layers=false", "--format", "docker"],
+      ...bases.flatMap(([name, image]) => ["--build-arg", `${name}_IMAGE=${image}`]),
+      ...["--file", "deploy/Dockerfile", "--tag", Image.mmproxy, "."],
+    );
+  }
+
+  /** Makes an image of what `fill` puts into a folder; `fill` returns arguments of `buildah config`. */
+  async #fill(image: string, fill: (root: string) => Promise<string[]>): Promise<void> {
+    const container = await this.#buildah("from", "scratch");
+    const settings = await fill(await this.#buildah("mount", container));
+    if (settings.length > 0) await this.#buildah("config", ...settings, container);
+    await this.#buildah("commit", "--quiet", "--disable-compression", container, image);
+    await this.#buildah("rm", container);
+  }
+
+  async #buildah(command: string, ...args: string[]): Promise<string> {
+    const said = await runTool("sh", [
+      ...["-ec", 'cd "$1"; shift; exec buildah "$@"', "sh", ROOT],
+      ...[...storageAt(this.path), command, ...args],
+    ], 5 * MINUTES);
+    return said.trim();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await runTool("podman", [...storageAt(this.path), "rm", "--all", "--force"]);
+    await runTool("podman", [...storageAt(this.path), "image", "unmount", "--all", "--force"]);
+    await this.#buildah("rm", "--all");
+    await Deno.remove(this.path, { recursive: true });
+  }
+}
