@@ -58,7 +58,7 @@ refusals! {
     V2Tlv = 13, "v2_tlv";
     /// Version 2: the CRC32c TLV does not match the header, or is not four bytes long (B8).
     V2Checksum = 14, "v2_checksum";
-    /// The source address is unspecified, multicast or broadcast.
+    /// The source address is unspecified, multicast or broadcast, or loopback from another host.
     SourceAddress = 15, "source_address";
     /// Simple Proxy Protocol: fewer than 38 bytes.
     SppShort = 16, "spp_short";

@@ -157,6 +157,12 @@ fn client_of(source: Source) -> Endpoint {
     }
 }
 
+/// Whether a peer from elsewhere names a loopback address as its client's: a service that trusts its own
+/// host must not take it for that (docs/decisions/0015-loopback-clients.md).
+fn pretends_to_be_local(client: SocketAddr, peer: SocketAddr) -> bool {
+    client.ip().is_loopback() && !peer.ip().is_loopback()
+}
+
 /// Whether an error says that this host does not have the service's address family.
 fn lacks_family(errno: i32, service: SocketAddr) -> bool {
     // Nothing lies between a host and its own loopback but the family itself.
@@ -226,8 +232,8 @@ impl Context<'_> {
         Some(Account::new(record, header))
     }
 
-    /// Asks the decoder about a whole header.
-    pub fn decode(&self, header: &[u8], carrier: u32) -> Decision {
+    /// Asks the decoder about a whole header that a peer has sent.
+    pub fn decode(&self, header: &[u8], carrier: u32, peer: SocketAddr) -> Decision {
         #[cfg(feature = "fault-injection")]
         assert!(!header.ends_with(b"mmproxy: panic"), "a header asked for it");
         // SAFETY: this is the serving thread, and the slice ends before the decoder is called.
@@ -260,6 +266,9 @@ impl Context<'_> {
                 stats.add(Counter::HeadersOwn, 1);
                 Decision::Own
             }
+            (action::CLIENT, Some(client)) if pretends_to_be_local(client, peer) => {
+                Decision::Refuse(Refusal::SourceAddress)
+            }
             (action::CLIENT, Some(client)) => Decision::Client(client),
             _ => Decision::Refuse(Refusal::Decoder),
         }
@@ -279,6 +288,16 @@ mod tests {
         assert!(!lacks_family(libc::ENETUNREACH, elsewhere));
         assert!(!lacks_family(libc::ECONNREFUSED, loopback));
         assert!(!lacks_family(0, loopback));
+    }
+
+    #[test]
+    fn only_a_local_peer_may_have_local_clients() {
+        let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (elsewhere, elsewhere6) = (address("198.51.100.1:1"), address("[2001:db8::1]:1"));
+        assert!(pretends_to_be_local(address("127.1.2.3:1"), elsewhere));
+        assert!(pretends_to_be_local(address("[::1]:1"), elsewhere6));
+        assert!(!pretends_to_be_local(address("127.0.0.1:1"), address("[::1]:9")));
+        assert!(!pretends_to_be_local(elsewhere, elsewhere6));
     }
 
     #[test]

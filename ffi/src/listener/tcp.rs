@@ -282,7 +282,7 @@ impl Listening {
                 }
                 Frame::Header(length) => {
                     let payload: Box<[u8]> = bytes[length..].into();
-                    let decision = cx.decode(&bytes[..length], carrier::STREAM);
+                    let decision = cx.decode(&bytes[..length], carrier::STREAM, connection.peer);
                     let (header, peer) = (&bytes[..length], connection.peer);
                     connection.account = cx.account(protocol::TCP, header, peer, decision.client());
                     return match decision {

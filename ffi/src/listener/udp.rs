@@ -414,7 +414,7 @@ impl Listening {
         if !self.allowed.allows(Some(peer)) {
             return Err(Refusal::PeerNotAllowed);
         }
-        let owner = match cx.decode(header, carrier) {
+        let owner = match cx.decode(header, carrier, peer) {
             Decision::Refuse(refusal) => return Err(refusal),
             Decision::Client(client) => Owner::Client(client),
             Decision::Own => Owner::Peer(peer),
