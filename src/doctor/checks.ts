@@ -109,7 +109,11 @@ function listen({ options, self, listen: { problem, holder } }: Facts): Finding 
       }
       return failed(
         `${text} is taken by ${holder.name} (process ${holder.process}): stop it, or choose another port with --listen-addr`,
-        [as(self, `kill ${holder.process}`)],
+        // systemd holds the sockets of services that it starts on demand; elsewhere 1 is the container.
+        [as(
+          self,
+          holder.process === 1 ? `ss -lntup 'sport = :${port}'` : `kill ${holder.process}`,
+        )],
       );
     case Status.address_not_available: {
       const listenAddr = anyAddress(options.listenAddr);

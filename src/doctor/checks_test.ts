@@ -110,6 +110,18 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "sudo ss -lntup 'sport = :8443'",
   ],
   [
+    "a port of the first process, which nobody should end",
+    "listen",
+    facts(SERVICE, {
+      listen: {
+        problem: refusal(Status.address_in_use),
+        holder: { process: 1, name: "systemd", ours: false },
+      },
+    }),
+    "failed: 0.0.0.0:8443 is taken by systemd (process 1): stop it, or choose another port with " +
+    "--listen-addr → ss -lntup 'sport = :8443'",
+  ],
+  [
     "a table of connections that is nearly full",
     "conntrack",
     facts(SERVICE, {
