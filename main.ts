@@ -1,6 +1,7 @@
 /** mmproxy: PROXY protocol in, the client's own address out. */
 import config from "./deno.json" with { type: "json" };
 import { parseArguments, UsageError } from "./src/cli.ts";
+import { runDoctor } from "./src/doctor/command.ts";
 import { openLog } from "./src/log.ts";
 import { LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
 import { KernelRouting } from "./src/kernel_routing.ts";
@@ -24,6 +25,8 @@ async function main(args: readonly string[]): Promise<number> {
         return 0;
       case "routes":
         return runRoutes(request, new KernelRouting(library), (line) => console.log(line));
+      case "doctor":
+        return await runDoctor(request, library, (text) => console.log(text));
     }
   } catch (error) {
     if (error instanceof UsageError) return fail(error, 2);

@@ -29,6 +29,7 @@ export type RoutesAction = (typeof ROUTES_ACTIONS)[number];
 export type Request =
   | { readonly kind: "run"; readonly options: Options }
   | RoutesRequest
+  | DoctorRequest
   | { readonly kind: "print"; readonly text: string };
 
 /** `routes up|down|show`. */
@@ -38,6 +39,14 @@ export interface RoutesRequest {
   readonly options: Options;
   /** Print what would be done, as commands, and do nothing. */
   readonly dryRun: boolean;
+}
+
+/** `doctor`. */
+export interface DoctorRequest {
+  readonly kind: "doctor";
+  readonly options: Options;
+  /** Print one JSON document in place of lines. */
+  readonly json: boolean;
 }
 
 const MOST_SECONDS = 4_000_000;
@@ -117,7 +126,9 @@ function command(
       "Takes PROXY protocol headers off TCP connections and UDP datagrams, and relays them to a " +
         "service from the client's own address.",
     )
-    .usage("[options]\n       mmproxy routes up|down|show [options]")
+    .usage(
+      "[options]\n       mmproxy routes up|down|show [options]\n       mmproxy doctor [options]",
+    )
     .helpOption("-h, --help", "print this help")
     .helpCommand(false)
     .version(`mmproxy ${version}`, "--version", "print the version")
@@ -129,6 +140,7 @@ function command(
     .configureOutput(output);
   program.action((flags) => asked({ kind: "run", options: optionsOf(program, flags) }));
   program.addCommand(routesCommand(asked).copyInheritedSettings(program));
+  program.addCommand(doctorCommand(asked).copyInheritedSettings(program));
   return program;
 }
 
@@ -152,6 +164,29 @@ function routesCommand(asked: (request: Request) => void) {
         options: optionsOf(routes, flags),
         dryRun: flags.dryRun === true,
       })
+    );
+}
+
+/** Flags of the service on which nothing depends that the doctor checks; it takes them all the same. */
+const NOT_THE_DOCTORS = new Set([
+  "closeAfter",
+  "headerTimeout",
+  "udpHeader",
+  "logLevel",
+  "logFormat",
+]);
+
+function doctorCommand(asked: (request: Request) => void) {
+  const doctor = withServiceFlags(new Command("doctor"));
+  for (const option of doctor.options) option.hideHelp(NOT_THE_DOCTORS.has(option.attributeName()));
+  return doctor
+    .description(
+      "Checks whether the program would work, and prints the commands that mend what is wrong. Takes " +
+        "the flags that the program itself is started with, and changes nothing.",
+    )
+    .option("--json", "print one JSON document")
+    .action((flags) =>
+      asked({ kind: "doctor", options: optionsOf(doctor, flags), json: flags.json === true })
     );
 }
 

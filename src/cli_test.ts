@@ -234,6 +234,15 @@ async function run(...args: string[]) {
   return { code, stdout: text(stdout), stderr: text(stderr) };
 }
 
+Deno.test("parseArguments: doctor takes the service's flags, and --json", () => {
+  const line = "-4 192.0.2.1:22 -m 7 --log-level debug";
+  for (const json of [false, true]) {
+    const request = parseArguments(words(`doctor ${line}${json ? " --json" : ""}`), "1.2.3");
+    assert.deepEqual(request, { kind: "doctor", options: optionsOf(line), json });
+  }
+  assert.match(textOf("doctor --help"), /^Usage: mmproxy doctor \[options\]\n/);
+});
+
 Deno.test("main: prints its version with no permission but --allow-ffi", async () => {
   assert.deepEqual(await run("--version"), {
     code: 0,

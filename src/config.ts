@@ -60,7 +60,7 @@ export const DEFAULTS = {
 } as const;
 
 /** Names to protocols' bits. */
-const PROTOCOLS: Record<ProtocolName, number> = {
+export const PROTOCOLS: Record<ProtocolName, number> = {
   tcp: Protocol.tcp,
   udp: Protocol.udp,
   both: Protocol.tcp | Protocol.udp,
@@ -122,7 +122,8 @@ export function encodeEndpoint(address: Address): Uint8Array<ArrayBuffer> {
   return record;
 }
 
-function writeEndpoint(view: DataView, offset: number, address: Address): void {
+/** Writes an address and port as the `Endpoint` record at `offset`. */
+export function writeEndpoint(view: DataView, offset: number, address: Address): void {
   view.setUint8(offset + ENDPOINT.family, address.family);
   view.setUint16(offset + ENDPOINT.port, address.port, LITTLE_ENDIAN);
   view.setUint32(offset + ENDPOINT.scope, address.scope, LITTLE_ENDIAN);

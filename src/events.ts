@@ -228,7 +228,8 @@ export function errorName(errno: number): string {
   return ERRORS.get(errno)?.name ?? `errno ${errno}`;
 }
 
-function errorText(errno: number): string {
+/** An errno in words, with its name. */
+export function errorText(errno: number): string {
   const known = ERRORS.get(errno);
   return known ? `${known.text} (${known.name})` : `error ${errno}`;
 }

@@ -9,6 +9,7 @@ import { EVENT, Level, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
 import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
 import { ServiceManager } from "./service_manager.ts";
+import { unansweredWatch } from "./unanswered.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
 import { workerUrl } from "./worker_source.ts";
 
@@ -174,6 +175,7 @@ async function logEvents(
   phase: Readonly<Phase>,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
+  const watchUnanswered = unansweredWatch(options, log, () => library.stats(service));
   const logAccess = Level[options.logLevel] >= Level.access
     ? accessLog(library, service, log)
     : undefined;
@@ -184,7 +186,9 @@ async function logEvents(
     const count = await library.nextEvents(service, records, wait);
     for (let index = 0; index < count; index++) {
       const event = readEvent(records, index * EVENT.size);
-      if (event) logEvent(log, event, options);
+      if (!event) continue;
+      logEvent(log, event, options);
+      watchUnanswered(event);
     }
     logAccess?.();
     if (last && count === 0) return;

@@ -6,6 +6,10 @@ import { LITTLE_ENDIAN } from "./config.ts";
 /** A wrong line of the file, or a file without an entry. */
 export class SubnetsError extends Error {
   override readonly name = "SubnetsError";
+  /** @param line the wrong line, from 1; none when the file as a whole is wrong */
+  constructor(message: string, readonly line?: number) {
+    super(message);
+  }
 }
 
 /** The bits that IPv4 addresses lie behind in their IPv6 form. */
@@ -26,7 +30,8 @@ export function parseSubnets(text: string, name: string): Uint8Array<ArrayBuffer
     const entry = line.replace(/#.*$/, "").trim();
     if (entry === "") return;
     entries.push(parseSubnet(entry, (problem) => {
-      throw new SubnetsError(`${name}, line ${index + 1}: ${JSON.stringify(entry)} ${problem}`);
+      const line = index + 1;
+      throw new SubnetsError(`${name}, line ${line}: ${JSON.stringify(entry)} ${problem}`, line);
     }));
   });
   if (entries.length === 0) {

@@ -35,6 +35,22 @@ pub fn set_sysctl(name: &[u8], value: u32) -> Result<i32> {
     Ok(0)
 }
 
+/// The process that has a socket open, by the socket's inode (proc(5), /proc/pid/fd); `None` when this
+/// process may not see it.
+pub fn socket_owner(inode: u32) -> Option<u32> {
+    let socket = format!("socket:[{inode}]");
+    let has_it = |process: &Path| {
+        let files = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| std::fs::read_link(file.path()).ok())
+            .any(|target| target.as_os_str() == socket.as_str())
+    };
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let process = entry.file_name().to_str()?.parse().ok()?;
+        has_it(&entry.path()).then_some(process)
+    })
+}
+
 /// Raises `RLIMIT_NOFILE` to the hard limit (getrlimit(2)); returns what is in force.
 pub fn raise_limit() -> u32 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -54,6 +70,17 @@ pub fn raise_limit() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_its_processs() {
+        use std::os::fd::AsRawFd;
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+        let inode = link.to_str().unwrap().trim_matches(|c: char| !c.is_ascii_digit());
+        assert_eq!(socket_owner(inode.parse().unwrap()), Some(std::process::id()));
+        // The inode of no socket: the kernel counts from 1.
+        assert_eq!(socket_owner(0), None);
+    }
 
     #[test]
     fn a_short_buffer_learns_the_size_and_gets_nothing() {

@@ -213,6 +213,19 @@ pub struct ServiceConfig {
     pub max_connections: u32,
 }
 
+/// One try to reach the service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Whose address to use, port 0 for an ephemeral one; empty for the proxy's own.
+    pub client: Endpoint,
+    pub service: Endpoint,
+    /// One bit of `protocol`.
+    pub protocol: u32,
+    pub mark: u32,
+    pub timeout_ms: u32,
+}
+
 /// One line for the log, before it is words.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -490,6 +503,7 @@ fn describe_body() -> String {
         max_flows,
         max_connections,
     );
+    offsets!(out, "PROBE", Probe, client, service, protocol, mark, timeout_ms);
     offsets!(
         out,
         "EVENT",

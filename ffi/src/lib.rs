@@ -14,6 +14,7 @@ mod frame;
 mod layout;
 mod listener;
 mod notify;
+mod probe;
 mod refusal;
 mod relay;
 mod routes;
@@ -31,7 +32,9 @@ use std::time::Duration;
 use deno_bindgen::deno_bindgen;
 
 use errors::{guard, Error};
-use layout::{Endpoint, Event, ReachRecord, RoutingRecord, ServiceConfig, SubnetRecord};
+use layout::{
+    protocol, Endpoint, Event, Probe, ReachRecord, RoutingRecord, ServiceConfig, SubnetRecord,
+};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
 /// aligned to 8.
@@ -307,6 +310,59 @@ pub unsafe extern "C" fn set_sysctl(name: Buffer, length: u32, value: u32) -> i3
     guard(|| {
         // SAFETY: the caller's promise.
         files::set_sysctl(unsafe { bytes(name, length) }, value)
+    })
+}
+
+/// Whether this process may use the clients' addresses and, unless it is 0, the mark: 0 or a status.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn check_capabilities(mark: u32) -> i32 {
+    guard(|| service::check_capabilities(mark).map(|()| 0))
+}
+
+/// Whether this process may listen on an address, and nobody else does: 0 or a status. `protocols`: bits
+/// of `protocol`.
+///
+/// # Safety
+/// `address` is valid for reading `length` bytes: one `Endpoint`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn check_listen(address: Buffer, length: u32, protocols: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is an `Endpoint`.
+        let address: &Endpoint = only(unsafe { records(address, length)? })?;
+        let listen = address.socket_addr().ok_or_else(|| Error::invalid("no address came"))?;
+        let wanted = |bit| protocols & bit != 0;
+        service::check_listen(listen, wanted(protocol::TCP), wanted(protocol::UDP)).map(|()| 0)
+    })
+}
+
+/// The process that has the socket of this inode open; 0 when this process may not see it.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn socket_owner(inode: u32) -> i32 {
+    guard(|| Ok(files::socket_owner(inode).unwrap_or(0) as i32))
+}
+
+/// Tries once to reach a service, plainly or as a client, and waits for the outcome: 0 when a TCP
+/// connection was accepted or a reply to the UDP `payload` came, otherwise the operating system's error
+/// (ETIMEDOUT: nothing came in time).
+///
+/// # Safety
+/// `request` is valid for reading `length` bytes: one `Probe`; `payload` for reading `payload_length`.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn probe(
+    request: Buffer,
+    length: u32,
+    payload: Buffer,
+    payload_length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `Probe`.
+        let (requests, payload): (&[Probe], _) =
+            unsafe { (records(request, length)?, bytes(payload, payload_length)) };
+        probe::run(only(requests)?, payload)
     })
 }
 

@@ -133,16 +133,8 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Checks the system and registers a service; returns its handle.
 pub fn open(config: &ServiceConfig) -> Result<i32> {
     let settings = Settings::new(config)?;
-    socket::check_capabilities(settings.mark).map_err(|error| {
-        let what = if settings.mark == 0 { "" } else { " and mark its packets" };
-        Error::system(format!("Cannot use the clients' addresses{what}"), &error)
-    })?;
-    for (wanted, stream) in [(settings.tcp, true), (settings.udp, false)] {
-        if wanted {
-            socket::check_free(settings.listen, stream)
-                .map_err(|error| cannot_listen(settings.listen, stream, &error))?;
-        }
-    }
+    check_capabilities(settings.mark)?;
+    check_listen(settings.listen, settings.tcp, settings.udp)?;
     let service = Arc::new(Service {
         opened: Instant::now(),
         flows: Directory::default(),
@@ -155,6 +147,25 @@ pub fn open(config: &ServiceConfig) -> Result<i32> {
         settings,
     });
     Ok(register(&SERVICES, service))
+}
+
+/// Whether this process may use the clients' addresses and, unless it is 0, the mark.
+pub fn check_capabilities(mark: u32) -> Result<()> {
+    socket::check_capabilities(mark).map_err(|error| {
+        let what = if mark == 0 { "" } else { " and mark its packets" };
+        Error::system(format!("Cannot use the clients' addresses{what}"), &error)
+    })
+}
+
+/// Whether this process may listen there, and nobody else does.
+pub fn check_listen(listen: SocketAddr, tcp: bool, udp: bool) -> Result<()> {
+    for (wanted, stream) in [(tcp, true), (udp, false)] {
+        if wanted {
+            socket::check_free(listen, stream)
+                .map_err(|error| cannot_listen(listen, stream, &error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a listener of a service; returns its handle.

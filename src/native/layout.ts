@@ -140,6 +140,16 @@ export const SERVICE_CONFIG = {
   size: 108,
 } as const;
 
+/** Byte offsets of a `Probe`; numbers in host byte order. */
+export const PROBE = {
+  client: 0,
+  service: 24,
+  protocol: 48,
+  mark: 52,
+  timeout_ms: 56,
+  size: 60,
+} as const;
+
 /** Byte offsets of a `Event`; numbers in host byte order. */
 export const EVENT = {
   kind: 0,
@@ -294,4 +304,4 @@ export const REFUSALS = [
 ] as const;
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 3245892666;
+export const ABI_VERSION = 1534341104;

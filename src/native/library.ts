@@ -142,6 +142,36 @@ export class Library {
     return this.#unwrap(this.#native.next_access(service, entries, entries.length));
   }
 
+  /** Throws unless this process may use the clients' addresses and, unless it is 0, the mark. */
+  checkCapabilities(mark: number): void {
+    this.#unwrap(this.#native.check_capabilities(mark));
+  }
+
+  /** Throws unless this process can listen there. `address`: an `Endpoint`; `protocols`: their bits. */
+  checkListen(address: Uint8Array<ArrayBuffer>, protocols: number): void {
+    this.#unwrap(this.#native.check_listen(address, address.length, protocols));
+  }
+
+  /** The process that has a socket open, by its inode; 0 when this process may not see it. */
+  socketOwner(inode: number): number {
+    return this.#unwrap(this.#native.socket_owner(inode));
+  }
+
+  /**
+   * Tries once to reach a service; `request` is a `Probe`, `payload` what a UDP service is sent.
+   *
+   * @returns 0 when it was accepted or answered, otherwise the errno: ETIMEDOUT when nothing came
+   */
+  async probe(
+    request: Uint8Array<ArrayBuffer>,
+    payload: Uint8Array<ArrayBuffer>,
+  ): Promise<number> {
+    const outcome = await this.#native.probe(request, request.length, payload, payload.length);
+    // The text of an error lies on another thread; it would tell of a caller's mistake.
+    if (outcome < 0) throw new NativeError(outcome, "Cannot probe the service");
+    return outcome;
+  }
+
   /** Every counter by its name; refusals as `refused_<reason>`. */
   stats(service: number): Map<string, number> {
     const names = [...COUNTERS, ...REFUSALS.map((reason) => `refused_${reason}`)];

@@ -10,6 +10,14 @@ export const symbols = {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
+  check_capabilities: {
+    parameters: ["u32"],
+    result: "i32",
+  },
+  check_listen: {
+    parameters: ["buffer", "u32", "u32"],
+    result: "i32",
+  },
   find_reach: {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
@@ -43,6 +51,11 @@ export const symbols = {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
+  probe: {
+    parameters: ["buffer", "u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
   raise_file_limit: {
     parameters: [],
     result: "u32",
@@ -69,6 +82,10 @@ export const symbols = {
   },
   set_sysctl: {
     parameters: ["buffer", "u32", "u32"],
+    result: "i32",
+  },
+  socket_owner: {
+    parameters: ["u32"],
     result: "i32",
   },
   stats: {

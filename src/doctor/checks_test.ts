@@ -1,0 +1,281 @@
+import assert from "node:assert/strict";
+import { parseArguments } from "../cli.ts";
+import { Status } from "../native/layout.ts";
+import { NativeError } from "../native/library.ts";
+import type { ProbeResult } from "../probe.ts";
+import { planRoutes, type Reach, RoutingError, type Step } from "../routes.ts";
+import { SubnetsError } from "../subnets.ts";
+import { CHECKS, type Finding } from "./checks.ts";
+import type { Facts, ServiceFacts } from "./facts.ts";
+import type { Self } from "./proc.ts";
+
+const OK: ProbeResult = { outcome: "ok", errno: 0 };
+const REFUSED: ProbeResult = { outcome: "refused", errno: 111 };
+const SILENT: ProbeResult = { outcome: "silent", errno: 110 };
+const ROOT: Self = { user: 0, capabilities: new Set(["net_admin", "net_raw"]) };
+const REMOTE: Reach = { kind: "remote", device: "eth0", source: "192.0.2.1" };
+const LOCAL: Reach = { kind: "local" };
+
+/** Facts of a host on which everything is well, with these flags and differences. */
+function facts(
+  line: string,
+  { reach = LOCAL, service = {}, missing = false, ...other }: Partial<Facts> & {
+    reach?: Reach;
+    service?: Partial<ServiceFacts>;
+    missing?: boolean;
+  } = {},
+): Facts {
+  const request = parseArguments(["doctor", ...line.split(" ")], "1.2.3");
+  assert.equal(request.kind, "doctor");
+  const { options } = request;
+  const { steps, notes } = planRoutes(options, { 4: reach, 6: LOCAL });
+  const none: Step[] = [];
+  return {
+    options,
+    self: ROOT,
+    listen: {},
+    fileLimit: 65_536,
+    services: [{
+      address: options.ipv4,
+      transport: options.protocol === "udp" ? "udp" : "tcp",
+      plain: OK,
+      spoofed: OK,
+      reach,
+      elsewhere: [],
+      ...service,
+    }],
+    routing: {
+      steps,
+      notes,
+      there: missing ? none : steps,
+      missing: missing ? steps : none,
+      replaced: [],
+      surplus: [],
+      foreign: [],
+    },
+    filter: { strict: [], dropped: 0 },
+    ...other,
+  };
+}
+
+function findings(name: string, given: Facts): Finding[] {
+  const check = CHECKS.find((check) => check.name === name);
+  assert(check);
+  return check.run(given);
+}
+
+/** What one check says in one string: its state, the detail, and each command behind an arrow. */
+function said(name: string, given: Facts): string {
+  return findings(name, given).map(({ state, detail, mend }) =>
+    [`${state}: ${detail}`, ...mend].join(" → ")
+  ).join("; ");
+}
+
+const SERVICE = "-4 127.0.0.1:22";
+const refusal = (status: number) => new NativeError(status, "Cannot do it");
+
+const CASES: [name: string, check: string, given: Facts, expected: string][] = [
+  [
+    "a mark on an old kernel",
+    "capabilities",
+    facts(`${SERVICE} -m 7`, {
+      self: { user: 0, capabilities: new Set(["net_raw"]) },
+      incapable: refusal(Status.permission),
+    }),
+    "failed: Cannot do it: this kernel wants CAP_NET_ADMIN for --mark; in a container " +
+    "--cap-add=NET_ADMIN, with systemd AmbientCapabilities=CAP_NET_ADMIN",
+  ],
+  [
+    "a user without capabilities",
+    "capabilities",
+    facts(SERVICE, {
+      self: { user: 1000, capabilities: new Set() },
+      incapable: refusal(Status.permission),
+    }),
+    "failed: Cannot do it: CAP_NET_RAW is needed → sudo mmproxy doctor -4 127.0.0.1:22",
+  ],
+  [
+    "an empty subnet file",
+    "subnets",
+    facts(`${SERVICE} -a /etc/subnets`, {
+      subnets: new SubnetsError("/etc/subnets has no subnet"),
+    }),
+    "failed: /etc/subnets has no subnet; write one subnet a line to it",
+  ],
+  [
+    "a port of which nobody may be seen",
+    "listen",
+    facts(SERVICE, { listen: { problem: refusal(Status.address_in_use) } }),
+    "failed: Cannot do it; another user's program has it, or choose another port → " +
+    "sudo ss -lntup 'sport = :8443'",
+  ],
+  [
+    "a port of the first process, which nobody should end",
+    "listen",
+    facts(SERVICE, {
+      listen: {
+        problem: refusal(Status.address_in_use),
+        holder: { process: 1, name: "systemd", ours: false },
+      },
+    }),
+    "failed: 0.0.0.0:8443 is taken by systemd (process 1): stop it, or choose another port with " +
+    "--listen-addr → ss -lntup 'sport = :8443'",
+  ],
+  [
+    "a table of connections that is nearly full",
+    "conntrack",
+    facts(SERVICE, {
+      self: { user: 1000, capabilities: new Set() },
+      conntrack: { count: 950, max: 1000 },
+    }),
+    "failed: 950 of 1000 tracked connections: a full table drops new ones → " +
+    "sudo sysctl -w net.netfilter.nf_conntrack_max=2000",
+  ],
+  [
+    "a table of connections with room",
+    "conntrack",
+    facts(SERVICE, { conntrack: { count: 899, max: 1000 } }),
+    "ok: 899 of 1000 tracked connections",
+  ],
+  [
+    "no IPv6 where nobody asked for it",
+    "service",
+    (() => {
+      const given = facts("-l 0.0.0.0:8443");
+      const [service] = given.services;
+      assert(service);
+      const six: ServiceFacts = {
+        ...service,
+        address: given.options.ipv6,
+        plain: { outcome: "failed", errno: 101 },
+      };
+      return { ...given, services: [six] };
+    })(),
+    "skipped: skipped because this host has no IPv6",
+  ],
+  [
+    "a service that no packet reaches",
+    "service",
+    facts(SERVICE, { service: { plain: { outcome: "failed", errno: 113 } } }),
+    "failed: cannot be reached, no route to host (EHOSTUNREACH): is 127.0.0.1:22 right? → " +
+    "ip -4 route get 127.0.0.1",
+  ],
+  [
+    "a service that the routing cannot reach",
+    "routes",
+    facts(SERVICE, { routing: new RoutingError("This host has no route") }),
+    "failed: This host has no route",
+  ],
+  [
+    "rules of one's own",
+    "routes",
+    facts(SERVICE, { missing: true }),
+    "ok: Replies to clients come back, by rules of your own",
+  ],
+  [
+    "routes that are set at the start",
+    "routes",
+    facts(`${SERVICE} --auto-routes`, { missing: true, service: { spoofed: SILENT } }),
+    "ok: --auto-routes sets the rules and routes at the start",
+  ],
+  [
+    "replies that leave this host, filtered",
+    "rp_filter",
+    facts("-4 192.0.2.9:22", {
+      reach: REMOTE,
+      service: { spoofed: SILENT },
+      filter: { strict: ["eth0"], dropped: 2 },
+    }),
+    "failed: Strict on eth0: 2 replies to clients were dropped → " +
+    "sysctl -w net.ipv4.conf.all.rp_filter=2",
+  ],
+  [
+    "a filter that drops what others send",
+    "rp_filter",
+    facts("-4 192.0.2.9:22", { reach: REMOTE, filter: { strict: ["eth0"], dropped: 2 } }),
+    "ok: Strict on eth0, and dropped no reply",
+  ],
+  [
+    "a strict filter, and replies that stay here",
+    "rp_filter",
+    facts(SERVICE, { service: { spoofed: SILENT }, filter: { strict: ["eth0"], dropped: 2 } }),
+    "ok: Does not matter: the service's replies never leave this host",
+  ],
+  [
+    "a client that a firewall refuses",
+    "clients",
+    facts(SERVICE, { service: { spoofed: REFUSED } }),
+    "failed: refuses clients' addresses: is it a firewall, or a list of allowed hosts? → " +
+    "sudo nft list ruleset",
+  ],
+  [
+    "no answer though all is there",
+    "clients",
+    facts(SERVICE, { service: { spoofed: SILENT } }),
+    "failed: does not answer clients, though the routing is there: does a firewall drop its " +
+    "replies? → sudo nft list ruleset",
+  ],
+  [
+    "UDP that answers the proxy and no client",
+    "clients",
+    facts(`${SERVICE} -p udp`, { service: { spoofed: SILENT } }),
+    "failed: does not answer clients, though the routing is there: does a firewall drop its " +
+    "replies? → sudo nft list ruleset",
+  ],
+  [
+    "UDP that says nothing to anyone",
+    "clients",
+    facts(`${SERVICE} -p udp`, { service: { plain: SILENT, spoofed: SILENT } }),
+    "unknown: says nothing to a client either; the routing is there",
+  ],
+];
+
+for (const [name, check, given, expected] of CASES) {
+  Deno.test(`${check}: ${name}`, () => assert.equal(said(check, given), expected));
+}
+
+Deno.test("clients: a check whose ground is missing is skipped, and never ok", () => {
+  const grounds: [Facts, RegExp][] = [
+    [facts(SERVICE, { service: { plain: REFUSED, spoofed: REFUSED } }), /cannot be reached/],
+    [facts(SERVICE, { service: { plain: SILENT, spoofed: SILENT } }), /does not answer/],
+    [
+      facts(SERVICE, { missing: true, service: { spoofed: SILENT } }),
+      /rules or routes are missing/,
+    ],
+    [
+      facts("-4 192.0.2.9:22", {
+        reach: REMOTE,
+        service: { spoofed: SILENT },
+        filter: { strict: ["eth0"], dropped: 1 },
+      }),
+      /rp_filter drops/,
+    ],
+  ];
+  for (const [given, why] of grounds) {
+    assert.match(said("clients", given), why);
+    assert.deepEqual(findings("clients", given).map(({ state }) => state), ["skipped"]);
+  }
+  const { spoofed: _, ...incapable } = facts(SERVICE).services[0] ?? assert.fail();
+  assert.match(
+    said("clients", { ...facts(SERVICE), services: [incapable] }),
+    /^skipped: .*capability/,
+  );
+});
+
+Deno.test("clients: another host is told what to set", () => {
+  const given = facts("-4 192.0.2.9:22", { reach: REMOTE, service: { spoofed: SILENT } });
+  const [finding] = findings("clients", given);
+  assert.match(finding?.detail ?? "", /^does not answer clients\. .* On 192\.0\.2\.9/);
+  assert.deepEqual(finding?.mend, [
+    "ip route add default via 192.0.2.1 src 192.0.2.9 table 123",
+    "ip rule add from 192.0.2.9 ipproto tcp sport 22 lookup 123",
+  ]);
+});
+
+Deno.test("nofile: fails where there is room for few", () => {
+  assert.match(said("nofile", facts(SERVICE)), /^ok: A limit of 65536 .* 32738 connections$/);
+  assert.match(
+    said("nofile", facts(`${SERVICE} -p both`, { fileLimit: 256 })),
+    /^failed: A limit of 256 .* 49 connections and 98 UDP flows.* → ulimit -n 4096$/,
+  );
+});

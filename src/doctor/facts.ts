@@ -1,0 +1,264 @@
+/** What is the case on this host, gathered once and judged afterwards. Nothing here is changed. */
+import { type Address, encodeEndpoint, type Options, PROTOCOLS } from "../config.ts";
+import { KernelRouting, type Routing } from "../kernel_routing.ts";
+import { type Library, NativeError } from "../native/library.ts";
+import { probe, type ProbeRequest, type ProbeResult } from "../probe.ts";
+import { type Reach, RoutingError } from "../routes.ts";
+import { type Survey, survey } from "../routes_command.ts";
+import { isSubnetsProblem, readSubnets } from "../reload.ts";
+import type { SubnetsError } from "../subnets.ts";
+import { SUBNET } from "../native/layout.ts";
+import {
+  type ListeningSocket,
+  parseCounter,
+  parseInterfaces,
+  parseSelf,
+  parseSockets,
+  type Self,
+} from "./proc.ts";
+
+type Transport = "tcp" | "udp";
+
+/** Everything that the checks look at. */
+export interface Facts {
+  readonly options: Options;
+  readonly self: Self;
+  /** Why clients' addresses and the mark cannot be used. */
+  readonly incapable?: NativeError;
+  /** How many subnets the file names, or what is wrong with it; none without a file. */
+  readonly subnets?: number | SubnetsError | NativeError;
+  readonly listen: { readonly problem?: NativeError; readonly holder?: Holder };
+  /** The limit of open files. */
+  readonly fileLimit: number;
+  readonly services: readonly ServiceFacts[];
+  readonly routing: Survey | RoutingError;
+  /** Interfaces on which rp_filter is strict, and the packets that it dropped during the probes. */
+  readonly filter: { readonly strict: readonly string[]; readonly dropped: number };
+  /** None where the kernel tracks no connections. */
+  readonly conntrack?: { readonly count: number; readonly max: number };
+}
+
+/** A process that listens where this program wants to. */
+export interface Holder {
+  readonly process: number;
+  readonly name: string;
+  /** It is this program. */
+  readonly ours: boolean;
+}
+
+/** A service, by one of its protocols. */
+export interface ServiceFacts {
+  readonly address: Address;
+  readonly transport: Transport;
+  readonly plain: ProbeResult;
+  /** As a client; none where that cannot be tried. */
+  readonly spoofed?: ProbeResult;
+  readonly reach?: Reach;
+  /** Other addresses of its family on which something listens on its port. */
+  readonly elsewhere: readonly Pick<ListeningSocket, "bytes">[];
+}
+
+/** Longer than two retransmissions of a lost SYN. */
+const MOST_TCP_WAIT_MS = 3_500;
+const UDP_WAIT_MS = 1_000;
+
+/** Looks and tries. The service sees a connection or a datagram for each way to try. */
+export async function gather(options: Options, library: Library): Promise<Facts> {
+  const routing = new KernelRouting(library);
+  const incapable = problemOf(() => library.checkCapabilities(options.mark));
+  const targets = targetsOf(options);
+  const plain = await Promise.all(
+    // A mark that this process may not set would hide whether the service is there.
+    targets.map((target) =>
+      probe(library, request(options, target, false, incapable ? 0 : options.mark))
+    ),
+  );
+  const before = droppedByFilter(library);
+  const spoofed = incapable ? [] : await Promise.all(
+    targets.map((target) => probe(library, request(options, target, true, options.mark))),
+  );
+  const dropped = droppedByFilter(library) - before;
+  const conntrack = readConntrack(library);
+  const subnets = readSubnetFile(options, library);
+  return {
+    options,
+    self: parseSelf(readText(library, "/proc/self/status") ?? ""),
+    ...(incapable && { incapable }),
+    ...(subnets !== undefined && { subnets }),
+    listen: lookAtListener(options, library),
+    fileLimit: library.raiseFileLimit(),
+    services: targets.map(({ address, transport }, index): ServiceFacts => {
+      const result = spoofed[index];
+      const reach = reachOf(routing, address);
+      return {
+        address,
+        transport,
+        plain: plain[index] ?? { outcome: "failed", errno: 0 },
+        ...(result && { spoofed: result }),
+        ...(reach && { reach }),
+        elsewhere: listenersOn(library, address, transport),
+      };
+    }),
+    routing: surveyed(options, routing, library),
+    filter: { strict: strictInterfaces(library), dropped },
+    ...(conntrack && { conntrack }),
+  };
+}
+
+interface Target {
+  readonly address: Address;
+  readonly transport: Transport;
+}
+
+function targetsOf({ ipv4, ipv6, named, protocol }: Options): Target[] {
+  const addresses = [...(named[4] ? [ipv4] : []), ...(named[6] ? [ipv6] : [])];
+  const transports: Transport[] = protocol === "both" ? ["tcp", "udp"] : [protocol];
+  return addresses.flatMap((address) => transports.map((transport) => ({ address, transport })));
+}
+
+function request(
+  { connectTimeout }: Options,
+  { address, transport }: Target,
+  spoofed: boolean,
+  mark: number,
+): ProbeRequest {
+  const timeout = transport === "udp"
+    ? UDP_WAIT_MS
+    : Math.min(connectTimeout * 1000, MOST_TCP_WAIT_MS);
+  return { protocol: transport, service: address, spoofed, mark, timeout };
+}
+
+function problemOf(call: () => void): NativeError | undefined {
+  try {
+    call();
+    return undefined;
+  } catch (error) {
+    if (error instanceof NativeError) return error;
+    throw error;
+  }
+}
+
+function readText(library: Library, path: string): string | undefined {
+  try {
+    return new TextDecoder().decode(library.readFile(path));
+  } catch (error) {
+    if (error instanceof NativeError) return undefined;
+    throw error;
+  }
+}
+
+function readSubnetFile(
+  { allowedSubnets: path }: Options,
+  library: Library,
+): number | SubnetsError | NativeError | undefined {
+  if (path === undefined) return undefined;
+  try {
+    return readSubnets(path, library).length / SUBNET.size;
+  } catch (error) {
+    if (isSubnetsProblem(error)) return error;
+    throw error;
+  }
+}
+
+function lookAtListener(options: Options, library: Library): Facts["listen"] {
+  const { listenAddr, protocol } = options;
+  const problem = problemOf(() =>
+    library.checkListen(encodeEndpoint(listenAddr), PROTOCOLS[protocol])
+  );
+  if (!problem) return {};
+  const transports: Transport[] = protocol === "both" ? ["tcp", "udp"] : [protocol];
+  const sockets = transports.flatMap((transport) => socketsOf(library, transport))
+    .filter(({ bytes, port }) => port === listenAddr.port && overlaps(bytes, listenAddr.bytes));
+  const holder = sockets.map(({ inode }) => holderOf(library, inode)).find((found) => found);
+  return { problem, ...(holder && { holder }) };
+}
+
+function holderOf(library: Library, inode: number): Holder | undefined {
+  const process = library.socketOwner(inode);
+  if (process === 0) return undefined;
+  const name = readText(library, `/proc/${process}/comm`)?.trim() ?? "a process";
+  // Whatever the program is called, it has the native core loaded.
+  const maps = readText(library, `/proc/${process}/maps`) ?? "";
+  return { process, name, ours: /\/libmmproxy[^/\n]*\.so/.test(maps) };
+}
+
+function socketsOf(library: Library, transport: Transport): ListeningSocket[] {
+  return ["", "6"].flatMap((family) =>
+    parseSockets(readText(library, `/proc/net/${transport}${family}`) ?? "")
+  );
+}
+
+function isAny(bytes: readonly number[]): boolean {
+  return bytes.every((byte) => byte === 0);
+}
+
+/** Whether two sockets on these addresses stand in each other's way. */
+function overlaps(one: readonly number[], other: readonly number[]): boolean {
+  // `[::]` serves IPv4 as well.
+  if (isAny(one) && one.length === 16 || isAny(other) && other.length === 16) return true;
+  return one.length === other.length && (isAny(one) || isAny(other) || one.join() === other.join());
+}
+
+function listenersOn(library: Library, { bytes, port }: Address, transport: Transport) {
+  return socketsOf(library, transport).filter((socket) =>
+    socket.port === port && socket.bytes.length === bytes.length
+  );
+}
+
+function reachOf(routing: Routing, address: Address): Reach | undefined {
+  try {
+    return routing.reach(address);
+  } catch (error) {
+    if (error instanceof RoutingError) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * The routing for UDP on a wildcard address is only needed where a socket has one; a service that says
+ * nothing could otherwise never be found in order.
+ */
+function surveyed(options: Options, routing: Routing, library: Library): Survey | RoutingError {
+  const { named, protocol } = options;
+  const asked = protocol === "tcp" ? named : {
+    4: named[4] && hasWildcard(library, options.ipv4),
+    6: named[6] && hasWildcard(library, options.ipv6),
+  };
+  try {
+    return survey({ ...options, named: asked }, routing);
+  } catch (error) {
+    if (error instanceof RoutingError) return error;
+    throw error;
+  }
+}
+
+function hasWildcard(library: Library, { port, bytes }: Address): boolean {
+  return socketsOf(library, "udp").some((socket) =>
+    socket.port === port && isAny(socket.bytes) && socket.bytes.length >= bytes.length
+  );
+}
+
+function droppedByFilter(library: Library): number {
+  return parseCounter(
+    readText(library, "/proc/net/netstat") ?? "",
+    "TcpExt",
+    "IPReversePathFilter",
+  );
+}
+
+/** The larger of an interface's value and that of `all` counts; 1 is strict (ip-sysctl, rp_filter). */
+function strictInterfaces(library: Library): string[] {
+  const valueOf = (name: string) =>
+    Number(readText(library, `/proc/sys/net/ipv4/conf/${name}/rp_filter`)?.trim() ?? 0);
+  const all = valueOf("all");
+  return parseInterfaces(readText(library, "/proc/net/dev") ?? "")
+    .filter((name) => name !== "lo" && Math.max(all, valueOf(name)) === 1);
+}
+
+function readConntrack(library: Library): Facts["conntrack"] {
+  const [count, max] = ["count", "max"].map((name) =>
+    Number(readText(library, `/proc/sys/net/netfilter/nf_conntrack_${name}`)?.trim() ?? NaN)
+  );
+  if (count === undefined || max === undefined || isNaN(count) || isNaN(max)) return undefined;
+  return { count, max };
+}

@@ -1,0 +1,49 @@
+/** Options as flags again: command lines for the operator to paste. */
+import { DEFAULTS, type Options } from "./config.ts";
+
+type Need = Omit<Options, "logLevel" | "logFormat" | "headerTimeout" | "closeAfter" | "udpHeader">;
+
+/**
+ * A command of this program that checks or mends the set-up of these options.
+ *
+ * @param command `doctor`, `routes up`
+ * @returns one line for a shell, without the flags that are at their defaults
+ */
+export function commandLine(command: "doctor" | "routes up", options: Need): string {
+  const flags = command === "doctor" ? doctorFlags(options) : routesFlags(options);
+  return ["mmproxy", command, ...flags.map(quote)].join(" ");
+}
+
+/** A word for a shell. */
+export function quote(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
+function routesFlags(options: Need): string[] {
+  const { ipv4, ipv6, named, listenAddr, protocol, mark, table } = options;
+  // One alone says that the other is not meant, even where it is the default.
+  const plain = named[4] && named[6] && ipv4.text === DEFAULTS.ipv4 && ipv6.text === DEFAULTS.ipv6;
+  return [
+    ...(named[4] && !plain ? ["-4", ipv4.text] : []),
+    ...(named[6] && !plain ? ["-6", ipv6.text] : []),
+    ...flag("-l", listenAddr.text, DEFAULTS.listenAddr),
+    ...flag("-p", protocol, DEFAULTS.protocol),
+    ...flag("-m", mark, DEFAULTS.mark),
+    ...flag("--table", table, DEFAULTS.table),
+  ];
+}
+
+function doctorFlags(options: Need): string[] {
+  const { allowedSubnets, listeners, connectTimeout, autoRoutes } = options;
+  return [
+    ...routesFlags(options),
+    ...(allowedSubnets === undefined ? [] : ["-a", allowedSubnets]),
+    ...flag("--listeners", listeners, DEFAULTS.listeners),
+    ...flag("--connect-timeout", connectTimeout, DEFAULTS.connectTimeout),
+    ...(autoRoutes ? ["--auto-routes"] : []),
+  ];
+}
+
+function flag(name: string, value: string | number, unless: string): string[] {
+  return String(value) === unless ? [] : [name, String(value)];
+}
