@@ -4,7 +4,7 @@
  */
 import { runTool, Scratch } from "../../e2e/support/real_peers.ts";
 import { within } from "../../e2e/support/time.ts";
-import { Image, storage } from "./images.ts";
+import { buildah, Image, storage } from "./images.ts";
 
 const USER = 65_532;
 const CAPABILITIES = ["CAP_NET_RAW"];
@@ -13,32 +13,34 @@ const CAPABILITIES = ["CAP_NET_RAW"];
 export class Bundle implements AsyncDisposable {
   readonly #runc: Deno.ChildProcess;
 
-  private constructor(readonly scratch: Scratch, readonly name: string) {
+  private constructor(
+    readonly scratch: Scratch,
+    readonly container: string,
+    readonly name = `mmproxy-${crypto.randomUUID()}`,
+  ) {
     this.#runc = new Deno.Command("runc", {
       args: [...rootOf(scratch), "run", "--bundle", scratch.path, name],
       stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
+      stdout: "null",
+      stderr: "null",
     }).spawn();
   }
 
   /** Starts the image's program with these arguments. */
   static async start(args: readonly string[], noNewPrivileges: boolean): Promise<Bundle> {
     const scratch = await Scratch.make();
-    await scratch.write("config.json", JSON.stringify(await config(args, noNewPrivileges)));
-    return new Bundle(scratch, `mmproxy-${crypto.randomUUID()}`);
-  }
-
-  /** Waits for its end; the exit code and the error output. */
-  async ended(): Promise<{ code: number; stderr: string }> {
-    const { code, stderr } = await within(this.#runc.output(), "end of runc", 30_000);
-    return { code, stderr: new TextDecoder().decode(stderr) };
+    const container = await buildah("from", Image.mmproxy);
+    const root = await buildah("mount", container);
+    const told = await config(root, args, noNewPrivileges);
+    await scratch.write("config.json", JSON.stringify(told));
+    return new Bundle(scratch, container);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     // It is no child of runc's that would end with it.
     await runTool("runc", [...rootOf(this.scratch), "delete", "--force", this.name]);
     await within(this.#runc.status, "end of runc");
+    await buildah("rm", this.container);
     await this.scratch[Symbol.asyncDispose]();
   }
 }
@@ -48,8 +50,11 @@ function rootOf(scratch: Scratch): string[] {
 }
 
 /** What runc is told (runtime-spec, config.md). */
-async function config(args: readonly string[], noNewPrivileges: boolean): Promise<unknown> {
-  const root = await runTool("podman", [...storage(), "image", "mount", Image.mmproxy]);
+async function config(
+  path: string,
+  args: readonly string[],
+  noNewPrivileges: boolean,
+): Promise<unknown> {
   const format = ["--format", "{{json .Config.Entrypoint}}"];
   const entry = await runTool("podman", [
     ...storage(),
@@ -68,7 +73,7 @@ async function config(args: readonly string[], noNewPrivileges: boolean): Promis
       capabilities: { bounding: CAPABILITIES, effective: CAPABILITIES, permitted: CAPABILITIES },
       noNewPrivileges,
     },
-    root: { path: root.trim(), readonly: true },
+    root: { path },
     mounts: [
       { destination: "/proc", type: "proc", source: "proc" },
       { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["mode=755"] },

@@ -36,11 +36,16 @@ const LIBRARIES = ["c", "m", "dl", "pthread", "rt", "gcc_s"];
 export function storage(): string[] {
   const path = Deno.env.get(VARIABLE);
   if (path === undefined) throw new Error("There are no images: start the tests with run.ts");
-  return storageAt(path);
+  return ["--root", `${path}/storage`, "--runroot", `${path}/run`, "--storage-driver", "overlay"];
 }
 
-function storageAt(path: string): string[] {
-  return ["--root", `${path}/storage`, "--runroot", `${path}/run`, "--storage-driver", "overlay"];
+/** Runs buildah on the images, in the repository; what it printed. */
+export async function buildah(command: string, ...args: string[]): Promise<string> {
+  const said = await runTool("sh", [
+    ...["-ec", 'cd "$1"; shift; exec buildah "$@"', "sh", ROOT],
+    ...[...storage(), command, ...args],
+  ], 5 * MINUTES);
+  return said.trim();
 }
 
 /** The storage of the images, gone at the end. */
@@ -106,7 +111,7 @@ export class Images implements AsyncDisposable {
 
   async #mmproxy(): Promise<void> {
     const bases = [["RUST", Image.machine], ["DENO", Image.deno], ["BASE", Image.base]];
-    await this.#buildah(
+    await buildah(
       "bud",
       ...["--isolation", "chroot", "--layers=false", "--format", "docker"],
       ...bases.flatMap(([name, image]) => ["--build-arg", `${name}_IMAGE=${image}`]),
@@ -116,25 +121,16 @@ export class Images implements AsyncDisposable {
 
   /** Makes an image of what `fill` puts into a folder; `fill` returns arguments of `buildah config`. */
   async #fill(image: string, fill: (root: string) => Promise<string[]>): Promise<void> {
-    const container = await this.#buildah("from", "scratch");
-    const settings = await fill(await this.#buildah("mount", container));
-    if (settings.length > 0) await this.#buildah("config", ...settings, container);
-    await this.#buildah("commit", "--quiet", "--disable-compression", container, image);
-    await this.#buildah("rm", container);
-  }
-
-  async #buildah(command: string, ...args: string[]): Promise<string> {
-    const said = await runTool("sh", [
-      ...["-ec", 'cd "$1"; shift; exec buildah "$@"', "sh", ROOT],
-      ...[...storageAt(this.path), command, ...args],
-    ], 5 * MINUTES);
-    return said.trim();
+    const container = await buildah("from", "scratch");
+    const settings = await fill(await buildah("mount", container));
+    if (settings.length > 0) await buildah("config", ...settings, container);
+    await buildah("commit", "--quiet", "--disable-compression", container, image);
+    await buildah("rm", container);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await runTool("podman", [...storageAt(this.path), "rm", "--all", "--force"]);
-    await runTool("podman", [...storageAt(this.path), "image", "unmount", "--all", "--force"]);
-    await this.#buildah("rm", "--all");
+    await runTool("podman", [...storage(), "rm", "--all", "--force"]);
+    await buildah("rm", "--all");
     await Deno.remove(this.path, { recursive: true });
   }
 }

@@ -1,6 +1,6 @@
 /**
  * What runs in a pod in place of a real service and its clients: `serve <port>` tells every connection
- * whom it sees; `ask <port> <header>` sends a header and prints the answer.
+ * whom it sees; `ask <port> <header>` sends a header and prints the answer, if any.
  */
 const [action, port, header = ""] = Deno.args;
 const address = { hostname: "127.0.0.1", port: Number(port) };
@@ -14,5 +14,9 @@ if (action === "serve") {
 } else {
   const connection = await Deno.connect(address);
   await connection.write(new TextEncoder().encode(`${header}\r\n`));
-  await connection.readable.pipeTo(Deno.stdout.writable);
+  try {
+    await connection.readable.pipeTo(Deno.stdout.writable);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.ConnectionReset)) throw error;
+  }
 }
