@@ -50,7 +50,6 @@ export function ours(): Program {
     ...["run", "--no-prompt", "--allow-ffi", "main.ts"],
     ...["-l", place.listen, "-4", place.v4, "-6", place.v6],
     ...["-p", place.protocol, "-a", place.subnets],
-    ...place.bulk ? ["--listeners", `${TUNING.bulk.threads}`] : [],
   ];
   return {
     name: "ours",
@@ -82,7 +81,7 @@ const DESCRIBED: Place = {
 };
 
 /**
- * What the programs are configured with, the better of what was tried. Bulk: two threads, and
+ * What HAProxy and nginx are configured with, the better of what was tried. Bulk: two threads, and
  * buffers of 64 KiB, which double their throughput. All else: one thread and their own defaults:
  * two threads are no faster on two cores that they share with the load, answer later and cost more.
  */

@@ -10,9 +10,9 @@ const DEFAULT: usize = 64 << 10;
 /// Pipes that a thread keeps for later.
 const KEPT: usize = 64;
 
-/// What a pipe is asked to hold: a larger one costs less CPU for each byte, until sockets' queues
-/// run dry or over between its turns (docs/performance.md).
-const WANTED: i32 = 256 << 10;
+/// What a pipe is asked to hold: as much as every user may have (pipe(7), pipe-max-size). A larger one
+/// costs less CPU for each byte (docs/decisions/0010-pipes-of-1-mib.md).
+const WANTED: i32 = 1 << 20;
 
 /// A pipe, and how much it holds.
 pub struct Pipe {
