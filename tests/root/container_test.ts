@@ -54,6 +54,7 @@ for (const [how, flags, user] of FLAGS) {
       await using peer = await UdpSocket.open();
       await peer.send(listen, v2(CLIENT, BALANCER, { datagram: true }), "hello");
       assert.equal(text((await peer.receive()).data), `${show(CLIENT)} hello`);
+      assert.equal(await container.health(), true);
       stream[Symbol.dispose]();
       assert.equal(await container.stop(), 0, await container.log());
     },

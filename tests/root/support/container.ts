@@ -45,6 +45,11 @@ export class Container implements AsyncDisposable {
     return await Deno.readTextFile(`/proc/${pid}/status`);
   }
 
+  /** Runs the image's HEALTHCHECK; whether all is well. */
+  async health(): Promise<boolean> {
+    return await podman("healthcheck", "run", this.id).then(() => true, () => false);
+  }
+
   /** Sends the stop signal; the exit code. */
   async stop(): Promise<number> {
     await podman("kill", "--signal", "TERM", this.id);
