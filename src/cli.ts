@@ -112,6 +112,9 @@ function readOptions(flags: Flags, given: (name: keyof Flags) => boolean): Optio
     logFormat: choice<LogFormat>("--log-format", flags.logFormat, ["text", "json"]),
     autoRoutes: flags.autoRoutes === true,
     table: table("--table", flags.table),
+    ...(flags.metricsAddr === undefined
+      ? {}
+      : { metricsAddr: address("--metrics-addr", flags.metricsAddr) }),
   };
 }
 
@@ -242,7 +245,13 @@ function withServiceFlags(command: Command) {
       "--auto-routes",
       "set the routes that replies need at the start, remove them at the end",
     )
-    .addOption(flag("--table <n>", "the routing table of those routes", DEFAULTS.table));
+    .addOption(flag("--table <n>", "the routing table of those routes", DEFAULTS.table))
+    .addOption(
+      new Option(
+        "--metrics-addr <addr>",
+        "where /metrics, /healthz and /readyz are served over HTTP; needs --allow-net=<addr>",
+      ),
+    );
 }
 
 const EPILOGUE = `

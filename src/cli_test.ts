@@ -57,6 +57,16 @@ Deno.test("parseArguments: without flags gives mmproxy-rs's defaults and ours", 
   assert.deepEqual(plain(optionsOf("")), WITHOUT_FLAGS);
 });
 
+Deno.test("parseArguments: --metrics-addr is an address of either family, and none by default", () => {
+  assert.equal(optionsOf("").metricsAddr, undefined);
+  assert.equal(optionsOf("--metrics-addr [::1]:9100").metricsAddr?.text, "[::1]:9100");
+  assert.equal(optionsOf("--metrics-addr 127.0.0.1:9100").metricsAddr?.port, 9100);
+  assert.match(
+    refusalOf(["--metrics-addr", "localhost:9100"]),
+    /^Option --metrics-addr: "localhost:9100" is not an IP address and port, as 127\.0\.0\.1:443$/,
+  );
+});
+
 const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>])[] = [
   ["-4 192.0.2.1:80", { ipv4: "192.0.2.1:80" }],
   ["--ipv4 192.0.2.1:80", { ipv4: "192.0.2.1:80" }],

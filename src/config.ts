@@ -40,6 +40,8 @@ export interface Options {
   readonly autoRoutes: boolean;
   /** The routing table for that. */
   readonly table: number;
+  /** Where metrics are served; without one they are not. */
+  readonly metricsAddr?: Address;
 }
 
 /** The defaults, as they are typed on the command line. */

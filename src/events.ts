@@ -183,7 +183,8 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
 
 const ROUTES = "mmproxy routes show, with the same flags, tells what is missing";
 
-function connectProblem(errno: number, options: Options): string {
+/** Why the service was not reached, and what to do; an `errno` of 0 is a timeout. */
+export function connectProblem(errno: number, options: Pick<Options, "connectTimeout">): string {
   switch (errno && ERRORS.get(errno)?.name) {
     case 0:
       return `no answer within ${options.connectTimeout} s: the service's replies to clients must come back to this host; ${ROUTES}`;

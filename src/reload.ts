@@ -26,18 +26,21 @@ export function isSubnetsProblem(error: unknown): error is SubnetsError | Native
 /**
  * What SIGHUP does: the file is read again, every listener sees it whole at its next connection or
  * datagram, and the log says so. A wrong file changes nothing. Connections that are open stay so.
+ *
+ * @returns whether nothing was wrong
  */
 export function reloadSubnets(
   options: Pick<Options, "allowedSubnets">,
   library: Pick<Library, "readFile" | "setSubnets">,
   service: number,
   log: Log,
-): void {
+): boolean {
   const path = options.allowedSubnets;
   if (path === undefined) {
-    return log("warn", "Nothing to reload: the program runs without --allowed-subnets", {
+    log("warn", "Nothing to reload: the program runs without --allowed-subnets", {
       event: "nothing_to_reload",
     });
+    return true;
   }
   try {
     const records = readSubnets(path, library);
@@ -45,6 +48,7 @@ export function reloadSubnets(
     const count = records.length / SUBNET.size;
     const subnets = count === 1 ? "1 allowed subnet" : `${count} allowed subnets`;
     log("info", `Reloaded ${path}: ${subnets}`, { event: "subnets_reloaded", value: count, path });
+    return true;
   } catch (error) {
     if (!isSubnetsProblem(error)) throw error;
     log(
@@ -52,5 +56,6 @@ export function reloadSubnets(
       `Cannot reload the allowed subnets, the old ones stay in force: ${error.message}; mend it and send SIGHUP again`,
       { event: "reload_failed", error: error.message, path },
     );
+    return false;
   }
 }

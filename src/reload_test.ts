@@ -10,7 +10,7 @@ const PATH = "/etc/mmproxy/subnets";
 function reload(content: string | Error, allowedSubnets: string | null = PATH) {
   const set: Uint8Array[] = [];
   const lines: { level: string; message: string; details: Details }[] = [];
-  reloadSubnets(
+  const good = reloadSubnets(
     allowedSubnets === null ? {} : { allowedSubnets },
     {
       readFile: (path) => {
@@ -24,12 +24,13 @@ function reload(content: string | Error, allowedSubnets: string | null = PATH) {
     (level, message, details) => lines.push({ level, message, details }),
   );
   assert.equal(lines.length, 1, "one line");
-  return { set, line: lines[0]! };
+  return { set, line: lines[0]!, good };
 }
 
 Deno.test("reloadSubnets: a good file is handed over whole and counted", () => {
-  const { set, line } = reload("192.0.2.0/24\n# a comment\n2001:db8::/32\n");
+  const { set, line, good } = reload("192.0.2.0/24\n# a comment\n2001:db8::/32\n");
   assert.deepEqual(set.map((records) => records.length), [2 * SUBNET.size]);
+  assert.ok(good);
   assert.equal(line.level, "info");
   assert.equal(line.message, `Reloaded ${PATH}: 2 allowed subnets`);
   assert.equal(line.details.event, "subnets_reloaded");
@@ -47,7 +48,8 @@ for (
   ] as const
 ) {
   Deno.test(`reloadSubnets: ${what} changes nothing and is told`, () => {
-    const { set, line } = reload(content);
+    const { set, line, good } = reload(content);
+    assert.ok(!good);
     assert.deepEqual(set, []);
     assert.equal(line.level, "error");
     assert.match(line.message, /the old ones stay in force/);

@@ -7,16 +7,15 @@ import { KernelRouting } from "./kernel_routing.ts";
 import type { Log } from "./log.ts";
 import { EVENT, Level, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
+import { observe } from "./observation.ts";
 import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
 import { ServiceManager } from "./service_manager.ts";
 import { unansweredWatch } from "./unanswered.ts";
+import { StartError } from "./start_error.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
 import { workerUrl } from "./worker_source.ts";
 
-/** The service cannot run; the message is one line that says what to do. */
-export class StartError extends Error {
-  override readonly name = "StartError";
-}
+export { StartError };
 
 /** How long connections may go on after the first signal. */
 const GRACE_MS = 10_000;
@@ -37,16 +36,17 @@ export async function runService(options: Options, library: Library, log: Log): 
     () => Array.from({ length: options.listeners }, () => library.openListener(service)),
   );
 
-  const phase: Phase = { stopping: false, over: false };
+  const phase: Phase = { stopping: false, over: false, lastReloadGood: true };
   const supervisor = new Supervisor({
     spawn: spawnWorker(workerUrl()),
     log,
     now: () => performance.now(),
     sleep: (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds)),
   });
+  const metrics = await observe(options, library, service, supervisor, phase);
   const manager = new ServiceManager(library, log);
   const onSignal = signalHandler(() => {
-    const open = library.stats(service).get("connections_active") ?? 0;
+    const open = library.stats(service).get("connections_active");
     const stopping = `Stopping: ${open} connections may finish for ${GRACE_MS / 1000} s`;
     log("info", stopping, { event: "stopping", value: open });
     manager.stopping(stopping);
@@ -56,10 +56,9 @@ export async function runService(options: Options, library: Library, log: Log): 
   });
   Deno.addSignalListener("SIGINT", onSignal.SIGINT);
   Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
-  Deno.addSignalListener(
-    "SIGHUP",
-    () => manager.reload(() => reloadSubnets(options, library, service, log)),
-  );
+  Deno.addSignalListener("SIGHUP", () => {
+    phase.lastReloadGood = manager.reload(() => reloadSubnets(options, library, service, log));
+  });
 
   // A signal from here on is one that removes them again.
   const removeRoutes = options.autoRoutes
@@ -72,6 +71,7 @@ export async function runService(options: Options, library: Library, log: Log): 
   if (!phase.stopping) {
     const listening = listeningSentence(options);
     logListening(options, listening, log);
+    if (metrics) logMetrics(options, log);
     manager.ready(listening);
     // A stop has its own deadline (TimeoutStopSec).
     manager.watch(() => phase.stopping || supervisor.allServe);
@@ -80,9 +80,10 @@ export async function runService(options: Options, library: Library, log: Log): 
   manager.close();
   phase.over = true;
   await logging;
+  metrics?.close();
   removeRoutes?.();
   const counters = Object.fromEntries(
-    [...library.stats(service)].filter(([, value]) => value !== 0),
+    [...library.stats(service).flat()].filter(([, value]) => value !== 0),
   );
   const summary = Object.entries(counters).map(([name, value]) => `${name}=${value}`).join(" ");
   log("info", `Stopped${summary && `: ${summary}`}`, { event: "stopped", counters });
@@ -93,6 +94,8 @@ interface Phase {
   stopping: boolean;
   /** Every worker has ended. */
   over: boolean;
+  /** What the last SIGHUP came to. */
+  lastReloadGood: boolean;
 }
 
 function open(options: Options, library: Library, log: Log): number {
@@ -167,6 +170,11 @@ function logListening(options: Options, sentence: string, log: Log): void {
   });
 }
 
+function logMetrics({ metricsAddr }: Options, log: Log): void {
+  const address = metricsAddr?.text;
+  log("info", `Serving metrics on http://${address}/metrics`, { event: "metrics", address });
+}
+
 async function logEvents(
   options: Options,
   library: Library,
@@ -175,7 +183,7 @@ async function logEvents(
   phase: Readonly<Phase>,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
-  const watchUnanswered = unansweredWatch(options, log, () => library.stats(service));
+  const watchUnanswered = unansweredWatch(options, log, () => library.stats(service).flat());
   const logAccess = Level[options.logLevel] >= Level.access
     ? accessLog(library, service, log)
     : undefined;

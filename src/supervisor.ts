@@ -38,6 +38,7 @@ export class Supervisor {
   #stopping = false;
   #listeners = 0;
   readonly #serving = new Set<WorkerHandle>();
+  #restarts = 0;
 
   constructor(around: Surroundings) {
     this.#around = around;
@@ -63,9 +64,19 @@ export class Supervisor {
     };
   }
 
+  /** How many listeners have a worker that serves now. */
+  get serving(): number {
+    return this.#serving.size;
+  }
+
   /** Whether every listener has a worker that serves it. */
   get allServe(): boolean {
     return this.#serving.size === this.#listeners;
+  }
+
+  /** How many workers were started again after they had failed. */
+  get restarts(): number {
+    return this.#restarts;
   }
 
   /** From now on a worker that ends is not started again, nor is one whose pause goes on. */
@@ -95,6 +106,7 @@ export class Supervisor {
       });
       await Promise.race([sleep(pause), this.#stopped.promise]);
       if (this.#stopping) return ready();
+      this.#restarts++;
       log("info", `Listener ${index} starts again`, {
         event: "worker_restarted",
         listener: index,

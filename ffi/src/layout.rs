@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use crate::access::Ending;
 use crate::events::EventKind;
 use crate::refusal::Refusal;
-use crate::stats::Counter;
+use crate::stats::{Counter, Histogram, BUCKETS_MS, ERRNOS};
 
 /// The largest header: 16 bytes and a length of 65,535 (PROXY v2, section 2.2).
 pub const MAX_HEADER: usize = 16 + 65_535;
@@ -576,7 +576,23 @@ fn describe_body() -> String {
     for refusal in Refusal::ALL {
         let _ = writeln!(out, "  \"{}\",", refusal.name());
     }
-    let _ = writeln!(out, "] as const;");
+    let _ = writeln!(out, "] as const;\n");
+    let _ = writeln!(
+        out,
+        "/** Behind the refusals: failed connections to the service, one an errno from 0 (u64 each). */"
+    );
+    let _ = writeln!(out, "export const ERRNOS = {ERRNOS};\n");
+    let _ = writeln!(
+        out,
+        "/** Behind the errors: each histogram's buckets, one more than bounds, and its sum in\n * milliseconds (u64 each). A bucket counts what is in no earlier one. */"
+    );
+    let _ = writeln!(out, "export const HISTOGRAMS = [");
+    for histogram in Histogram::ALL {
+        let _ = writeln!(out, "  \"{}\",", histogram.name());
+    }
+    let _ = writeln!(out, "] as const;\n");
+    let _ = writeln!(out, "/** The buckets' upper bounds in milliseconds. */");
+    let _ = writeln!(out, "export const BUCKETS_MS: readonly number[] = {BUCKETS_MS:?};");
     out
 }
 

@@ -219,8 +219,9 @@ pub unsafe extern "C" fn next_access(service: u32, entries: Buffer, length: u32)
     })
 }
 
-/// Writes the counters of a service, summed over its listeners, then the refusals by code; returns
-/// how many `u64` (host byte order) were written.
+/// Writes the counters of a service, summed over its listeners, then the refusals by code, the failed
+/// connections by errno, and the histograms (see `ERRNOS` and `HISTOGRAMS` in the layout); returns how
+/// many `u64` (host byte order) were written.
 ///
 /// # Safety
 /// `counters` is valid for writing `length` bytes.

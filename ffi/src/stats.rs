@@ -74,25 +74,71 @@ counters! {
     EventsLost, "events_lost";
 }
 
+/// How long something took, once a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Histogram {
+    /// From the acceptance to a whole header that was accepted.
+    HeaderTime,
+    /// From the attempt to the service's answer.
+    ConnectTime,
+}
+
+impl Histogram {
+    /// Every histogram, in the order in which `Stats::read` writes them.
+    pub const ALL: &'static [Histogram] = &[Histogram::HeaderTime, Histogram::ConnectTime];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Histogram::HeaderTime => "header_time",
+            Histogram::ConnectTime => "connect_time",
+        }
+    }
+}
+
+/// The buckets' upper bounds in milliseconds; what takes longer has a last bucket of its own.
+pub const BUCKETS_MS: [u64; 13] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000];
+
+/// One more than the largest errno of Linux (errno.h: EHWPOISON).
+pub const ERRNOS: usize = 134;
+
 const REFUSALS: usize = Refusal::ALL.len();
 const COUNTERS: usize = Counter::ALL.len();
+const HISTOGRAMS: usize = Histogram::ALL.len();
+const BUCKETS: usize = BUCKETS_MS.len() + 1;
 
 /// How many `u64` `Stats::read` writes.
-pub const STATS_LENGTH: usize = COUNTERS + REFUSALS;
+pub const STATS_LENGTH: usize = COUNTERS + REFUSALS + ERRNOS + HISTOGRAMS * (BUCKETS + 1);
 
 /// The counters of one listener.
 pub struct Stats {
     counters: [AtomicU64; COUNTERS],
     refusals: [AtomicU64; REFUSALS],
+    connect_errors: [AtomicU64; ERRNOS],
+    histograms: [Buckets; HISTOGRAMS],
+}
+
+/// How many fell into each bucket, each by itself, and the sum of all in milliseconds.
+struct Buckets {
+    counts: [AtomicU64; BUCKETS],
+    sum: AtomicU64,
 }
 
 impl Default for Stats {
     fn default() -> Stats {
         Stats {
-            counters: [const { AtomicU64::new(0) }; COUNTERS],
-            refusals: [const { AtomicU64::new(0) }; REFUSALS],
+            counters: zeroes(),
+            refusals: zeroes(),
+            connect_errors: zeroes(),
+            histograms: [const { Buckets { counts: zeroes(), sum: AtomicU64::new(0) } };
+                HISTOGRAMS],
         }
     }
+}
+
+const fn zeroes<const LENGTH: usize>() -> [AtomicU64; LENGTH] {
+    [const { AtomicU64::new(0) }; LENGTH]
 }
 
 impl Stats {
@@ -122,14 +168,38 @@ impl Stats {
         bump(&self.refusals[refusal as usize], 1);
     }
 
+    /// Counts a connection to the service that failed with this error. Only the listener's own thread
+    /// may call it.
+    pub fn fail_to_connect(&self, errno: i32) {
+        let errors = &self.connect_errors;
+        bump(usize::try_from(errno).ok().and_then(|at| errors.get(at)).unwrap_or(&errors[0]), 1);
+    }
+
+    /// Counts what took so many milliseconds. Only the listener's own thread may call it.
+    #[inline]
+    pub fn observe(&self, histogram: Histogram, ms: u64) {
+        let buckets = &self.histograms[histogram as usize];
+        bump(&buckets.counts[BUCKETS_MS.partition_point(|bound| *bound < ms)], 1);
+        bump(&buckets.sum, ms);
+    }
+
     #[cfg(test)]
     fn get(&self, counter: Counter) -> u64 {
         self.counters[counter as usize].load(Ordering::Relaxed)
     }
 
-    /// Adds every counter to `sums`: the counters, then the refusals.
+    /// Adds every counter to `sums`: the counters, the refusals, the connect errors by errno, then
+    /// each histogram's buckets and its sum.
     pub fn read(&self, sums: &mut [u64; STATS_LENGTH]) {
-        for (sum, value) in sums.iter_mut().zip(self.counters.iter().chain(&self.refusals)) {
+        let histograms =
+            self.histograms.iter().flat_map(|buckets| buckets.counts.iter().chain([&buckets.sum]));
+        let all = self
+            .counters
+            .iter()
+            .chain(&self.refusals)
+            .chain(&self.connect_errors)
+            .chain(histograms);
+        for (sum, value) in sums.iter_mut().zip(all) {
             *sum = sum.wrapping_add(value.load(Ordering::Relaxed));
         }
     }
@@ -151,6 +221,33 @@ mod tests {
         stats.add(Counter::ConnectionsActive, 2);
         stats.lower(Counter::ConnectionsActive);
         assert_eq!(stats.get(Counter::ConnectionsActive), 1);
+    }
+
+    #[test]
+    fn a_duration_falls_into_the_bucket_whose_bound_it_does_not_exceed() {
+        let stats = Stats::default();
+        for ms in [0, 1, 2, 3, 10_000, 10_001, 70_000] {
+            stats.observe(Histogram::ConnectTime, ms);
+        }
+        let mut sums = [0; STATS_LENGTH];
+        stats.read(&mut sums);
+        let buckets = &sums[STATS_LENGTH - BUCKETS - 1..];
+        assert_eq!(buckets[..3], [2, 1, 1]);
+        assert_eq!(buckets[BUCKETS - 2..], [1, 2, 90_007]);
+        assert_eq!(buckets[..BUCKETS].iter().sum::<u64>(), 7);
+    }
+
+    #[test]
+    fn an_error_is_counted_at_its_number_and_an_impossible_one_at_none() {
+        let stats = Stats::default();
+        for errno in [libc::ECONNREFUSED, libc::EHWPOISON, -1, i32::MAX] {
+            stats.fail_to_connect(errno);
+        }
+        let mut sums = [0; STATS_LENGTH];
+        stats.read(&mut sums);
+        let errors = &sums[COUNTERS + REFUSALS..][..ERRNOS];
+        assert_eq!((errors[0], errors[libc::ECONNREFUSED as usize]), (2, 1));
+        assert_eq!(errors[ERRNOS - 1], 1);
     }
 
     #[test]

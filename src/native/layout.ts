@@ -303,5 +303,32 @@ export const REFUSALS = [
   "decoder",
 ] as const;
 
+/** Behind the refusals: failed connections to the service, one an errno from 0 (u64 each). */
+export const ERRNOS = 134;
+
+/** Behind the errors: each histogram's buckets, one more than bounds, and its sum in
+ * milliseconds (u64 each). A bucket counts what is in no earlier one. */
+export const HISTOGRAMS = [
+  "header_time",
+  "connect_time",
+] as const;
+
+/** The buckets' upper bounds in milliseconds. */
+export const BUCKETS_MS: readonly number[] = [
+  1,
+  2,
+  5,
+  10,
+  25,
+  50,
+  100,
+  250,
+  500,
+  1000,
+  2500,
+  5000,
+  10000,
+];
+
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 1534341104;
+export const ABI_VERSION = 3670111684;

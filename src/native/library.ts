@@ -1,5 +1,6 @@
 /** The native core: where it is found, whether it fits, and a typed call for each export. */
-import { ABI_VERSION, COUNTERS, EVENT, REACH, REFUSALS, ROUTING, Status } from "./layout.ts";
+import { ABI_VERSION, EVENT, REACH, ROUTING, Status } from "./layout.ts";
+import { Stats, STATS_LENGTH } from "./stats.ts";
 import { symbols } from "./symbols.ts";
 
 type NativeSymbols = Deno.DynamicLibrary<typeof symbols>["symbols"];
@@ -172,14 +173,13 @@ export class Library {
     return outcome;
   }
 
-  /** Every counter by its name; refusals as `refused_<reason>`. */
-  stats(service: number): Map<string, number> {
-    const names = [...COUNTERS, ...REFUSALS.map((reason) => `refused_${reason}`)];
-    const values = new BigUint64Array(names.length);
+  /** The counters of a service as they are now. */
+  stats(service: number): Stats {
+    const values = new BigUint64Array(STATS_LENGTH);
     this.#unwrap(
       this.#native.stats(service, new Uint8Array(values.buffer), values.byteLength),
     );
-    return new Map(names.map((name, index) => [name, Number(values[index])]));
+    return new Stats(values);
   }
 
   /** The rules that look in a routing table, and its routes: `RoutingRecord`s. */

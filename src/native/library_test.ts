@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { EVENT, SERVICE_CONFIG, Status } from "./layout.ts";
+import { EVENT, PROBE, SERVICE_CONFIG, Status } from "./layout.ts";
 import { LibraryError, libraryPlaces, loadLibrary, NativeError } from "./library.ts";
 import { symbols } from "./symbols.ts";
 
@@ -142,6 +142,7 @@ const CALLS: readonly (readonly [name: string, call: () => unknown])[] = [
   ["openListener", () => library.openListener(NO_HANDLE)],
   ["setSubnets", () => library.setSubnets(NO_HANDLE, new Uint8Array(20))],
   ["stop", () => library.stop(NO_HANDLE, 0)],
+  ["nextAccess", () => library.nextAccess(NO_HANDLE, new Uint8Array(8))],
   ["stats", () => library.stats(NO_HANDLE)],
 ];
 
@@ -157,6 +158,15 @@ Deno.test("nextEvents: refuses a handle that there is not", async () => {
     name: "NativeError",
     status: Status.invalid,
   });
+});
+
+Deno.test("probe: refuses bytes that are no request", async () => {
+  for (const size of [0, PROBE.size - 1, PROBE.size]) {
+    await assert.rejects(library.probe(new Uint8Array(size), new Uint8Array()), {
+      name: "NativeError",
+      status: Status.invalid,
+    });
+  }
 });
 
 Deno.test("raiseFileLimit: gives the limit in force, each time the same", () => {

@@ -26,6 +26,7 @@ const WRONG: [args: string[], named: string[]][] = [
   [["--udp-header", "maybe"], ["--udp-header", "maybe"]],
   [["--log-level", "loud"], ["--log-level", "loud"]],
   [["--log-format", "xml"], ["--log-format", "xml"]],
+  [["--metrics-addr", "9100"], ["--metrics-addr", "9100"]],
   [["-l"], ["-l"]],
   [["surplus"], ["surplus"]],
 ];
@@ -60,6 +61,7 @@ Deno.test("command line: --help lists every flag of mmproxy-rs and every one bey
       "--version",
       "--log-level",
       "--log-format",
+      "--metrics-addr",
     ]
   ) {
     assert.ok(stdout.includes(flag), `${flag} in:\n${stdout}`);

@@ -17,7 +17,7 @@ use crate::refusal::Refusal;
 use crate::relay::tcp::{Party, Relay, Side, Tools, Turn};
 use crate::service::lock;
 use crate::socket::{self, RawAddr, Source};
-use crate::stats::Counter;
+use crate::stats::{Counter, Histogram};
 
 /// Connections accepted before the others have their turn.
 const ACCEPTS_A_TURN: usize = 32;
@@ -65,6 +65,8 @@ struct Upstream {
     relay: Relay,
     source: Source,
     service: SocketAddr,
+    /// When it was asked to connect.
+    asked_at: u64,
 }
 
 /// Why a connection ends.
@@ -285,6 +287,10 @@ impl Listening {
                     let decision = cx.decode(&bytes[..length], carrier::STREAM, connection.peer);
                     let (header, peer) = (&bytes[..length], connection.peer);
                     connection.account = cx.account(protocol::TCP, header, peer, decision.client());
+                    if !matches!(decision, Decision::Refuse(_)) {
+                        let took = cx.now - connection.accepted_at;
+                        cx.listener.stats.observe(Histogram::HeaderTime, took);
+                    }
                     return match decision {
                         Decision::Refuse(refusal) => {
                             *so_far = bytes[..length].to_vec();
@@ -332,6 +338,7 @@ impl Listening {
                     relay: Relay::owing(payload),
                     source,
                     service,
+                    asked_at: cx.now,
                 };
                 let greeted = upstream.relay.greet(&mut upstream.side, &mut self.tools);
                 connection.phase = Phase::Connecting(upstream);
@@ -370,7 +377,12 @@ impl Listening {
         errno: i32,
     ) -> End {
         let stats = &cx.listener.stats;
-        stats.add(if errno == 0 { Counter::ConnectTimeouts } else { Counter::ConnectErrors }, 1);
+        if errno == 0 {
+            stats.add(Counter::ConnectTimeouts, 1);
+        } else {
+            stats.add(Counter::ConnectErrors, 1);
+            stats.fail_to_connect(errno);
+        }
         let peer = self.connections.get(key).map(|connection| connection.peer);
         cx.tell_failure(EventKind::ConnectFailed, errno, peer, source, service);
         End::Unreachable(errno)
@@ -382,6 +394,7 @@ impl Listening {
         let phase = std::mem::replace(&mut connection.phase, Phase::Header(Vec::new()));
         let Phase::Connecting(upstream) = phase else { return };
         cx.listener.stats.add(Counter::Connected, 1);
+        cx.listener.stats.observe(Histogram::ConnectTime, cx.now - upstream.asked_at);
         if cx.listener.logs(level::DEBUG) {
             let event = Event::new(EventKind::ConnectionOpened, level::DEBUG);
             cx.listener.tell(described(event, connection.peer, &upstream));

@@ -38,6 +38,8 @@ export interface Start {
   /** A shell command in front, ended by `exec "$@"`, for example a smaller limit of open files. */
   shell?: string;
   v8Flags?: string;
+  /** Permissions beside `--allow-ffi`, as Deno's flags. */
+  permissions?: string[];
   /** The directory that holds `main.ts`; by default this repository. */
   root?: string;
   /** Deno's path, where it is not the tests' own. */
@@ -201,7 +203,8 @@ export async function runToEnd(args: string[], start: Omit<Start, "args"> = {}):
 }
 
 function command(args: string[], start: Start): Deno.Command {
-  const flags = ["run", "--quiet", "--no-prompt", "--allow-ffi", "--cached-only"];
+  const permissions = ["--allow-ffi", ...start.permissions ?? []];
+  const flags = ["run", "--quiet", "--no-prompt", ...permissions, "--cached-only"];
   if (start.v8Flags !== undefined) flags.push(`--v8-flags=${start.v8Flags}`);
   const program = start.binary === undefined
     ? [start.deno ?? Deno.execPath(), ...flags, join(start.root ?? ROOT, "main.ts")]

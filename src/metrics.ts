@@ -1,0 +1,225 @@
+/** What the metrics are: the counters of a moment as families of samples, named as Prometheus asks. */
+import { errorName } from "./events.ts";
+import { BUCKETS_MS } from "./native/layout.ts";
+import type { Buckets, CounterName, HistogramName, Stats } from "./native/stats.ts";
+
+/** One value with its labels. */
+export interface Sample {
+  readonly value: number;
+  readonly labels: Readonly<Record<string, string>>;
+  /** Where it is not the family's: `_bucket`, `_sum` and `_count` of a histogram. */
+  readonly metricName?: string;
+}
+
+/** All samples of one name. */
+export interface Family {
+  readonly name: string;
+  readonly help: string;
+  readonly type: "counter" | "gauge" | "histogram";
+  readonly samples: readonly Sample[];
+}
+
+/** What the counters do not know. */
+export interface Surroundings {
+  readonly version: string;
+  readonly deno: string;
+  readonly arch: string;
+  /** Seconds since 1970. */
+  readonly startedAt: number;
+  readonly listeners: number;
+  /** Listeners whose worker serves. */
+  readonly serving: number;
+  readonly restarts: number;
+  /** Whether the last SIGHUP brought a good subnet file. */
+  readonly lastReloadGood: boolean;
+}
+
+/** Errors that every scrape names, so that their first increase shows. */
+const COMMON_ERRORS = ["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "EADDRNOTAVAIL", "EPERM"];
+const SECOND_MS = 1000;
+
+/** Every family, of the counters and surroundings of one moment. */
+export function families(stats: Stats, around: Surroundings): Family[] {
+  const count = (name: CounterName) => stats.get(name);
+  return [
+    counter(
+      "mmproxy_connections_accepted_total",
+      "TCP connections taken from the listening sockets.",
+      count("accepted"),
+    ),
+    gauge("mmproxy_connections_active", "TCP connections open now.", count("connections_active")),
+    labelled(
+      "mmproxy_refused_total",
+      "Connections closed and datagrams dropped before they reached the service, by reason.",
+      "reason",
+      [...stats.refusals].filter(([reason]) => reason !== "none"),
+    ),
+    labelled(
+      "mmproxy_headers_total",
+      "PROXY headers accepted, by version. UDP: one a flow or session.",
+      "version",
+      [
+        ["1", count("headers_v1")],
+        ["2", count("headers_v2")],
+        ["spp", count("headers_spp")],
+      ],
+    ),
+    counter(
+      "mmproxy_headers_without_client_total",
+      "Headers that named no client (LOCAL, UNKNOWN, UNSPEC, unix): served from the proxy's own address.",
+      count("headers_own"),
+    ),
+    counter(
+      "mmproxy_connections_established_total",
+      "TCP connections to the service that were established.",
+      count("connected"),
+    ),
+    labelled(
+      "mmproxy_connect_errors_total",
+      "TCP connections to the service that failed, by error; timeout is the proxy's own connect timeout.",
+      "error",
+      connectErrors(stats),
+    ),
+    counter(
+      "mmproxy_port_fallbacks_total",
+      "Connections and flows that could not have the client's port and took another.",
+      count("port_fallbacks"),
+    ),
+    counter(
+      "mmproxy_accept_pauses_total",
+      "Times that accepting paused for want of file descriptors or memory.",
+      count("accept_pauses"),
+    ),
+    {
+      name: "mmproxy_bytes_total",
+      help: "Payload bytes relayed; up is from clients to the service.",
+      type: "counter",
+      samples: [
+        { labels: { protocol: "tcp", direction: "up" }, value: count("bytes_up") },
+        { labels: { protocol: "tcp", direction: "down" }, value: count("bytes_down") },
+        { labels: { protocol: "udp", direction: "up" }, value: count("datagram_bytes_up") },
+        { labels: { protocol: "udp", direction: "down" }, value: count("datagram_bytes_down") },
+      ],
+    },
+    labelled(
+      "mmproxy_datagrams_total",
+      "Datagrams relayed; up is from clients to the service.",
+      "direction",
+      [
+        ["up", count("datagrams_up")],
+        ["down", count("datagrams_down")],
+      ],
+    ),
+    counter(
+      "mmproxy_datagrams_lost_total",
+      "Datagrams that the kernel would not take, in either direction.",
+      count("datagrams_lost"),
+    ),
+    counter(
+      "mmproxy_icmp_errors_total",
+      "ICMP errors of the service, reported on a UDP flow.",
+      count("upstream_unreachable"),
+    ),
+    counter("mmproxy_flows_opened_total", "UDP flows opened.", count("flows_opened")),
+    gauge("mmproxy_flows_active", "UDP flows open now.", count("flows_active")),
+    counter(
+      "mmproxy_flows_evicted_total",
+      "UDP flows ended early to make room for newer ones.",
+      count("flows_evicted"),
+    ),
+    counter(
+      "mmproxy_flow_errors_total",
+      "UDP flows that could not be opened.",
+      count("flow_errors"),
+    ),
+    histogram(
+      "mmproxy_header_duration_seconds",
+      "From a connection's acceptance to its whole header, in whole milliseconds.",
+      stats,
+      "header_time",
+    ),
+    histogram(
+      "mmproxy_connect_duration_seconds",
+      "From the attempt to connect to the service's answer, in whole milliseconds.",
+      stats,
+      "connect_time",
+    ),
+    gauge("mmproxy_listeners", "Listener workers that there should be.", around.listeners),
+    gauge("mmproxy_listeners_up", "Listener workers that serve.", around.serving),
+    counter(
+      "mmproxy_worker_restarts_total",
+      "Listener workers started again after a failure.",
+      around.restarts,
+    ),
+    gauge(
+      "mmproxy_last_reload_successful",
+      "Whether the last SIGHUP brought a good subnet file; 1 before the first.",
+      Number(around.lastReloadGood),
+    ),
+    counter(
+      "mmproxy_log_lines_lost_total",
+      "Log lines lost because they came faster than they could be written.",
+      count("events_lost"),
+    ),
+    {
+      name: "mmproxy_build_info",
+      help: "Always 1; the labels say what runs.",
+      type: "gauge",
+      samples: [{
+        labels: { version: around.version, deno: around.deno, arch: around.arch },
+        value: 1,
+      }],
+    },
+    gauge(
+      "process_start_time_seconds",
+      "When the process started, in seconds since 1970.",
+      around.startedAt,
+    ),
+  ];
+}
+
+function counter(name: string, help: string, value: number): Family {
+  return { name, help, type: "counter", samples: [{ labels: {}, value }] };
+}
+
+function gauge(name: string, help: string, value: number): Family {
+  return { ...counter(name, help, value), type: "gauge" };
+}
+
+/** A counter for each value of one label. */
+function labelled(
+  name: string,
+  help: string,
+  label: string,
+  values: readonly (readonly [string, number])[],
+): Family {
+  const samples = values.map(([key, value]) => ({ labels: { [label]: key }, value }));
+  return { name, help, type: "counter", samples };
+}
+
+function connectErrors(stats: Stats): [string, number][] {
+  const errors = new Map(COMMON_ERRORS.map((name) => [name, 0]));
+  for (const [errno, count] of stats.connectErrors) errors.set(errorName(errno), count);
+  return [...errors, ["timeout", stats.get("connect_timeouts")]];
+}
+
+function histogram(name: string, help: string, stats: Stats, from: HistogramName): Family {
+  const { counts, sum }: Buckets = stats.histograms.get(from) ?? { counts: [], sum: 0 };
+  let total = 0;
+  const buckets = counts.map((count, index): Sample => {
+    total += count;
+    const bound = BUCKETS_MS[index];
+    const le = bound === undefined ? "+Inf" : String(bound / SECOND_MS);
+    return { metricName: `${name}_bucket`, labels: { le }, value: total };
+  });
+  return {
+    name,
+    help,
+    type: "histogram",
+    samples: [
+      ...buckets,
+      { metricName: `${name}_sum`, labels: {}, value: sum / SECOND_MS },
+      { metricName: `${name}_count`, labels: {}, value: total },
+    ],
+  };
+}
