@@ -17,7 +17,13 @@ const BUILT = join(ROOT, "target/release/libmmproxy.so");
 
 /** What a release holds beside the program. */
 const PAPERS = ["LICENSE", "README.md", "CHANGELOG.md"];
-const UNITS = ["mmproxy.service", "mmproxy.service.d"];
+/** Of `deploy/`. */
+const DEPLOYMENT = [
+  "mmproxy.service",
+  "mmproxy.service.d",
+  "grafana-dashboard.json",
+  "prometheus-alerts.yaml",
+];
 /** Packages that only tests import. */
 const TESTING = new Set(["fast-check"]);
 
@@ -41,7 +47,9 @@ export async function layOut(target: string, libraries: readonly string[] = []):
   for (const name of ["main.ts", "src", "deno.lock", ...PAPERS]) {
     await copy(join(ROOT, name), join(target, name));
   }
-  for (const name of UNITS) await copy(join(ROOT, "deploy", name), join(target, "deploy", name));
+  for (const name of DEPLOYMENT) {
+    await copy(join(ROOT, "deploy", name), join(target, "deploy", name));
+  }
   await installPackages(target);
   await Deno.copyFile(BUILT, join(target, `libmmproxy-${Deno.build.arch}.so`));
   for (const library of libraries) await Deno.copyFile(library, join(target, basename(library)));
@@ -69,6 +77,20 @@ async function installPackages(target: string): Promise<void> {
   await run([Deno.execPath(), "install", "--quiet", "--entrypoint", "main.ts"], target);
   // From here on nothing is installed, whatever the machine's cache lacks.
   await write("manual");
+  await dropTests(join(target, "node_modules"));
+}
+
+/**
+ * Removes what packages bring for their own tests: megabytes of samples, one of which `deno compile` takes
+ * for JavaScript and ends with a stack overflow over it.
+ */
+async function dropTests(folder: string): Promise<void> {
+  for await (const { name, isDirectory } of Deno.readDir(folder)) {
+    const path = join(folder, name);
+    if (!isDirectory) continue;
+    if (name === "test") await Deno.remove(path, { recursive: true });
+    else await dropTests(path);
+  }
 }
 
 function checkName(library: string): void {
