@@ -2,11 +2,11 @@
 import config from "./deno.json" with { type: "json" };
 import { parseArguments, UsageError } from "./src/cli.ts";
 import { runDoctor } from "./src/doctor/command.ts";
-import { openLog } from "./src/log.ts";
+import { openLog } from "./src/log/log.ts";
 import { LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
-import { KernelRouting } from "./src/kernel_routing.ts";
-import { RoutingError } from "./src/routes.ts";
-import { runRoutes } from "./src/routes_command.ts";
+import { KernelRouting } from "./src/routing/kernel.ts";
+import { RoutingError } from "./src/routing/plan.ts";
+import { runRoutes } from "./src/routing/command.ts";
 import { runService, StartError } from "./src/service.ts";
 
 /** Runs a command line; the process's exit code. */

@@ -1,7 +1,7 @@
 /** The allowed-subnets file, read at the start and again on SIGHUP. */
 import { parseSubnets, SubnetsError } from "./subnets.ts";
 import type { Options } from "./config.ts";
-import type { Log } from "./log.ts";
+import type { Log } from "./log/log.ts";
 import { SUBNET } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { Details } from "./log.ts";
+import type { Details } from "./log/log.ts";
 import { Status, SUBNET } from "./native/layout.ts";
 import { NativeError } from "./native/library.ts";
 import { reloadSubnets } from "./reload.ts";

@@ -1,13 +1,13 @@
 /** A service from its start to its end: the native core, the workers, signals and the log. */
-import { accessLog } from "./access.ts";
-import { setAutoRoutes } from "./auto_routes.ts";
+import { accessLog } from "./log/access.ts";
+import { setAutoRoutes } from "./routing/auto.ts";
 import { encodeConfig, type Options } from "./config.ts";
-import { logEvent, readEvent } from "./events.ts";
-import { KernelRouting } from "./kernel_routing.ts";
-import type { Log } from "./log.ts";
+import { logEvent, readEvent } from "./log/events.ts";
+import { KernelRouting } from "./routing/kernel.ts";
+import type { Log } from "./log/log.ts";
 import { EVENT, Level, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
-import { observe } from "./observation.ts";
+import { observe } from "./monitoring/observation.ts";
 import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
 import { ServiceManager } from "./service_manager.ts";
 import { StartError } from "./start_error.ts";

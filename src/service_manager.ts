@@ -2,7 +2,7 @@
  * What systemd is told of the service: that it serves, reloads, stops, and is well (sd_notify(3)).
  * Without a service manager nothing happens. A notification that fails is logged once and stops nothing.
  */
-import type { Log } from "./log.ts";
+import type { Log } from "./log/log.ts";
 import { type Library, NativeError } from "./native/library.ts";
 
 /** What is needed of the native core. */

@@ -1,6 +1,6 @@
 /** N listener workers: start them, restart those that fail, and end them all. */
 import type { Assignment, Report } from "./listener_worker.ts";
-import type { Log } from "./log.ts";
+import type { Log } from "./log/log.ts";
 
 /** A running worker. */
 export interface WorkerHandle {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { Assignment, Report } from "./listener_worker.ts";
-import type { Details } from "./log.ts";
+import type { Details } from "./log/log.ts";
 import { nextPause, spawnWorker, Supervisor } from "./supervisor.ts";
 
 /** A worker that the supervisor has started. */

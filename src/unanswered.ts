@@ -1,8 +1,8 @@
 /** Notices that the service answers no client at all, which is what missing routes look like. */
 import type { Options } from "./config.ts";
-import type { NativeEvent } from "./events.ts";
+import type { NativeEvent } from "./log/events.ts";
 import { commandLine } from "./flags.ts";
-import type { Log } from "./log.ts";
+import type { Log } from "./log/log.ts";
 
 /** So many first connections may time out before it is said. */
 const FIRST = 3;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { parseArguments } from "./cli.ts";
-import type { NativeEvent } from "./events.ts";
+import type { NativeEvent } from "./log/events.ts";
 import { unansweredWatch } from "./unanswered.ts";
 
 type Seen = Pick<NativeEvent, "kind" | "errno" | "client" | "upstream">;

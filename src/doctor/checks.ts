@@ -1,11 +1,11 @@
 /** What has to be the case, in the order in which an operator would mend it: facts in, findings out. */
 import { formatAddress } from "../address.ts";
 import { type Address, DEFAULTS, limits, type Options } from "../config.ts";
-import { errorText } from "../events.ts";
+import { errorText } from "../log/events.ts";
 import { commandLine, quote } from "../flags.ts";
 import { Status } from "../native/layout.ts";
-import { RoutingError, type Step } from "../routes.ts";
-import { describeStep } from "../routes_text.ts";
+import { RoutingError, type Step } from "../routing/plan.ts";
+import { describeStep } from "../routing/text.ts";
 import { SubnetsError } from "../subnets.ts";
 import type { Facts, ServiceFacts } from "./facts.ts";
 

@@ -3,7 +3,7 @@ import { parseArguments } from "../cli.ts";
 import { Status } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
 import type { ProbeResult } from "../probe.ts";
-import { planRoutes, type Reach, RoutingError, type Step } from "../routes.ts";
+import { planRoutes, type Reach, RoutingError, type Step } from "../routing/plan.ts";
 import { SubnetsError } from "../subnets.ts";
 import { CHECKS, type Finding } from "./checks.ts";
 import type { Facts, ServiceFacts } from "./facts.ts";

@@ -1,10 +1,10 @@
 /** What is the case on this host, gathered once and judged afterwards. Nothing here is changed. */
 import { type Address, encodeEndpoint, type Options, PROTOCOLS } from "../config.ts";
-import { KernelRouting, type Routing } from "../kernel_routing.ts";
+import { KernelRouting, type Routing } from "../routing/kernel.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import { probe, type ProbeRequest, type ProbeResult } from "../probe.ts";
-import { type Reach, RoutingError } from "../routes.ts";
-import { type Survey, survey } from "../routes_command.ts";
+import { type Reach, RoutingError } from "../routing/plan.ts";
+import { type Survey, survey } from "../routing/command.ts";
 import { isSubnetsProblem, readSubnets } from "../reload.ts";
 import type { SubnetsError } from "../subnets.ts";
 import { SUBNET } from "../native/layout.ts";

@@ -1,7 +1,7 @@
 /** Whether the service can be reached as its clients would be seen to: what readiness is. */
-import { type Address, DEFAULTS, type Options } from "./config.ts";
-import { connectProblem } from "./events.ts";
-import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "./probe.ts";
+import { type Address, DEFAULTS, type Options } from "../config.ts";
+import { connectProblem } from "../log/events.ts";
+import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "../probe.ts";
 
 type Service = Pick<
   Options,

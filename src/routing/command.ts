@@ -1,7 +1,7 @@
 /** `routes up|down|show`: sets, removes or checks the routing, and says so in lines. */
-import type { RoutesRequest } from "./cli.ts";
-import type { Options } from "./config.ts";
-import type { Routing } from "./kernel_routing.ts";
+import type { RoutesRequest } from "../cli.ts";
+import type { Options } from "../config.ts";
+import type { Routing } from "./kernel.ts";
 import {
   compare,
   type Comparison,
@@ -13,8 +13,8 @@ import {
   type Present,
   RoutingError,
   type Step,
-} from "./routes.ts";
-import { describeStep, removeCommand, setCommand } from "./routes_text.ts";
+} from "./plan.ts";
+import { describeStep, removeCommand, setCommand } from "./text.ts";
 
 /** Takes one line for the operator. */
 export type Print = (line: string) => void;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { parseAddress } from "./address.ts";
-import type { Address } from "./config.ts";
+import { parseAddress } from "../address.ts";
+import type { Address } from "../config.ts";
 import {
   compare,
   type Family,
@@ -9,8 +9,8 @@ import {
   type Present,
   type Reach,
   type Step,
-} from "./routes.ts";
-import { removeCommand, setCommand } from "./routes_text.ts";
+} from "./plan.ts";
+import { removeCommand, setCommand } from "./text.ts";
 
 function address(text: string): Address {
   return parseAddress(text) ?? assert.fail(`${text} is no address`);

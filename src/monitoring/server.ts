@@ -1,8 +1,8 @@
 /** `--metrics-addr`: /metrics for Prometheus, /healthz and /readyz for whoever restarts and routes. */
-import { formatAddress } from "./address.ts";
-import type { Address } from "./config.ts";
+import { formatAddress } from "../address.ts";
+import type { Address } from "../config.ts";
 import type { Family } from "./metrics.ts";
-import { StartError } from "./start_error.ts";
+import { StartError } from "../start_error.ts";
 
 /** An answer to "is it well?": whether, and a line that says why not. */
 export interface Health {

@@ -1,8 +1,8 @@
 /** Rules and routes as the native core's records, and back. */
-import { formatAddress } from "./address.ts";
-import { LITTLE_ENDIAN } from "./config.ts";
-import { ENDPOINT, REACH, Reach as ReachCode, ROUTING, Routing } from "./native/layout.ts";
-import { type Family, ORIGIN, type Present, type Reach, type Route, type Rule } from "./routes.ts";
+import { formatAddress } from "../address.ts";
+import { LITTLE_ENDIAN } from "../config.ts";
+import { ENDPOINT, REACH, Reach as ReachCode, ROUTING, Routing } from "../native/layout.ts";
+import { type Family, ORIGIN, type Present, type Reach, type Route, type Rule } from "./plan.ts";
 
 /** The IP protocols' numbers. */
 const TRANSPORTS = { tcp: 6, udp: 17 } as const;

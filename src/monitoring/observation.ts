@@ -1,12 +1,12 @@
 /** What the metrics port shows of a service: its counters, its workers, its reach. */
-import project from "../deno.json" with { type: "json" };
-import type { Options } from "./config.ts";
+import project from "../../deno.json" with { type: "json" };
+import type { Options } from "../config.ts";
 import { healthOf, Readiness, type Workers } from "./health.ts";
 import { families } from "./metrics.ts";
-import { type MetricsServer, serveMetrics } from "./metrics_server.ts";
-import type { Library } from "./native/library.ts";
+import { type MetricsServer, serveMetrics } from "./server.ts";
+import type { Library } from "../native/library.ts";
 import { checkService } from "./service_check.ts";
-import type { Supervisor } from "./supervisor.ts";
+import type { Supervisor } from "../supervisor.ts";
 
 /** How far the service's life has come. */
 export interface Phase {

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { LITTLE_ENDIAN } from "./config.ts";
-import { ENDPOINT, REACH, Reach, ROUTING, Routing } from "./native/layout.ts";
-import type { Family, Present } from "./routes.ts";
-import { decodeReach, decodeRouting, encodeRouting } from "./routing_records.ts";
+import { LITTLE_ENDIAN } from "../config.ts";
+import { ENDPOINT, REACH, Reach, ROUTING, Routing } from "../native/layout.ts";
+import type { Family, Present } from "./plan.ts";
+import { decodeReach, decodeRouting, encodeRouting } from "./records.ts";
 
 const u8 = fc.integer({ min: 0, max: 0xff });
 const u32 = fc.integer({ min: 1, max: 0xffff_ffff });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { parseArguments } from "./cli.ts";
-import type { Outcome, ProbeRequest } from "./probe.ts";
+import { parseArguments } from "../cli.ts";
+import type { Outcome, ProbeRequest } from "../probe.ts";
 import { findProblems } from "./service_check.ts";
 
 const ERRNOS: Record<Outcome, number> = { ok: 0, refused: 111, silent: 110, failed: 1 };

@@ -1,10 +1,10 @@
 /** `--auto-routes`: the routing of one run, set at its start and removed at its end. */
-import type { Options } from "./config.ts";
-import type { Routing } from "./kernel_routing.ts";
-import type { Log } from "./log.ts";
-import { RoutingError, type Step } from "./routes.ts";
-import { isSetBy, setMissing, survey } from "./routes_command.ts";
-import { describeStep } from "./routes_text.ts";
+import type { Options } from "../config.ts";
+import type { Routing } from "./kernel.ts";
+import type { Log } from "../log/log.ts";
+import { RoutingError, type Step } from "./plan.ts";
+import { isSetBy, setMissing, survey } from "./command.ts";
+import { describeStep } from "./text.ts";
 
 /**
  * Sets what the routing lacks.

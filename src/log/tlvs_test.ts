@@ -9,7 +9,7 @@ import {
   v2,
   v2Local,
   v2Raw,
-} from "../tests/e2e/support/headers.ts";
+} from "../../tests/e2e/support/headers.ts";
 import { readTlvs, type Tlvs } from "./tlvs.ts";
 
 const CLIENT = { ip: "192.0.2.1", port: 56_324 };

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { families, type Family, type Surroundings } from "./metrics.ts";
-import { BUCKETS_MS, COUNTERS, ERRNOS, HISTOGRAMS, REFUSALS } from "./native/layout.ts";
-import { Stats, STATS_LENGTH } from "./native/stats.ts";
+import { BUCKETS_MS, COUNTERS, ERRNOS, HISTOGRAMS, REFUSALS } from "../native/layout.ts";
+import { Stats, STATS_LENGTH } from "../native/stats.ts";
 
 const AROUND: Surroundings = {
   version: "1.2.3",
@@ -110,7 +110,7 @@ for (const [index, name] of HISTOGRAMS.entries()) {
 }
 
 Deno.test("docs/metrics.md: tells every metric and every reason", async () => {
-  const page = await Deno.readTextFile(new URL("../docs/metrics.md", import.meta.url));
+  const page = await Deno.readTextFile(new URL("../../docs/metrics.md", import.meta.url));
   for (const { name, samples } of families(NUMBERED, AROUND)) {
     assert.match(page, new RegExp(`\\| .*\`${name}[\`{].* \\|`), name);
     for (const { labels } of samples) {

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { accessLog, readAccess } from "./access.ts";
-import { LITTLE_ENDIAN } from "./config.ts";
+import { LITTLE_ENDIAN } from "../config.ts";
 import type { Details } from "./log.ts";
-import { ACCESS, Ending, ENDPOINT, Protocol } from "./native/layout.ts";
-import { bytes, tlv, v2 } from "../tests/e2e/support/headers.ts";
+import { ACCESS, Ending, ENDPOINT, Protocol } from "../native/layout.ts";
+import { bytes, tlv, v2 } from "../../tests/e2e/support/headers.ts";
 
 type Address = readonly [family: number, bytes: readonly number[], port: number];
 

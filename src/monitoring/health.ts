@@ -1,5 +1,5 @@
 /** Whether the workers are up, and whether the service can be reached as a client. */
-import type { Health } from "./metrics_server.ts";
+import type { Health } from "./server.ts";
 
 /** What the workers are doing. */
 export interface Workers {

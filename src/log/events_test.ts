@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { parseArguments } from "./cli.ts";
-import { LITTLE_ENDIAN, type Options } from "./config.ts";
+import { parseArguments } from "../cli.ts";
+import { LITTLE_ENDIAN, type Options } from "../config.ts";
 import { logEvent, type NativeEvent, readEvent } from "./events.ts";
 import type { Details } from "./log.ts";
-import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "./native/layout.ts";
+import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "../native/layout.ts";
 
 const OPTIONS = optionsOf("--header-timeout", "10", "-a", "/etc/mmproxy/subnets");
 
@@ -289,7 +289,7 @@ Deno.test("REFUSALS: each name stands at its code", () => {
 });
 
 Deno.test("docs/logs.md: has a row for every event of the native core", async () => {
-  const page = await Deno.readTextFile(new URL("../docs/logs.md", import.meta.url));
+  const page = await Deno.readTextFile(new URL("../../docs/logs.md", import.meta.url));
   const rows = page.split("\n").filter((line) => line.startsWith("| `"));
   for (const kind of Object.keys(EventKind)) {
     assert.ok(rows.some((row) => row.split("|")[1]?.includes(`\`${kind}\``)), kind);

@@ -1,9 +1,9 @@
 /** This host's routing, through the native core. */
-import { type Address, encodeEndpoint } from "./config.ts";
-import { Status } from "./native/layout.ts";
-import { type Library, NativeError } from "./native/library.ts";
-import { type Present, type Reach, type Route, RoutingError, type Rule } from "./routes.ts";
-import { decodeReach, decodeRouting, encodeRouting } from "./routing_records.ts";
+import { type Address, encodeEndpoint } from "../config.ts";
+import { Status } from "../native/layout.ts";
+import { type Library, NativeError } from "../native/library.ts";
+import { type Present, type Reach, type Route, RoutingError, type Rule } from "./plan.ts";
+import { decodeReach, decodeRouting, encodeRouting } from "./records.ts";
 
 /** What is asked of a host's routing. Every method may throw a `RoutingError`. */
 export interface Routing {

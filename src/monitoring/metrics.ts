@@ -1,7 +1,7 @@
 /** What the metrics are: the counters of a moment as families of samples, named as Prometheus asks. */
-import { errorName } from "./events.ts";
-import { BUCKETS_MS } from "./native/layout.ts";
-import type { Buckets, CounterName, HistogramName, Stats } from "./native/stats.ts";
+import { errorName } from "../log/events.ts";
+import { BUCKETS_MS } from "../native/layout.ts";
+import type { Buckets, CounterName, HistogramName, Stats } from "../native/stats.ts";
 
 /** One value with its labels. */
 export interface Sample {
