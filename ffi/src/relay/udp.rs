@@ -76,7 +76,7 @@ pub struct Traffic {
 }
 
 /// Where replies go, and what precedes each.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct WayBack {
     path: Path,
     /// A Simple Proxy Protocol header, as it came.
@@ -551,10 +551,12 @@ impl Replies {
         // SAFETY: every message points to its own buffer, which lives as long as `self` and does not
         // move with it.
         let count = unsafe { receive_many(flow.socket.as_raw_fd(), messages) }?;
+        // A balancer has few ports for many clients: replies of several flows go the same way back.
+        let goes_on = self.runs.last().is_some_and(|run| run.way_back == way_back);
         for slot in self.used..self.used + count {
             let length = self.receive_messages[slot].msg_len as usize;
             self.lengths[slot] = length;
-            let joined = self.segmenting && slot > self.used;
+            let joined = self.segmenting && (goes_on || slot > self.used);
             match self.runs.last_mut().filter(|run| joined && joins(run, &self.lengths, length)) {
                 Some(run) => run.count += 1,
                 None => self.runs.push(Run { first: slot, count: 1, way_back }),
@@ -681,5 +683,55 @@ fn push_local(controls: &mut Controls, local: &Local) {
             controls.push(libc::SOL_IPV6, libc::IPV6_PKTINFO, info);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    /// A flow to a service of its own, and that service.
+    fn flow() -> (Flow, UdpSocket) {
+        let service = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(service.local_addr().unwrap()).unwrap();
+        service.connect(socket.local_addr().unwrap()).unwrap();
+        (Flow::new(socket.into(), 0), service)
+    }
+
+    fn way_back_to(peer: &UdpSocket) -> WayBack {
+        let peer = peer.local_addr().unwrap().into();
+        WayBack::new(Path { peer, local: Local::default() }, None)
+    }
+
+    fn received(peer: &UdpSocket) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let length = peer.recv(&mut buffer).unwrap();
+        buffer[..length].to_vec()
+    }
+
+    #[test]
+    fn replies_of_several_flows_to_one_peer_leave_as_one_run() {
+        let (peer, other) = (UdpSocket::bind("127.0.0.1:0").unwrap(), flow().1);
+        let ((first, one), (second, two)) = (flow(), flow());
+        one.send(b"aaaa").unwrap();
+        one.send(b"bbbb").unwrap();
+        two.send(b"cccc").unwrap();
+        two.send(b"ddddd").unwrap();
+        let mut replies = Replies::new();
+        assert_eq!(replies.receive(&first, way_back_to(&peer)).unwrap(), 2);
+        assert_eq!(replies.receive(&second, way_back_to(&peer)).unwrap(), 2);
+        let counts: Vec<usize> = replies.runs.iter().map(|run| run.count).collect();
+        assert_eq!(counts, [3, 1], "a longer one begins a run of its own");
+
+        one.send(b"e").unwrap();
+        assert_eq!(replies.receive(&first, way_back_to(&other)).unwrap(), 1);
+        assert_eq!(replies.runs.len(), 3, "another peer begins a run of its own");
+
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(replies.flush(listener.as_raw_fd()).sent, 5);
+        let at_peer: Vec<Vec<u8>> = (0..4).map(|_| received(&peer)).collect();
+        assert_eq!(at_peer, [&b"aaaa"[..], b"bbbb", b"cccc", b"ddddd"]);
     }
 }
