@@ -39,9 +39,11 @@ export async function serveMetrics(address: Address, sources: Sources): Promise<
   // Asked first: left to itself, Deno would ask at the terminal.
   const host = formatAddress(address.family, Uint8Array.from(address.bytes), address.port);
   if (Deno.permissions.querySync({ name: "net", host }).state !== "granted") {
-    throw new StartError(
-      `${OPTION}: listening on ${host} needs a permission: add --allow-net=${host} before main.ts`,
-    );
+    // A compiled binary has the permissions that it was compiled with.
+    const remedy = Deno.build.standalone
+      ? `which this binary lacks: use deno run --allow-ffi --allow-net=${host} main.ts`
+      : `add --allow-net=${host} before main.ts`;
+    throw new StartError(`${OPTION}: listening on ${host} needs a permission: ${remedy}`);
   }
   // Only now: who serves no metrics need not load it.
   const client = await import("prom-client");
