@@ -4,7 +4,7 @@
 
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, socklen_t};
@@ -196,6 +196,17 @@ pub enum Source {
     Own,
     /// The client's address and port; port 0 asks for an ephemeral one.
     Client(SocketAddr),
+}
+
+impl Source {
+    /// The address whose family decides which service is meant: the client's, or without one the
+    /// peer's.
+    pub fn stands_for(self, peer: SocketAddr) -> IpAddr {
+        match self {
+            Source::Client(client) => client.ip(),
+            Source::Own => peer.ip(),
+        }
+    }
 }
 
 /// A connection or flow towards the service, and whether the client's port had to be given up.

@@ -29,26 +29,6 @@ use poll::{Events, Interest, Poll, Token};
 /// and the verdict in the scratch region.
 pub type OnHeader = extern "C" fn(u32, u32) -> u32;
 
-/// What a header came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    Refuse(Refusal),
-    /// Connect from the client's address.
-    Client(SocketAddr),
-    /// Connect from the proxy's own.
-    Own,
-}
-
-impl Decision {
-    /// The client that it names.
-    fn client(self) -> Option<SocketAddr> {
-        match self {
-            Decision::Client(client) => Some(client),
-            _ => None,
-        }
-    }
-}
-
 /// What both protocols need of their thread.
 pub struct Context<'a> {
     pub listener: &'a Listener,
@@ -200,47 +180,55 @@ impl Context<'_> {
     }
 
     /// Begins the access log's entry of what the header just decoded has opened; nothing where the
-    /// log level does not ask for it. Without a client it is the peer's own.
+    /// log level does not ask for it.
     fn account(
         &self,
         protocol: u32,
         header: &[u8],
         peer: SocketAddr,
-        client: Option<SocketAddr>,
+        source: Source,
     ) -> Option<Box<Account>> {
         if !self.listener.keeps_accounts() {
             return None;
         }
         // SAFETY: this is the serving thread.
         let verdict = unsafe { self.listener.scratch.verdict() };
-        let destination = Endpoint {
-            family: verdict.family,
-            port: verdict.destination_port,
-            address: verdict.destination_address,
-            ..Endpoint::default()
+        let destination = match source {
+            Source::Own => Endpoint::default(),
+            Source::Client(_) => Endpoint {
+                family: verdict.family,
+                port: verdict.destination_port,
+                address: verdict.destination_address,
+                ..Endpoint::default()
+            },
         };
-        let upstream = self.listener.service.settings.upstream(client.unwrap_or(peer).ip());
         let record = AccessRecord {
             protocol: protocol as u8,
             version: verdict.version,
             peer: peer.into(),
-            client: client.map(Endpoint::from).unwrap_or_default(),
-            destination: client.map(|_| destination).unwrap_or_default(),
-            upstream: upstream.into(),
+            client: client_of(source),
+            destination,
+            upstream: self.listener.service.settings.upstream(source.stands_for(peer)).into(),
             ..AccessRecord::default()
         };
         Some(Account::new(record, header))
     }
 
-    /// Asks the decoder about a whole header that a peer has sent.
-    pub fn decode(&self, header: &[u8], carrier: u32, peer: SocketAddr) -> Decision {
+    /// Asks the decoder about a whole header that a peer has sent: from where the service is to see
+    /// it come.
+    pub fn decode(
+        &self,
+        header: &[u8],
+        carrier: u32,
+        peer: SocketAddr,
+    ) -> std::result::Result<Source, Refusal> {
         #[cfg(feature = "fault-injection")]
         assert!(!header.ends_with(b"mmproxy: panic"), "a header asked for it");
         // SAFETY: this is the serving thread, and the slice ends before the decoder is called.
         let scratch = unsafe { self.listener.scratch.header() };
         match scratch.get_mut(..header.len()) {
             Some(room) => room.copy_from_slice(header),
-            None => return Decision::Refuse(Refusal::Decoder),
+            None => return Err(Refusal::Decoder),
         }
         let answer = (self.on_header)(header.len() as u32, carrier);
         // SAFETY: this is the serving thread.
@@ -248,7 +236,7 @@ impl Context<'_> {
         let stats = &self.listener.stats;
         if answer == action::DROP {
             let refusal = Refusal::from_code(verdict.refusal).unwrap_or(Refusal::Decoder);
-            return Decision::Refuse(refusal);
+            return Err(refusal);
         }
         match verdict.version {
             1 => stats.add(Counter::HeadersV1, 1),
@@ -264,13 +252,13 @@ impl Context<'_> {
         match (answer, client.socket_addr()) {
             (action::OWN, _) => {
                 stats.add(Counter::HeadersOwn, 1);
-                Decision::Own
+                Ok(Source::Own)
             }
             (action::CLIENT, Some(client)) if pretends_to_be_local(client, peer) => {
-                Decision::Refuse(Refusal::SourceAddress)
+                Err(Refusal::SourceAddress)
             }
-            (action::CLIENT, Some(client)) => Decision::Client(client),
-            _ => Decision::Refuse(Refusal::Decoder),
+            (action::CLIENT, Some(client)) => Ok(Source::Client(client)),
+            _ => Err(Refusal::Decoder),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::allowed::Allowed;
 use super::deadlines::Deadlines;
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
-use super::{client_of, Context, Decision};
+use super::{client_of, Context};
 use crate::access::{Account, Ending};
 use crate::events::EventKind;
 use crate::frame::{self, Frame};
@@ -284,23 +284,18 @@ impl Listening {
                 }
                 Frame::Header(length) => {
                     let payload: Box<[u8]> = bytes[length..].into();
-                    let decision = cx.decode(&bytes[..length], carrier::STREAM, connection.peer);
                     let (header, peer) = (&bytes[..length], connection.peer);
-                    connection.account = cx.account(protocol::TCP, header, peer, decision.client());
-                    if !matches!(decision, Decision::Refuse(_)) {
-                        let took = cx.now - connection.accepted_at;
-                        cx.listener.stats.observe(Histogram::HeaderTime, took);
-                    }
-                    return match decision {
-                        Decision::Refuse(refusal) => {
-                            *so_far = bytes[..length].to_vec();
-                            Some(refuse(cx, connection, refusal))
+                    let source = match cx.decode(header, carrier::STREAM, peer) {
+                        Ok(source) => source,
+                        Err(refusal) => {
+                            *so_far = header.to_vec();
+                            return Some(refuse(cx, connection, refusal));
                         }
-                        Decision::Client(client) => {
-                            self.connect(cx, key, Source::Client(client), payload)
-                        }
-                        Decision::Own => self.connect(cx, key, Source::Own, payload),
                     };
+                    connection.account = cx.account(protocol::TCP, header, peer, source);
+                    let took = cx.now - connection.accepted_at;
+                    cx.listener.stats.observe(Histogram::HeaderTime, took);
+                    return self.connect(cx, key, source, payload);
                 }
             }
         }
@@ -317,11 +312,7 @@ impl Listening {
         self.header_deadlines.remove(key.index);
         let connection = self.connections.get_mut(key)?;
         let settings = &cx.listener.service.settings;
-        let family_of = match source {
-            Source::Client(client) => client.ip(),
-            Source::Own => connection.peer.ip(),
-        };
-        let service = settings.upstream(family_of);
+        let service = settings.upstream(source.stands_for(connection.peer));
         let reno = settings.wants_reno(service);
         let opened = socket::connect_tcp(source, service, settings.mark, reno).and_then(|opened| {
             let fd = opened.socket.as_raw_fd();

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::{flows, routes};
 use crate::frame::SPP_LENGTH;
 use crate::service::lock;
-use crate::socket::{check, sized, RawAddr};
+use crate::socket::{check, sized, RawAddr, Source};
 
 /// Most datagrams taken in at once: the more, the more of them share a client and so a send.
 pub const INTAKE: usize = 4096;
@@ -37,6 +37,23 @@ pub enum Owner {
     Client(SocketAddr),
     /// The peer's own: LOCAL, UNKNOWN, UNSPEC.
     Peer(SocketAddr),
+}
+
+impl Owner {
+    /// From where the service sees the flow come.
+    pub fn source(self) -> Source {
+        match self {
+            Owner::Client(client) => Source::Client(client),
+            Owner::Peer(_) => Source::Own,
+        }
+    }
+
+    /// The client's address, or the peer's.
+    pub fn address(self) -> SocketAddr {
+        match self {
+            Owner::Client(address) | Owner::Peer(address) => address,
+        }
+    }
 }
 
 /// Where a datagram came from, and which address of ours it was sent to (on a wildcard listener).

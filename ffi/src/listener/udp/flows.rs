@@ -12,10 +12,10 @@ use crate::events::EventKind;
 use crate::layout::{level, protocol, Event};
 use crate::listener::poll::{Interest, Key, Token};
 use crate::listener::tcp::tell_fallback;
-use crate::listener::Context;
+use crate::listener::{client_of, Context};
 use crate::relay::routes::Leading;
 use crate::relay::udp::{Flow, Owner};
-use crate::socket::{self, Source};
+use crate::socket;
 use crate::stats::Counter;
 
 const TELL_FULL_EVERY_MS: u64 = 60_000;
@@ -54,11 +54,8 @@ impl Listening {
         peer: SocketAddr,
     ) -> io::Result<Arc<Flow>> {
         let settings = &cx.listener.service.settings;
-        let (source, of) = match owner {
-            Owner::Client(client) => (Source::Client(client), client),
-            Owner::Peer(peer) => (Source::Own, peer),
-        };
-        let service = settings.upstream(of.ip());
+        let source = owner.source();
+        let service = settings.upstream(owner.address().ip());
         let opened = socket::connect_udp(source, service, settings.mark);
         match opened {
             Ok(opened) => {
@@ -85,11 +82,7 @@ impl Listening {
         flow: &Arc<Flow>,
         header: &[u8],
     ) -> Key {
-        let client = match owner {
-            Owner::Client(client) => Some(client),
-            Owner::Peer(_) => None,
-        };
-        let account = cx.account(protocol::UDP, header, peer, client);
+        let account = cx.account(protocol::UDP, header, peer, owner.source());
         let key = self.tenants.insert(Tenant {
             flow: flow.clone(),
             owner,
@@ -140,15 +133,11 @@ fn tell_flow(cx: &Context, kind: EventKind, owner: Owner, peer: Option<SocketAdd
     if !cx.listener.logs(level::DEBUG) {
         return;
     }
-    let (client, of) = match owner {
-        Owner::Client(client) => (client.into(), client),
-        Owner::Peer(peer) => (Default::default(), peer),
-    };
     let event = Event::new(kind, level::DEBUG);
     cx.listener.tell(Event {
         peer: peer.map(Into::into).unwrap_or_default(),
-        client,
-        upstream: cx.listener.service.settings.upstream(of.ip()).into(),
+        client: client_of(owner.source()),
+        upstream: cx.listener.service.settings.upstream(owner.address().ip()).into(),
         ..event
     });
 }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Weak};
 use super::{Listening, Mark, Target, END, FIRST_SWEEP};
 use crate::frame::{self, Frame};
 use crate::layout::carrier;
-use crate::listener::{Context, Decision};
+use crate::listener::Context;
 use crate::refusal::Refusal;
 use crate::relay::routes::{Route, RouteId};
 use crate::relay::udp::{Found, Owner, Path};
+use crate::socket::Source;
 
 impl Listening {
     /// The route of a datagram that carries its header, and where its payload starts.
@@ -176,10 +177,9 @@ impl Listening {
         if !self.allowed.allows(Some(peer)) {
             return Err(Refusal::PeerNotAllowed);
         }
-        let owner = match cx.decode(header, carrier, peer) {
-            Decision::Refuse(refusal) => return Err(refusal),
-            Decision::Client(client) => Owner::Client(client),
-            Decision::Own => Owner::Peer(peer),
+        let owner = match cx.decode(header, carrier, peer)? {
+            Source::Client(client) => Owner::Client(client),
+            Source::Own => Owner::Peer(peer),
         };
         self.route_serial += 1;
         let serial = self.route_serial;
