@@ -6,45 +6,30 @@
 use std::mem::size_of;
 
 use crate::layout::AccessRecord;
+use crate::named::named;
 
-macro_rules! endings {
-    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $text:literal;)+) => {
-        /// Why a connection or a flow ended.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum Ending { $($(#[doc = $doc])+ $name = $code,)+ }
-
-        impl Ending {
-            /// Every ending, in the order of its code.
-            pub const ALL: &'static [Ending] = &[$(Ending::$name,)+];
-
-            /// The name in JSON logs.
-            pub const fn name(self) -> &'static str {
-                match self { $(Ending::$name => $text,)+ }
-            }
-        }
-    };
-}
-
-endings! {
-    /// Both sides finished, the client first.
-    ClientClosed = 1, "client_closed";
-    /// Both sides finished, the service first.
-    ServiceClosed = 2, "service_closed";
-    /// The client's side broke: a reset, or `errno` says what.
-    ClientBroke = 3, "client_broke";
-    /// The service's side broke: a reset, or `errno` says what.
-    ServiceBroke = 4, "service_broke";
-    /// The service was not reached; `errno` says why.
-    ConnectFailed = 5, "connect_failed";
-    /// The service did not answer within the connect timeout.
-    ConnectTimeout = 6, "connect_timeout";
-    /// A flow carried nothing for `--close-after`.
-    Idle = 7, "idle";
-    /// A flow made room for a newer one.
-    Displaced = 8, "displaced";
-    /// The program stopped.
-    Stopped = 9, "stopped";
+named! {
+    /// Why a connection or a flow ended.
+    Ending: u8 {
+        /// Both sides finished, the client first.
+        ClientClosed = 1, "client_closed";
+        /// Both sides finished, the service first.
+        ServiceClosed = 2, "service_closed";
+        /// The client's side broke: a reset, or `errno` says what.
+        ClientBroke = 3, "client_broke";
+        /// The service's side broke: a reset, or `errno` says what.
+        ServiceBroke = 4, "service_broke";
+        /// The service was not reached; `errno` says why.
+        ConnectFailed = 5, "connect_failed";
+        /// The service did not answer within the connect timeout.
+        ConnectTimeout = 6, "connect_timeout";
+        /// A flow carried nothing for `--close-after`.
+        Idle = 7, "idle";
+        /// A flow made room for a newer one.
+        Displaced = 8, "displaced";
+        /// The program stopped.
+        Stopped = 9, "stopped";
+    }
 }
 
 /// Bytes of a header that are kept: room for every TLV but a long client certificate.

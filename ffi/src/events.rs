@@ -9,56 +9,42 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-macro_rules! kinds {
-    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $text:literal;)+) => {
-        /// What an event tells, and what its `value` means there.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u16)]
-        pub enum EventKind { $($(#[doc = $doc])+ $name = $code,)+ }
+use crate::named::named;
 
-        impl EventKind {
-            /// Every kind, in the order of its code.
-            pub const ALL: &'static [EventKind] = &[$(EventKind::$name,)+];
-
-            /// The name in JSON logs.
-            pub const fn name(self) -> &'static str {
-                match self { $(EventKind::$name => $text,)+ }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// A connection was closed for its header, with what came instead. `value`: bytes that had come.
-    HeaderRefused = 1, "header_refused";
-    /// No complete header in time. `value`: bytes that had come.
-    HeaderTimeout = 2, "header_timeout";
-    /// A peer outside the allowed subnets was closed or its datagram dropped.
-    PeerRefused = 3, "peer_refused";
-    /// The connection to the service failed; `errno` says why, or is 0 when nothing answered in time.
-    ConnectFailed = 4, "connect_failed";
-    /// The client's port could not be had; an ephemeral one is used. `value`: the port asked for.
-    PortFallback = 5, "port_fallback";
-    /// Accepting pauses for want of descriptors or memory. `value`: milliseconds.
-    AcceptPaused = 6, "accept_paused";
-    /// This host has no such address family: said once each. `value`: 4 or 6.
-    FamilyUnavailable = 7, "family_unavailable";
-    /// A connection is relayed to the service.
-    ConnectionOpened = 8, "connection_opened";
-    /// A relayed connection ended; `errno` is the error that ended it, or 0.
-    ConnectionClosed = 9, "connection_closed";
-    /// Datagrams were dropped. `value`: how many since the last such event for this reason.
-    DatagramsRefused = 10, "datagrams_refused";
-    /// A UDP flow was opened.
-    FlowOpened = 11, "flow_opened";
-    /// A UDP flow ended.
-    FlowClosed = 12, "flow_closed";
-    /// A UDP flow could not be opened; `errno` says why.
-    FlowFailed = 13, "flow_failed";
-    /// The flow table is full: the longest idle flow makes room. Said once a minute at most.
-    FlowsFull = 14, "flows_full";
-    /// The ring was full. `value`: how many events were lost before this one.
-    EventsLost = 15, "events_lost";
+named! {
+    /// What an event tells, and what its `value` means there.
+    EventKind: u16 {
+        /// A connection was closed for its header, with what came instead. `value`: bytes that had come.
+        HeaderRefused = 1, "header_refused";
+        /// No complete header in time. `value`: bytes that had come.
+        HeaderTimeout = 2, "header_timeout";
+        /// A peer outside the allowed subnets was closed or its datagram dropped.
+        PeerRefused = 3, "peer_refused";
+        /// The connection to the service failed; `errno` says why, or is 0 when nothing answered in time.
+        ConnectFailed = 4, "connect_failed";
+        /// The client's port could not be had; an ephemeral one is used. `value`: the port asked for.
+        PortFallback = 5, "port_fallback";
+        /// Accepting pauses for want of descriptors or memory. `value`: milliseconds.
+        AcceptPaused = 6, "accept_paused";
+        /// This host has no such address family: said once each. `value`: 4 or 6.
+        FamilyUnavailable = 7, "family_unavailable";
+        /// A connection is relayed to the service.
+        ConnectionOpened = 8, "connection_opened";
+        /// A relayed connection ended; `errno` is the error that ended it, or 0.
+        ConnectionClosed = 9, "connection_closed";
+        /// Datagrams were dropped. `value`: how many since the last such event for this reason.
+        DatagramsRefused = 10, "datagrams_refused";
+        /// A UDP flow was opened.
+        FlowOpened = 11, "flow_opened";
+        /// A UDP flow ended.
+        FlowClosed = 12, "flow_closed";
+        /// A UDP flow could not be opened; `errno` says why.
+        FlowFailed = 13, "flow_failed";
+        /// The flow table is full: the longest idle flow makes room. Said once a minute at most.
+        FlowsFull = 14, "flows_full";
+        /// The ring was full. `value`: how many events were lost before this one.
+        EventsLost = 15, "events_lost";
+    }
 }
 
 /// Events a ring holds.
@@ -118,33 +104,33 @@ impl<T> Ring<T> {
 
     /// Looks at the oldest event, which stays. One thread at a time may peek or pop.
     pub fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
-        let head = self.head.load(Ordering::Relaxed);
-        if head == self.tail.load(Ordering::Acquire) {
-            return None;
-        }
-        let slot = &self.slots[head % self.slots.len()];
-        // SAFETY: the slot lies inside head..tail: it was written, and the writer leaves it alone
-        // until `head` has passed it, which only the one reader does.
+        let slot = self.oldest()?;
+        // SAFETY: the slot was written, and stays as it is until `head` has passed it, which only the
+        // one reader does.
         Some(look(unsafe { (*slot.get()).assume_init_ref() }))
     }
 
     /// The oldest event, if any. One thread at a time may pop.
     pub fn pop(&self) -> Option<T> {
-        let head = self.head.load(Ordering::Relaxed);
-        if head == self.tail.load(Ordering::Acquire) {
-            return None;
-        }
-        let slot = &self.slots[head % self.slots.len()];
-        // SAFETY: the slot lies inside head..tail: it was written, and the writer leaves it alone
-        // until `head` has passed it.
+        let slot = self.oldest()?;
+        // SAFETY: the slot was written, and nobody reads it again once `head` has passed it.
         let event = unsafe { (*slot.get()).assume_init_read() };
+        let head = self.head.load(Ordering::Relaxed);
         self.head.store(head.wrapping_add(1), Ordering::Release);
         Some(event)
     }
 
+    /// The slot at `head`, if it lies before `tail`: it was written, and the writer leaves it alone
+    /// until `head` has passed it.
+    fn oldest(&self) -> Option<&UnsafeCell<MaybeUninit<T>>> {
+        let head = self.head.load(Ordering::Relaxed);
+        let written = head != self.tail.load(Ordering::Acquire);
+        written.then(|| &self.slots[head % self.slots.len()])
+    }
+
     /// Whether `pop` would give an event.
     pub fn has_some(&self) -> bool {
-        self.head.load(Ordering::Relaxed) != self.tail.load(Ordering::Acquire)
+        self.oldest().is_some()
     }
 
     /// How many events were lost since the last call.

@@ -13,6 +13,7 @@ mod files;
 mod frame;
 mod layout;
 mod listener;
+mod named;
 mod notify;
 mod probe;
 mod refusal;

@@ -3,79 +3,67 @@
 //! Rust's framing and TypeScript's decoder both refuse; the names reach TypeScript through the
 //! generated `src/native/layout.ts`, so a reason has one spelling in logs, counters and tests.
 
-macro_rules! refusals {
-    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $text:literal;)+) => {
-        /// A named reason to refuse. The discriminant is the code on the wire between the languages.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Refusal { $($(#[doc = $doc])+ $name = $code,)+ }
+use crate::named::named;
 
-        impl Refusal {
-            /// Every reason, in the order of its code; `ALL[i] as usize == i`.
-            pub const ALL: &'static [Refusal] = &[$(Refusal::$name,)+];
-
-            /// The name in counters and JSON logs.
-            pub const fn name(self) -> &'static str {
-                match self { $(Refusal::$name => $text,)+ }
-            }
-
-            /// The reason with this code, or `None` for a code that is not assigned.
-            pub fn from_code(code: u8) -> Option<Refusal> {
-                Refusal::ALL.get(usize::from(code)).copied()
-            }
-        }
-    };
+named! {
+    /// A named reason to refuse. The discriminant is the code on the wire between the languages.
+    Refusal: u8 {
+        /// Nothing was refused.
+        None = 0, "none";
+        /// The bytes are the start of no PROXY header (T7, B1).
+        NotProxy = 1, "not_proxy";
+        /// Version 1: no CRLF within 107 bytes (T4).
+        V1TooLong = 2, "v1_too_long";
+        /// Version 1: a CR without LF, or a LF without CR (T5).
+        V1LoneLineEnd = 3, "v1_lone_line_end";
+        /// Version 1: the word after `PROXY ` is none of TCP4, TCP6, UNKNOWN (T1).
+        V1Protocol = 4, "v1_protocol";
+        /// Version 1: missing, doubled or trailing fields or spaces (T1).
+        V1Syntax = 5, "v1_syntax";
+        /// Version 1: an address that is not of the line's family in its strict form (T2).
+        V1Address = 6, "v1_address";
+        /// Version 1: a port that is not a plain decimal from 0 to 65535 (T3).
+        V1Port = 7, "v1_port";
+        /// Version 2: the version nibble is not 2 (B1).
+        V2Version = 8, "v2_version";
+        /// Version 2: the command is neither LOCAL nor PROXY (B3).
+        V2Command = 9, "v2_command";
+        /// Version 2: an address family above 3 (B4).
+        V2Family = 10, "v2_family";
+        /// Version 2: a transport above 2 (B4).
+        V2Transport = 11, "v2_transport";
+        /// Version 2: the length is shorter than the family's address block (B6).
+        V2ShortAddress = 12, "v2_short_address";
+        /// Version 2: a TLV runs past the end of the header (B7).
+        V2Tlv = 13, "v2_tlv";
+        /// Version 2: the CRC32c TLV does not match the header, or is not four bytes long (B8).
+        V2Checksum = 14, "v2_checksum";
+        /// The source address is unspecified, multicast or broadcast, or loopback from another host.
+        SourceAddress = 15, "source_address";
+        /// Simple Proxy Protocol: fewer than 38 bytes.
+        SppShort = 16, "spp_short";
+        /// Simple Proxy Protocol: the magic number is not 0x56EC.
+        SppMagic = 17, "spp_magic";
+        /// The connection ended inside the header, or the datagram did.
+        Incomplete = 18, "incomplete";
+        /// No complete header within the header timeout (G2).
+        Timeout = 19, "timeout";
+        /// The peer is outside the allowed subnets (G6).
+        PeerNotAllowed = 20, "peer_not_allowed";
+        /// A bare datagram of a peer that has no session (`--udp-header session`).
+        NoSession = 21, "no_session";
+        /// A datagram that did not fit the largest UDP datagram's buffer.
+        DatagramTooLong = 22, "datagram_too_long";
+        /// The decoder failed: a defect of ours, refused rather than guessed at.
+        Decoder = 23, "decoder";
+    }
 }
 
-refusals! {
-    /// Nothing was refused.
-    None = 0, "none";
-    /// The bytes are the start of no PROXY header (T7, B1).
-    NotProxy = 1, "not_proxy";
-    /// Version 1: no CRLF within 107 bytes (T4).
-    V1TooLong = 2, "v1_too_long";
-    /// Version 1: a CR without LF, or a LF without CR (T5).
-    V1LoneLineEnd = 3, "v1_lone_line_end";
-    /// Version 1: the word after `PROXY ` is none of TCP4, TCP6, UNKNOWN (T1).
-    V1Protocol = 4, "v1_protocol";
-    /// Version 1: missing, doubled or trailing fields or spaces (T1).
-    V1Syntax = 5, "v1_syntax";
-    /// Version 1: an address that is not of the line's family in its strict form (T2).
-    V1Address = 6, "v1_address";
-    /// Version 1: a port that is not a plain decimal from 0 to 65535 (T3).
-    V1Port = 7, "v1_port";
-    /// Version 2: the version nibble is not 2 (B1).
-    V2Version = 8, "v2_version";
-    /// Version 2: the command is neither LOCAL nor PROXY (B3).
-    V2Command = 9, "v2_command";
-    /// Version 2: an address family above 3 (B4).
-    V2Family = 10, "v2_family";
-    /// Version 2: a transport above 2 (B4).
-    V2Transport = 11, "v2_transport";
-    /// Version 2: the length is shorter than the family's address block (B6).
-    V2ShortAddress = 12, "v2_short_address";
-    /// Version 2: a TLV runs past the end of the header (B7).
-    V2Tlv = 13, "v2_tlv";
-    /// Version 2: the CRC32c TLV does not match the header, or is not four bytes long (B8).
-    V2Checksum = 14, "v2_checksum";
-    /// The source address is unspecified, multicast or broadcast, or loopback from another host.
-    SourceAddress = 15, "source_address";
-    /// Simple Proxy Protocol: fewer than 38 bytes.
-    SppShort = 16, "spp_short";
-    /// Simple Proxy Protocol: the magic number is not 0x56EC.
-    SppMagic = 17, "spp_magic";
-    /// The connection ended inside the header, or the datagram did.
-    Incomplete = 18, "incomplete";
-    /// No complete header within the header timeout (G2).
-    Timeout = 19, "timeout";
-    /// The peer is outside the allowed subnets (G6).
-    PeerNotAllowed = 20, "peer_not_allowed";
-    /// A bare datagram of a peer that has no session (`--udp-header session`).
-    NoSession = 21, "no_session";
-    /// A datagram that did not fit the largest UDP datagram's buffer.
-    DatagramTooLong = 22, "datagram_too_long";
-    /// The decoder failed: a defect of ours, refused rather than guessed at.
-    Decoder = 23, "decoder";
+impl Refusal {
+    /// The reason with this code, or `None` for a code that is not assigned; `ALL[i] as usize == i`.
+    pub fn from_code(code: u8) -> Option<Refusal> {
+        Refusal::ALL.get(usize::from(code)).copied()
+    }
 }
 
 #[cfg(test)]

@@ -2,98 +2,70 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::named::named;
 use crate::refusal::Refusal;
 
-macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident, $text:literal;)+) => {
-        /// What is counted. Gauges (`*Active`) go down again; everything else only grows.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(usize)]
-        pub enum Counter { $($(#[doc = $doc])+ $name,)+ }
-
-        impl Counter {
-            /// Every counter, in the order in which `Stats::read` writes them.
-            pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
-
-            /// The name in logs and metrics.
-            pub const fn name(self) -> &'static str {
-                match self { $(Counter::$name => $text,)+ }
-            }
-        }
-    };
+named! {
+    /// What is counted. Gauges (`*Active`) go down again; everything else only grows.
+    Counter: usize {
+        /// TCP connections taken from the listening socket.
+        Accepted, "accepted";
+        /// TCP connections open now.
+        ConnectionsActive, "connections_active";
+        /// Headers by version: version 1.
+        HeadersV1, "headers_v1";
+        /// Version 2.
+        HeadersV2, "headers_v2";
+        /// Simple Proxy Protocol.
+        HeadersSpp, "headers_spp";
+        /// Headers without a client: LOCAL, UNKNOWN, UNSPEC, unix.
+        HeadersOwn, "headers_own";
+        /// Connections to the service that were established.
+        Connected, "connected";
+        /// Connections to the service that failed.
+        ConnectErrors, "connect_errors";
+        /// Connections to the service that were not answered within the connect timeout.
+        ConnectTimeouts, "connect_timeouts";
+        /// The client's port could not be had; an ephemeral one was used.
+        PortFallbacks, "port_fallbacks";
+        /// Bytes from clients to the service, TCP.
+        BytesUp, "bytes_up";
+        /// Bytes from the service to clients, TCP.
+        BytesDown, "bytes_down";
+        /// Times that accepting paused for want of file descriptors or memory.
+        AcceptPauses, "accept_pauses";
+        /// Datagrams from clients to the service.
+        DatagramsUp, "datagrams_up";
+        /// Datagrams from the service to clients.
+        DatagramsDown, "datagrams_down";
+        /// Bytes of the datagrams from clients to the service.
+        DatagramBytesUp, "datagram_bytes_up";
+        /// Bytes of the datagrams from the service to clients.
+        DatagramBytesDown, "datagram_bytes_down";
+        /// Datagrams the kernel would not take, in either direction.
+        DatagramsLost, "datagrams_lost";
+        /// ICMP errors of the service, reported on a flow's socket.
+        UpstreamUnreachable, "upstream_unreachable";
+        /// UDP flows opened.
+        FlowsOpened, "flows_opened";
+        /// UDP flows open now.
+        FlowsActive, "flows_active";
+        /// UDP flows ended early to make room for newer ones.
+        FlowsEvicted, "flows_evicted";
+        /// UDP flows that could not be opened.
+        FlowErrors, "flow_errors";
+        /// Events that found their ring full.
+        EventsLost, "events_lost";
+    }
 }
 
-counters! {
-    /// TCP connections taken from the listening socket.
-    Accepted, "accepted";
-    /// TCP connections open now.
-    ConnectionsActive, "connections_active";
-    /// Headers by version: version 1.
-    HeadersV1, "headers_v1";
-    /// Version 2.
-    HeadersV2, "headers_v2";
-    /// Simple Proxy Protocol.
-    HeadersSpp, "headers_spp";
-    /// Headers without a client: LOCAL, UNKNOWN, UNSPEC, unix.
-    HeadersOwn, "headers_own";
-    /// Connections to the service that were established.
-    Connected, "connected";
-    /// Connections to the service that failed.
-    ConnectErrors, "connect_errors";
-    /// Connections to the service that were not answered within the connect timeout.
-    ConnectTimeouts, "connect_timeouts";
-    /// The client's port could not be had; an ephemeral one was used.
-    PortFallbacks, "port_fallbacks";
-    /// Bytes from clients to the service, TCP.
-    BytesUp, "bytes_up";
-    /// Bytes from the service to clients, TCP.
-    BytesDown, "bytes_down";
-    /// Times that accepting paused for want of file descriptors or memory.
-    AcceptPauses, "accept_pauses";
-    /// Datagrams from clients to the service.
-    DatagramsUp, "datagrams_up";
-    /// Datagrams from the service to clients.
-    DatagramsDown, "datagrams_down";
-    /// Bytes of the datagrams from clients to the service.
-    DatagramBytesUp, "datagram_bytes_up";
-    /// Bytes of the datagrams from the service to clients.
-    DatagramBytesDown, "datagram_bytes_down";
-    /// Datagrams the kernel would not take, in either direction.
-    DatagramsLost, "datagrams_lost";
-    /// ICMP errors of the service, reported on a flow's socket.
-    UpstreamUnreachable, "upstream_unreachable";
-    /// UDP flows opened.
-    FlowsOpened, "flows_opened";
-    /// UDP flows open now.
-    FlowsActive, "flows_active";
-    /// UDP flows ended early to make room for newer ones.
-    FlowsEvicted, "flows_evicted";
-    /// UDP flows that could not be opened.
-    FlowErrors, "flow_errors";
-    /// Events that found their ring full.
-    EventsLost, "events_lost";
-}
-
-/// How long something took, once a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Histogram {
-    /// From the acceptance to a whole header that was accepted.
-    HeaderTime,
-    /// From the attempt to the service's answer.
-    ConnectTime,
-}
-
-impl Histogram {
-    /// Every histogram, in the order in which `Stats::read` writes them.
-    pub const ALL: &'static [Histogram] = &[Histogram::HeaderTime, Histogram::ConnectTime];
-
-    /// The name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Histogram::HeaderTime => "header_time",
-            Histogram::ConnectTime => "connect_time",
-        }
+named! {
+    /// How long something took, once a connection.
+    Histogram: usize {
+        /// From the acceptance to a whole header that was accepted.
+        HeaderTime, "header_time";
+        /// From the attempt to the service's answer.
+        ConnectTime, "connect_time";
     }
 }
 

@@ -31,7 +31,7 @@ impl Intake {
     /// Learns from a batch of `datagrams` that were of so many `clients`.
     pub fn learn(&mut self, datagrams: usize, clients: usize) {
         if datagrams < LEAST || datagrams > 2 * FEW * clients {
-            // One that is not full says that there is no flood.
+            // So few say that there is no flood.
             self.limit = LEAST.max(self.limit / 2);
         } else if datagrams == self.limit && datagrams < FEW * clients {
             self.limit = INTAKE.min(self.limit * 2);

@@ -198,6 +198,18 @@ mod tests {
         name_of(name.as_bytes())
     }
 
+    /// A rule or route as the program sets it, of table 123 and `lo`.
+    pub fn ours(kind: u8, family: u8) -> RoutingRecord {
+        RoutingRecord {
+            kind,
+            family,
+            origin: 123,
+            table: 123,
+            device: device("lo"),
+            ..RoutingRecord::default()
+        }
+    }
+
     /// Hexadecimal, four bytes a word.
     #[cfg(target_endian = "little")]
     pub fn shown(bytes: &[u8]) -> String {

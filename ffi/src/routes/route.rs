@@ -170,17 +170,10 @@ fn octets(ip: IpAddr) -> (u8, Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::tests::{device, shown};
+    use crate::routes::tests::{device, ours, shown};
 
     fn record(family: u8) -> RoutingRecord {
-        RoutingRecord {
-            kind: routing::ROUTE,
-            family,
-            origin: 123,
-            table: 123,
-            device: device("lo"),
-            ..RoutingRecord::default()
-        }
+        ours(routing::ROUTE, family)
     }
 
     /// The bytes are those that iproute2 6.1 sends for the command, but for the sequence number.

@@ -137,17 +137,10 @@ pub fn read(body: &[u8], table: u32) -> Option<RoutingRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::tests::{device, shown};
+    use crate::routes::tests::{device, ours, shown};
 
     fn record(family: u8) -> RoutingRecord {
-        RoutingRecord {
-            kind: routing::RULE,
-            family,
-            origin: 123,
-            table: 123,
-            device: device("lo"),
-            ..RoutingRecord::default()
-        }
+        ours(routing::RULE, family)
     }
 
     /// The bytes are those that iproute2 6.1 sends for the command, but for the sequence number.
