@@ -7,7 +7,8 @@ import { LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.t
 import { KernelRouting } from "./src/routing/kernel.ts";
 import { RoutingError } from "./src/routing/plan.ts";
 import { runRoutes } from "./src/routing/command.ts";
-import { runService, StartError } from "./src/service.ts";
+import { runService } from "./src/service.ts";
+import { StartError } from "./src/start_error.ts";
 
 /** Runs a command line; the process's exit code. */
 async function main(args: readonly string[]): Promise<number> {

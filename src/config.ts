@@ -14,6 +14,7 @@ export interface Address {
 }
 
 export type ProtocolName = "tcp" | "udp" | "both";
+export type Transport = Exclude<ProtocolName, "both">;
 export type UdpHeaderName = keyof typeof UdpHeader;
 export type LevelName = keyof typeof Level;
 export type LogFormat = "text" | "json";
@@ -67,6 +68,23 @@ export const PROTOCOLS: Record<ProtocolName, number> = {
   udp: Protocol.udp,
   both: Protocol.tcp | Protocol.udp,
 };
+
+/** What a protocol's name stands for. */
+export function transportsOf(protocol: ProtocolName): Transport[] {
+  return protocol === "both" ? ["tcp", "udp"] : [protocol];
+}
+
+type Services = Pick<Options, "ipv4" | "ipv6" | "named">;
+
+/** The services that the command line means. */
+export function servicesOf({ ipv4, ipv6, named }: Services): Address[] {
+  return [...(named[4] ? [ipv4] : []), ...(named[6] ? [ipv6] : [])];
+}
+
+/** Whether both services are at their defaults: then each family is meant as far as the host has it. */
+export function hasDefaultServices({ ipv4, ipv6, named }: Services): boolean {
+  return named[4] && named[6] && ipv4.text === DEFAULTS.ipv4 && ipv6.text === DEFAULTS.ipv6;
+}
 
 /** Descriptors that the runtime, pipes and each listener need for themselves. */
 const RESERVED_FILES = 48;

@@ -1,5 +1,5 @@
 /** Options as flags again: command lines for the operator to paste. */
-import { DEFAULTS, type Options } from "./config.ts";
+import { DEFAULTS, hasDefaultServices, type Options } from "./config.ts";
 
 type Need = Omit<Options, "logLevel" | "logFormat" | "headerTimeout" | "closeAfter" | "udpHeader">;
 
@@ -22,7 +22,7 @@ export function quote(word: string): string {
 function routesFlags(options: Need): string[] {
   const { ipv4, ipv6, named, listenAddr, protocol, mark, table } = options;
   // One alone says that the other is not meant, even where it is the default.
-  const plain = named[4] && named[6] && ipv4.text === DEFAULTS.ipv4 && ipv6.text === DEFAULTS.ipv6;
+  const plain = hasDefaultServices(options);
   return [
     ...(named[4] && !plain ? ["-4", ipv4.text] : []),
     ...(named[6] && !plain ? ["-6", ipv6.text] : []),

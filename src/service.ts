@@ -11,11 +11,9 @@ import { observe } from "./monitoring/observation.ts";
 import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
 import { ServiceManager } from "./service_manager.ts";
 import { StartError } from "./start_error.ts";
-import { unansweredWatch } from "./unanswered.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
+import { unansweredWatch } from "./unanswered.ts";
 import { workerUrl } from "./worker_source.ts";
-
-export { StartError };
 
 /** How long connections may go on after the first signal. */
 const GRACE_MS = 10_000;
@@ -183,7 +181,7 @@ async function logEvents(
   phase: Readonly<Phase>,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
-  const watchUnanswered = unansweredWatch(options, log, () => library.stats(service).flat());
+  const watchUnanswered = unansweredWatch(options, log, () => library.stats(service));
   const logAccess = Level[options.logLevel] >= Level.access
     ? accessLog(library, service, log)
     : undefined;

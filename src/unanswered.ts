@@ -3,6 +3,7 @@ import type { Options } from "./config.ts";
 import type { NativeEvent } from "./log/events.ts";
 import { commandLine } from "./flags.ts";
 import type { Log } from "./log/log.ts";
+import type { Stats } from "./native/stats.ts";
 
 /** So many first connections may time out before it is said. */
 const FIRST = 3;
@@ -16,7 +17,7 @@ const FIRST = 3;
 export function unansweredWatch(
   options: Options,
   log: Log,
-  stats: () => ReadonlyMap<string, number>,
+  stats: () => Pick<Stats, "get">,
 ): (event: Pick<NativeEvent, "kind" | "errno" | "client" | "upstream">) => void {
   const timeouts = new Map<string, number>();
   let over = false;
@@ -38,6 +39,6 @@ export function unansweredWatch(
 }
 
 /** A load balancer's health checks connect from the proxy's own address: they need no routes. */
-function connectedAsClients(counters: ReadonlyMap<string, number>): number {
-  return (counters.get("connected") ?? 0) - (counters.get("headers_own") ?? 0);
+function connectedAsClients(stats: Pick<Stats, "get">): number {
+  return stats.get("connected") - stats.get("headers_own");
 }

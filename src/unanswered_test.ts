@@ -19,7 +19,9 @@ function logged(events: readonly Seen[], counters: Record<string, number> = {}):
   assert.equal(request.kind, "run");
   const lines: string[] = [];
   const log = (level: string, message: string) => void lines.push(`${level} ${message}`);
-  const watch = unansweredWatch(request.options, log, () => new Map(Object.entries(counters)));
+  const watch = unansweredWatch(request.options, log, () => ({
+    get: (name) => counters[name] ?? 0,
+  }));
   events.forEach(watch);
   return lines;
 }

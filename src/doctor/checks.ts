@@ -1,6 +1,6 @@
 /** What has to be the case, in the order in which an operator would mend it: facts in, findings out. */
 import { formatAddress } from "../address.ts";
-import { type Address, DEFAULTS, limits, type Options } from "../config.ts";
+import { type Address, hasDefaultServices, limits, type Options } from "../config.ts";
 import { errorText } from "../log/events.ts";
 import { commandLine, quote } from "../flags.ts";
 import { Status } from "../native/layout.ts";
@@ -174,9 +174,8 @@ function plain(facts: Facts, service: ServiceFacts): Finding {
 /** Without flags both families are meant as far as there are: errors that say that one is not. */
 const NO_FAMILY = new Set([97, 99, 101]);
 
-function isSpare({ named, ipv4, ipv6 }: Options, { family }: Address): boolean {
-  return family === 6 && named[4] && named[6] && ipv4.text === DEFAULTS.ipv4 &&
-    ipv6.text === DEFAULTS.ipv6;
+function isSpare(options: Options, { family }: Address): boolean {
+  return family === 6 && hasDefaultServices(options);
 }
 
 function refused({ options }: Facts, { address, transport, elsewhere }: ServiceFacts): Finding {

@@ -1,5 +1,13 @@
 /** What is the case on this host, gathered once and judged afterwards. Nothing here is changed. */
-import { type Address, encodeEndpoint, type Options, PROTOCOLS } from "../config.ts";
+import {
+  type Address,
+  encodeEndpoint,
+  type Options,
+  PROTOCOLS,
+  servicesOf,
+  type Transport,
+  transportsOf,
+} from "../config.ts";
 import { KernelRouting, type Routing } from "../routing/kernel.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import { probe, type ProbeRequest, type ProbeResult } from "../probe.ts";
@@ -16,8 +24,6 @@ import {
   parseSockets,
   type Self,
 } from "./proc.ts";
-
-type Transport = "tcp" | "udp";
 
 /** Everything that the checks look at. */
 export interface Facts {
@@ -80,12 +86,13 @@ export async function gather(options: Options, library: Library): Promise<Facts>
   const dropped = droppedByFilter(library) - before;
   const conntrack = readConntrack(library);
   const subnets = readSubnetFile(options, library);
+  const sockets = readSockets(library);
   return {
     options,
     self: parseSelf(readText(library, "/proc/self/status") ?? ""),
     ...(incapable && { incapable }),
     ...(subnets !== undefined && { subnets }),
-    listen: lookAtListener(options, library),
+    listen: lookAtListener(options, library, sockets),
     fileLimit: library.raiseFileLimit(),
     services: targets.map(({ address, transport }, index): ServiceFacts => {
       const result = spoofed[index];
@@ -96,10 +103,10 @@ export async function gather(options: Options, library: Library): Promise<Facts>
         plain: plain[index] ?? { outcome: "failed", errno: 0 },
         ...(result && { spoofed: result }),
         ...(reach && { reach }),
-        elsewhere: listenersOn(library, address, transport),
+        elsewhere: listenersOn(sockets[transport], address),
       };
     }),
-    routing: surveyed(options, routing, library),
+    routing: surveyed(options, routing, sockets.udp),
     filter: { strict: strictInterfaces(library), dropped },
     ...(conntrack && { conntrack }),
   };
@@ -110,10 +117,10 @@ interface Target {
   readonly transport: Transport;
 }
 
-function targetsOf({ ipv4, ipv6, named, protocol }: Options): Target[] {
-  const addresses = [...(named[4] ? [ipv4] : []), ...(named[6] ? [ipv6] : [])];
-  const transports: Transport[] = protocol === "both" ? ["tcp", "udp"] : [protocol];
-  return addresses.flatMap((address) => transports.map((transport) => ({ address, transport })));
+function targetsOf(options: Options): Target[] {
+  return servicesOf(options).flatMap((address) =>
+    transportsOf(options.protocol).map((transport) => ({ address, transport }))
+  );
 }
 
 function request(
@@ -160,16 +167,15 @@ function readSubnetFile(
   }
 }
 
-function lookAtListener(options: Options, library: Library): Facts["listen"] {
+function lookAtListener(options: Options, library: Library, sockets: Sockets): Facts["listen"] {
   const { listenAddr, protocol } = options;
   const problem = problemOf(() =>
     library.checkListen(encodeEndpoint(listenAddr), PROTOCOLS[protocol])
   );
   if (!problem) return {};
-  const transports: Transport[] = protocol === "both" ? ["tcp", "udp"] : [protocol];
-  const sockets = transports.flatMap((transport) => socketsOf(library, transport))
+  const inTheWay = transportsOf(protocol).flatMap((transport) => sockets[transport])
     .filter(({ bytes, port }) => port === listenAddr.port && overlaps(bytes, listenAddr.bytes));
-  const holder = sockets.map(({ inode }) => holderOf(library, inode)).find((found) => found);
+  const holder = inTheWay.map(({ inode }) => holderOf(library, inode)).find((found) => found);
   return { problem, ...(holder && { holder }) };
 }
 
@@ -182,10 +188,15 @@ function holderOf(library: Library, inode: number): Holder | undefined {
   return { process, name, ours: /\/libmmproxy[^/\n]*\.so/.test(maps) };
 }
 
-function socketsOf(library: Library, transport: Transport): ListeningSocket[] {
-  return ["", "6"].flatMap((family) =>
-    parseSockets(readText(library, `/proc/net/${transport}${family}`) ?? "")
-  );
+/** What listens on this host. */
+type Sockets = Readonly<Record<Transport, readonly ListeningSocket[]>>;
+
+function readSockets(library: Library): Sockets {
+  const read = (transport: Transport) =>
+    ["", "6"].flatMap((family) =>
+      parseSockets(readText(library, `/proc/net/${transport}${family}`) ?? "")
+    );
+  return { tcp: read("tcp"), udp: read("udp") };
 }
 
 function isAny(bytes: readonly number[]): boolean {
@@ -199,10 +210,8 @@ function overlaps(one: readonly number[], other: readonly number[]): boolean {
   return one.length === other.length && (isAny(one) || isAny(other) || one.join() === other.join());
 }
 
-function listenersOn(library: Library, { bytes, port }: Address, transport: Transport) {
-  return socketsOf(library, transport).filter((socket) =>
-    socket.port === port && socket.bytes.length === bytes.length
-  );
+function listenersOn(sockets: readonly ListeningSocket[], { bytes, port }: Address) {
+  return sockets.filter((socket) => socket.port === port && socket.bytes.length === bytes.length);
 }
 
 function reachOf(routing: Routing, address: Address): Reach | undefined {
@@ -218,11 +227,15 @@ function reachOf(routing: Routing, address: Address): Reach | undefined {
  * The routing for UDP on a wildcard address is only needed where a socket has one; a service that says
  * nothing could otherwise never be found in order.
  */
-function surveyed(options: Options, routing: Routing, library: Library): Survey | RoutingError {
+function surveyed(
+  options: Options,
+  routing: Routing,
+  sockets: readonly ListeningSocket[],
+): Survey | RoutingError {
   const { named, protocol } = options;
   const asked = protocol === "tcp" ? named : {
-    4: named[4] && hasWildcard(library, options.ipv4),
-    6: named[6] && hasWildcard(library, options.ipv6),
+    4: named[4] && hasWildcard(sockets, options.ipv4),
+    6: named[6] && hasWildcard(sockets, options.ipv6),
   };
   try {
     return survey({ ...options, named: asked }, routing);
@@ -232,8 +245,8 @@ function surveyed(options: Options, routing: Routing, library: Library): Survey 
   }
 }
 
-function hasWildcard(library: Library, { port, bytes }: Address): boolean {
-  return socketsOf(library, "udp").some((socket) =>
+function hasWildcard(sockets: readonly ListeningSocket[], { port, bytes }: Address): boolean {
+  return sockets.some((socket) =>
     socket.port === port && isAny(socket.bytes) && socket.bytes.length >= bytes.length
   );
 }

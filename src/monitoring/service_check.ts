@@ -1,5 +1,5 @@
 /** Whether the service can be reached as its clients would be seen to: what readiness is. */
-import { type Address, DEFAULTS, type Options } from "../config.ts";
+import { type Address, hasDefaultServices, type Options, servicesOf } from "../config.ts";
 import { connectProblem } from "../log/events.ts";
 import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "../probe.ts";
 
@@ -29,12 +29,11 @@ export async function checkService(
 
 /** The same by any way of trying. */
 export async function findProblems(options: Service, attempt: Try): Promise<string | undefined> {
-  const { ipv4, ipv6, named } = options;
-  const tried = [...(named[4] ? [ipv4] : []), ...(named[6] ? [ipv6] : [])];
+  const tried = servicesOf(options);
   const found = await Promise.all(tried.map((service) => problemOf(service, options, attempt)));
   const problems = found.filter((problem) => problem !== undefined);
-  const unasked = ipv4.text === DEFAULTS.ipv4 && ipv6.text === DEFAULTS.ipv6;
-  const enough = unasked && problems.length < tried.length || problems.length === 0;
+  const enough = hasDefaultServices(options) && problems.length < tried.length ||
+    problems.length === 0;
   return enough ? undefined : problems.join("; ");
 }
 

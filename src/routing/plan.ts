@@ -3,13 +3,12 @@
  * kernel parameters are needed, as data. Nothing here asks the kernel. docs/routes.md says why.
  */
 import { formatAddress } from "../address.ts";
-import type { Address, Options } from "../config.ts";
+import { type Address, type Options, type Transport, transportsOf } from "../config.ts";
 
 /** What routes and rules of ours are marked with (`proto` in ip-route(8) and ip-rule(8)). */
 export const ORIGIN = 123;
 
 export type Family = 4 | 6;
-export type Transport = "tcp" | "udp";
 
 /** Packets like these look in the table. */
 export interface Rule {
@@ -149,7 +148,7 @@ function local(options: Need, service: Address): FamilyPlan {
   const wildcard = wildcardRules(options, service);
   const steps: (Rule | Route)[] = [route(options, service, wildcard.length > 0)];
   const direct: string[] = [];
-  for (const transport of transports(options)) {
+  for (const transport of transportsOf(options.protocol)) {
     if (transport === "tcp" && marked) {
       steps.push(rule(options, service, "lo", { mark: options.mark }));
     } else {
@@ -180,7 +179,7 @@ function remote(
   service: Address,
   reach: Extract<Reach, { kind: "remote" }>,
 ): FamilyPlan {
-  const rules = transports(options).map((transport) =>
+  const rules = transportsOf(options.protocol).map((transport) =>
     rule(options, service, reach.device, { from: host(service), ...end(transport, service) })
   );
   return {
@@ -199,7 +198,7 @@ function returnRoute(
   const there = addressText(service);
   // `iif lo` would keep a strict rp_filter over there from looking at ports, and UDP may be bound to a
   // wildcard address: its replies have no source yet.
-  const rules = transports(options).map((transport) => {
+  const rules = transportsOf(options.protocol).map((transport) => {
     const from = transport === "udp" && gateway === undefined ? "" : `from ${there} `;
     return `${ip} rule add ${from}ipproto ${transport} sport ${service.port} lookup ${options.table}`;
   });
@@ -222,7 +221,7 @@ function returnRoute(
  */
 function wildcardRules(options: Need, service: Address): Rule[] {
   const { family, port } = service;
-  if (!transports(options).includes("udp") || !options.named[family]) return [];
+  if (!transportsOf(options.protocol).includes("udp") || !options.named[family]) return [];
   const anySource = { bytes: [0, 0, 0, 0], length: 32 };
   if (family === 4) {
     return [rule(options, service, "lo", { from: anySource, ...end("udp", service) })];
@@ -251,10 +250,6 @@ function rule(
 
 function route({ table }: Need, { family, bytes }: Address, withSource: boolean): Route {
   return { kind: "route", family, ...(withSource ? { source: bytes } : {}), table };
-}
-
-function transports({ protocol }: Need): Transport[] {
-  return protocol === "both" ? ["tcp", "udp"] : [protocol];
 }
 
 function end(transport: Transport, { port }: Address) {
