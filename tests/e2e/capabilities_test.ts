@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { freePort, show } from "./support/endpoints.ts";
-import { text, v2 } from "./support/headers.ts";
+import { freePort } from "./support/endpoints.ts";
 import { Program, runToEnd } from "./support/program.ts";
-import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
-import { tell, UdpService, UdpSocket } from "./support/udp.ts";
+import { assertSeenOverTcp, assertSeenOverUdp } from "./support/seen.ts";
+import { TcpService, tellAndEcho } from "./support/tcp.ts";
+import { tell, UdpService } from "./support/udp.ts";
 
 const CLIENTS = [
   { family: 4, client: { ip: "203.0.113.36", port: 40_036 }, proxy: "198.51.100.1" },
@@ -43,9 +43,7 @@ for (const { family, client, proxy } of CLIENTS) {
       shell: withOnly(",+net_raw"),
     });
     assert.deepEqual(await capabilities(program.pid), RAW_ALONE);
-    using stream = await Stream.connect(program.listen.port);
-    await stream.send(v2(client, balancer));
-    assert.equal(await stream.line(), show(client));
+    await assertSeenOverTcp(program.listen, client, balancer);
   });
 
   Deno.test(`capabilities: CAP_NET_RAW alone serves UDP over IPv${family}`, async () => {
@@ -55,9 +53,7 @@ for (const { family, client, proxy } of CLIENTS) {
       shell: withOnly(",+net_raw"),
     });
     assert.deepEqual(await capabilities(program.pid), RAW_ALONE);
-    await using peer = await UdpSocket.open();
-    await peer.send(program.listen, v2(client, balancer, { datagram: true }), "hello");
-    assert.equal(text((await peer.receive()).data), `${show(client)} hello`);
+    await assertSeenOverUdp(program.listen, client, balancer);
   });
 }
 

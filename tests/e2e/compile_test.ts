@@ -2,11 +2,10 @@ import assert from "node:assert/strict";
 import { compile, layOutForCompile } from "../../deploy/compile.ts";
 import { ROOT } from "../../deploy/release.ts";
 import { WORKER_MODULES } from "../../src/worker_source.ts";
-import { show } from "./support/endpoints.ts";
-import { v2 } from "./support/headers.ts";
 import { Program, type Start } from "./support/program.ts";
 import { Scratch } from "./support/real_peers.ts";
-import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
+import { assertSeenOverTcp } from "./support/seen.ts";
+import { TcpService, tellAndEcho } from "./support/tcp.ts";
 
 const CLIENT = { ip: "203.0.113.37", port: 40_037 };
 const BALANCER = { ip: "198.51.100.1", port: 443 };
@@ -15,10 +14,7 @@ const BALANCER = { ip: "198.51.100.1", port: 443 };
 async function assertServes(start: Start): Promise<void> {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({ ...start, args: ["-4", service.address] });
-  using client = await Stream.connect(program.listen.port);
-  await client.send(v2(CLIENT, BALANCER));
-  assert.equal(await client.line(), show(CLIENT));
-  client[Symbol.dispose]();
+  await assertSeenOverTcp(program.listen, CLIENT, BALANCER);
   await program.stop();
 }
 

@@ -2,11 +2,12 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { layOut, ROOT } from "../../deploy/release.ts";
 import { freePort, show } from "../e2e/support/endpoints.ts";
-import { text, v2, v2Local } from "../e2e/support/headers.ts";
+import { text, v2Local } from "../e2e/support/headers.ts";
 import { realPeerTest, Scratch } from "../e2e/support/real_peers.ts";
+import { assertSeenOverTcp, assertSeenOverUdp } from "../e2e/support/seen.ts";
 import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
 import { eventually, pause } from "../e2e/support/time.ts";
-import { tell, UdpService, UdpSocket } from "../e2e/support/udp.ts";
+import { tell, UdpService } from "../e2e/support/udp.ts";
 import { Container } from "./support/container.ts";
 import { Image, NEEDS } from "./support/images.ts";
 
@@ -84,12 +85,8 @@ realPeerTest(
     await using machine = await Machine.start(`-l ${show(listen)} -4 ${tcp.address} -p both`);
     // Type=notify: it returns when connections are served.
     await machine.systemctl("start", "mmproxy");
-    using stream = await Stream.connect(listen.port);
-    await stream.send(v2(CLIENT, BALANCER));
-    assert.equal(await stream.line(), show(CLIENT));
-    await using peer = await UdpSocket.open();
-    await peer.send(listen, v2(CLIENT, BALANCER, { datagram: true }), "hello");
-    assert.equal(text((await peer.receive()).data), `${show(CLIENT)} hello`);
+    await assertSeenOverTcp(listen, CLIENT, BALANCER);
+    await assertSeenOverUdp(listen, CLIENT, BALANCER);
 
     assert.equal(
       await machine.show("StatusText"),
@@ -103,7 +100,6 @@ realPeerTest(
     }
     assert.match(status, /^NoNewPrivs:\t1$/m);
 
-    stream[Symbol.dispose]();
     await machine.systemctl("stop", "mmproxy");
     assert.equal(await machine.show("Result"), "success");
     assert.match(await machine.journal(), /Deactivated successfully/);
@@ -154,10 +150,7 @@ realPeerTest(
     );
     await machine.systemctl("start", "mmproxy");
     assert.equal(await routed(), true, await rules());
-    using stream = await Stream.connect(listen.port);
-    await stream.send(v2(CLIENT, BALANCER));
-    assert.equal(await stream.line(), show(CLIENT));
-    stream[Symbol.dispose]();
+    await assertSeenOverTcp(listen, CLIENT, BALANCER);
     await machine.systemctl("stop", "mmproxy");
     assert.equal(await routed(), false, await rules());
   },
@@ -200,8 +193,6 @@ realPeerTest(
         "--v8-flags=--jitless /opt/mmproxy/main.ts $MMPROXY_OPTIONS",
     );
     await machine.systemctl("start", "mmproxy");
-    using stream = await Stream.connect(listen.port);
-    await stream.send(v2(CLIENT, BALANCER));
-    assert.equal(await stream.line(), show(CLIENT));
+    await assertSeenOverTcp(listen, CLIENT, BALANCER);
   },
 );

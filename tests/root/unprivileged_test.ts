@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { layOut } from "../../deploy/release.ts";
-import { freePort, show } from "../e2e/support/endpoints.ts";
-import { text, v2 } from "../e2e/support/headers.ts";
+import { freePort } from "../e2e/support/endpoints.ts";
 import { Program, runToEnd, type Start } from "../e2e/support/program.ts";
 import { Scratch } from "../e2e/support/real_peers.ts";
-import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
-import { tell, UdpService, UdpSocket } from "../e2e/support/udp.ts";
+import { assertSeenOverTcp, assertSeenOverUdp } from "../e2e/support/seen.ts";
+import { TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
+import { tell, UdpService } from "../e2e/support/udp.ts";
 
 /** nobody, who owns nothing. */
 const NOBODY = 65_534;
@@ -54,12 +54,8 @@ for (const { family, client, proxy } of CLIENTS) {
     assert.match(status, new RegExp(`^Uid:(\\t${NOBODY}){4}$`, "m"));
     assert.match(status, /^CapBnd:\t0000000000002000$/m);
 
-    using stream = await Stream.connect(program.listen.port);
-    await stream.send(v2(client, balancer));
-    assert.equal(await stream.line(), show(client));
-    await using peer = await UdpSocket.open();
-    await peer.send(program.listen, v2(client, balancer, { datagram: true }), "hello");
-    assert.equal(text((await peer.receive()).data), `${show(client)} hello`);
+    await assertSeenOverTcp(program.listen, client, balancer);
+    await assertSeenOverUdp(program.listen, client, balancer);
     assert.equal(udp.received.length, 1);
   });
 }
