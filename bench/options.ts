@@ -30,7 +30,7 @@ export interface Options {
 
 /** Measured rounds and minutes of either mode. */
 const MODES = {
-  full: { rounds: 7, budgetMinutes: 25 },
+  full: { rounds: 17, budgetMinutes: 28 },
   quick: { rounds: 3, budgetMinutes: 2.7 },
 } as const;
 
@@ -43,8 +43,8 @@ export function parseOptions(args: readonly string[]): Options {
   const command = new Command("bench")
     .description("Measures this program against no proxy and against others, round by round.")
     .option("--quick", "a few short rounds of the main works, in under three minutes")
-    .option("--rounds <n>", "how often each sample is taken (7; quick: 3)", positive)
-    .option("--budget <minutes>", "how long all of it may take (25; quick: 2.7)", positive)
+    .option("--rounds <n>", "how often each sample is taken (17; quick: 3)", positive)
+    .option("--budget <minutes>", "how long all of it may take (28; quick: 2.7)", positive)
     .option("--seconds <s>", "measured time of each sample, in place of a budget", positive)
     .option("--only <works>", "names of works, with commas between", words)
     .option(

@@ -2,7 +2,14 @@
 
 import type { Metric, RunResult, Sample, WorkResult } from "./result.ts";
 import type { Summary } from "./statistics.ts";
-import { foreignShare, programsOf, ratioToBestPeer, summaryOf, total } from "./summary.ts";
+import {
+  bestPeer,
+  foreignShare,
+  programsOf,
+  ratioToBestPeer,
+  summaryOf,
+  total,
+} from "./summary.ts";
 
 /** Counters that are shown when any program of a work has them. */
 const COUNTERS = {
@@ -55,9 +62,11 @@ export function section(work: WorkResult, { programs }: Pick<RunResult, "program
     ...counters.map(([counter]) => formatNumber(total(work, name, counter))),
     faults(work.samples.filter((sample) => sample.program === name)),
   ]);
-  const ratios = work.metrics.map((metric) => ratioToBestPeer(work, metric));
-  if (ratios.some((ratio) => ratio !== undefined)) {
-    const cells = ratios.map((ratio) => ratio === undefined ? "" : formatRatio(ratio));
+  const cells = work.metrics.map((metric) => {
+    const ratio = ratioToBestPeer(work, metric);
+    return ratio === undefined ? "" : `${formatRatio(ratio)} ${bestPeer(work, metric)}`;
+  });
+  if (cells.some((cell) => cell !== "")) {
     rows.push(["ours / best peer", ...cells, ...counters.map(() => ""), ""]);
   }
   const others = foreignShare(work);

@@ -24,10 +24,10 @@ Deno.test("section: a row for each program, the ratio, and what went wrong", () 
   assert.deepEqual(section(work, { programs }).split("\n"), [
     "### Work (`work`)",
     "",
-    "| program          | speed, /s        | retransmits | faults          |",
-    "|------------------|------------------|-------------|-----------------|",
-    "| peer             | 20 (20–20)       | 0           | 1 of 1: It fell |",
-    "| ours             | 30 (30–30)       | 2           | none            |",
-    "| ours / best peer | 1.50 (1.50–1.50) |             |                 |",
+    "| program          | speed, /s             | retransmits | faults          |",
+    "|------------------|-----------------------|-------------|-----------------|",
+    "| peer             | 20 (20–20)            | 0           | 1 of 1: It fell |",
+    "| ours             | 30 (30–30)            | 2           | none            |",
+    "| ours / best peer | 1.50 (1.50–1.50) peer |             |                 |",
   ]);
 });

@@ -31,7 +31,7 @@ const SUBNETS = ["127.0.0.0/8", "::1/128", "2001:db8:ffff::/48"];
 /** How long a program may take until it listens. */
 const START_LIMIT = 10_000;
 /** How long it is given from there on until it serves, for what comes before may be lost. */
-const SETTLE = 200;
+const SETTLE = 100;
 /** The measured time of one step of the search for the highest rate, and how many steps. */
 const SEARCH_SECONDS = 0.5;
 const SEARCH_STEPS = 8;

@@ -22,6 +22,9 @@ const FIRST_GUESS: Readonly<Record<Kind, number>> = {
   "highest-rate": 12,
 };
 
+/** Rounds in which no proxy is measured: it is in no ratio, and shows what the load alone can do. */
+const NO_PROXY_ROUNDS = 5;
+
 /** What is kept back, as a share of the budget: a stall in the last round cannot be made up for. */
 const RESERVE = 0.02;
 
@@ -36,8 +39,9 @@ export function planRounds(
 ): Step[][] {
   return Array.from({ length: rounds }, (_, index) => {
     const round = index + 1;
+    const present = programs.filter((one) => one !== noProxy || round <= NO_PROXY_ROUNDS);
     return works.filter(({ mostRounds = rounds }) => round <= mostRounds).flatMap((work) =>
-      inTurn(programs.filter((program) => isAble(program, work)), round)
+      inTurn(present.filter((program) => isAble(program, work)), round)
         .map((program) => ({ round, work, program }))
     );
   });

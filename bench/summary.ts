@@ -27,33 +27,56 @@ function valuesOf(work: WorkResult, program: string, metric: Metric): number[] {
 }
 
 /**
- * Ours divided by the best peer's, each round by itself; undefined when there is no such round. A
- * peer at which operations failed or bytes were lost in a round did not do the same work, and is left
- * out of it.
+ * Ours divided by the best peer's, each round by itself; undefined when there is no such round. The
+ * best peer is the one with the best median: the best of each round would be a series that no program
+ * has, and the more so the more they vary. A round in which operations of a peer failed or its bytes
+ * were lost is not the same work and does not count, and a peer that did the work in less than half of
+ * our rounds is not the best.
  */
 export function ratioToBestPeer(work: WorkResult, metric: Metric): Summary | undefined {
-  return ratios(work, metric, ({ program }) => program !== OURS && program !== NO_PROXY);
+  const peer = bestPeer(work, metric);
+  return peer === undefined ? undefined : ratioTo(work, metric, peer);
 }
 
 /** The same against one program. */
 export function ratioTo(work: WorkResult, metric: Metric, peer: string): Summary | undefined {
-  return ratios(work, metric, ({ program }) => program === peer);
-}
-
-function ratios(
-  work: WorkResult,
-  metric: Metric,
-  isPeer: (sample: Sample) => boolean,
-): Summary | undefined {
-  const rounds = new Set(work.samples.map((sample) => sample.round));
-  const ratios = [...rounds].flatMap((round) => {
-    const inRound = work.samples.filter((sample) => sample.round === round);
-    const own = inRound.find(({ program }) => program === OURS)?.numbers[metric.name];
-    const peers = inRound.filter((sample) => isPeer(sample) && didTheWork(sample));
-    const peer = best(peers.flatMap(({ numbers }) => numbers[metric.name] ?? []), metric.better);
-    return own === undefined || peer === undefined || peer === 0 ? [] : [own / peer];
+  const theirs = soundSamples(work, metric, peer);
+  const ratios = soundSamples(work, metric, OURS).flatMap(({ round, value }) => {
+    const other = theirs.find((sample) => sample.round === round)?.value;
+    return other === undefined || other === 0 ? [] : [value / other];
   });
   return summarize(ratios);
+}
+
+/** The peer with the best median; undefined when there is none. */
+export function bestPeer(work: WorkResult, metric: Metric): string | undefined {
+  const least = soundSamples(work, metric, OURS).length / 2;
+  const names = new Set(work.samples.map(({ program }) => program));
+  const medians = new Map<string, number>();
+  for (const name of names) {
+    if (name === OURS || name === NO_PROXY) continue;
+    const values = soundSamples(work, metric, name).map(({ value }) => value);
+    const median = summarize(values)?.median;
+    if (median !== undefined && values.length >= least) medians.set(name, median);
+  }
+  const found = best([...medians.values()], metric.better);
+  return [...medians].find(([, median]) => median === found)?.[0];
+}
+
+/** A program's values of a metric in the rounds in which it did the work. */
+function soundSamples(
+  work: WorkResult,
+  metric: Metric,
+  program: string,
+): { readonly round: number; readonly value: number }[] {
+  return work.samples.flatMap((sample) => {
+    const value = sample.numbers[metric.name];
+    // Our own failures stand in the table and against us: a goal has none of them.
+    const sound = program === OURS || didTheWork(sample);
+    return sample.program === program && sound && value !== undefined
+      ? [{ round: sample.round, value }]
+      : [];
+  });
 }
 
 function didTheWork({ numbers }: Sample): boolean {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { Metric, Sample, WorkResult } from "./result.ts";
-import { NO_PROXY, OURS, ratioTo, ratioToBestPeer, summaryOf, total } from "./summary.ts";
+import { bestPeer, NO_PROXY, OURS, ratioTo, ratioToBestPeer, summaryOf, total } from "./summary.ts";
 
 const SPEED: Metric = { name: "speed", label: "speed", unit: "/s", better: "more" };
 const TIME: Metric = { name: "time", label: "time", unit: "µs", better: "less" };
@@ -20,9 +20,11 @@ const WORK: WorkResult = {
   ],
 };
 
-Deno.test("ratioToBestPeer: the best peer of each round, no proxy left out", () => {
-  assert.deepEqual(ratioToBestPeer(WORK, SPEED), { median: 1, min: 0.5, max: 1.5, count: 2 });
-  assert.deepEqual(ratioToBestPeer(WORK, TIME), { median: 1.9, min: 0.8, max: 3, count: 2 });
+Deno.test("ratioToBestPeer: the peer with the best median, no proxy left out", () => {
+  assert.equal(bestPeer(WORK, SPEED), "b");
+  assert.deepEqual(ratioToBestPeer(WORK, SPEED), { median: 1.75, min: 0.5, max: 3, count: 2 });
+  assert.equal(bestPeer(WORK, TIME), "b");
+  assert.deepEqual(ratioToBestPeer(WORK, TIME), { median: 1.4, min: 0.8, max: 2, count: 2 });
 });
 
 Deno.test("ratioToBestPeer: a round that failed does not count", () => {
@@ -34,16 +36,23 @@ Deno.test("ratioToBestPeer: a round that failed does not count", () => {
 });
 
 for (const counter of ["failed", "lost_up", "lost_down"]) {
-  Deno.test(`ratioToBestPeer: a peer with ${counter} is left out of its round`, () => {
-    const samples = WORK.samples.map((sample) =>
-      sample.program === "a" ? { ...sample, numbers: { ...sample.numbers, [counter]: 1 } } : sample
-    );
-    assert.deepEqual(ratioToBestPeer({ ...WORK, samples }, SPEED), {
-      median: 1.75,
-      min: 0.5,
-      max: 3,
-      count: 2,
-    });
+  const mark = (isMarked: (sample: Sample) => boolean): WorkResult => ({
+    ...WORK,
+    samples: WORK.samples.map((sample) =>
+      isMarked(sample) ? { ...sample, numbers: { ...sample.numbers, [counter]: 1 } } : sample
+    ),
+  });
+
+  Deno.test(`ratioToBestPeer: a peer's round with ${counter} is left out`, () => {
+    const work = mark(({ program, round }) => program === "b" && round === 2);
+    assert.equal(bestPeer(work, SPEED), "a");
+    assert.deepEqual(ratioTo(work, SPEED, "b"), { median: 3, min: 3, max: 3, count: 1 });
+  });
+
+  Deno.test(`bestPeer: not one that did the work in too few rounds, for its ${counter}`, () => {
+    const work = mark(({ program }) => program === "b");
+    assert.equal(bestPeer(work, TIME), "a");
+    assert.equal(bestPeer(mark(({ program }) => program !== OURS), TIME), undefined);
   });
 }
 

@@ -87,8 +87,10 @@ function bulk(connections: number, options: { quick: boolean; copy: boolean }): 
     kind: "load",
     load: ["tcp-bulk", "--connections", `${connections}`, ...copy ? ["--copy"] : []],
     bulk: true,
-    // Windows and buffers take a while to find their sizes, and stalls are rare but long.
-    share: 2,
+    // Windows and buffers take a while to find their sizes, and stalls are rare but long: what a
+    // longer sample evens out, a further round does not.
+    share: 4,
+    mostRounds: 7,
     metrics: [
       eachWay,
       cost("ms/GB"),
