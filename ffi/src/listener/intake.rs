@@ -7,9 +7,9 @@
 use crate::relay::udp::INTAKE;
 
 /// The least that is taken in at once.
-const LEAST: usize = INTAKE / 4;
+const LEAST: usize = INTAKE / 8;
 /// Fewer datagrams a client than this, and a larger batch pays.
-const FEW: usize = 8;
+const FEW: usize = 16;
 
 /// The size of the next batch.
 pub struct Intake {
@@ -55,13 +55,13 @@ mod tests {
     fn grows_while_many_clients_flood() {
         assert_eq!(after(&[]), LEAST);
         assert_eq!(after(&[(LEAST, 512)]), 2 * LEAST);
-        assert_eq!(after(&[(LEAST, 512), (2 * LEAST, 512), (4 * LEAST, 4096)]), INTAKE);
+        assert_eq!(after(&[(LEAST, 512), (2 * LEAST, 512), (4 * LEAST, 512)]), INTAKE);
     }
 
     #[test]
     fn stays_where_a_batch_has_enough_of_each_client() {
         assert_eq!(after(&[(LEAST, 16); 3]), LEAST);
-        assert_eq!(after(&[(LEAST, 512), (2 * LEAST, 200)]), 2 * LEAST);
+        assert_eq!(after(&[(LEAST, 512), (2 * LEAST, 100)]), 2 * LEAST);
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Listening {
             flows: FlowTable::new(cx.listener.service.flows_a_listener(), close_after),
             tenants: Slab::default(),
             replying: Vec::new(),
-            inbox: Inbox::new(),
+            inbox: Inbox::new(if socket.is_some() { INTAKE } else { 0 }),
             outgoing: Outgoing::new(),
             replies: Replies::new(),
             refused: [Refused::default(); Refusal::ALL.len()],
