@@ -243,13 +243,7 @@ fn no_messages(count: usize) -> Box<[libc::mmsghdr]> {
 /// Buffers at a distance of `STRIDE`, and an iovec for each.
 fn buffers(count: usize) -> (Box<[u8]>, Box<[libc::iovec]>) {
     let mut buffer: Box<[u8]> = vec![0; count * STRIDE].into();
-    let start = buffer.as_mut_ptr();
-    let iovec = |slot: usize| libc::iovec {
-        // SAFETY: the slot lies inside the buffer, which has `count` of them.
-        iov_base: unsafe { start.add(slot * STRIDE) }.cast(),
-        iov_len: ROOM,
-    };
-    let iovecs = (0..count).map(iovec).collect();
+    let iovecs = buffer.chunks_exact_mut(STRIDE).map(|one| iovec_of(&mut one[..ROOM])).collect();
     (buffer, iovecs)
 }
 
