@@ -1,6 +1,6 @@
 /**
  * Says whether two runs tell the same: each row's ratio to the best peer in both.
- * `deno run -A bench/compare.ts A.json B.json`
+ * `deno run -A bench/compare.ts [--dealt] A.json B.json`
  */
 
 import { table } from "./report.ts";
@@ -35,6 +35,25 @@ export function compare(first: RunResult, second: RunResult): Row[] {
   });
 }
 
+/**
+ * Deals the rounds of two runs out by turns: two runs again, both of which have the even rounds of one
+ * and the odd of the other, so that the machine was in the same moods for both.
+ */
+export function deal(first: RunResult, second: RunResult): [RunResult, RunResult] {
+  const dealt = (even: RunResult, odd: RunResult): RunResult => ({
+    ...even,
+    works: even.works.map((work) => {
+      const other = odd.works.find(({ name }) => name === work.name)?.samples ?? [];
+      const samples = [
+        ...work.samples.filter(({ round }) => round % 2 === 0),
+        ...other.filter(({ round }) => round % 2 === 1),
+      ];
+      return { ...work, samples };
+    }),
+  });
+  return [dealt(first, second), dealt(second, first)];
+}
+
 /** True for a row that tells another story in each run. */
 export function differs({ difference }: Row): boolean {
   return Math.abs(difference) > LIMIT;
@@ -60,10 +79,12 @@ function read(path: string): RunResult {
 }
 
 if (import.meta.main) {
-  const [first, second, ...more] = Deno.args;
+  const dealt = Deno.args[0] === "--dealt";
+  const [first, second, ...more] = dealt ? Deno.args.slice(1) : Deno.args;
   if (first === undefined || second === undefined || more.length > 0) {
-    console.error("Usage: deno run -A bench/compare.ts A.json B.json");
+    console.error("Usage: deno run -A bench/compare.ts [--dealt] A.json B.json");
     Deno.exit(2);
   }
-  console.log(describe(compare(read(first), read(second))));
+  const runs: [RunResult, RunResult] = [read(first), read(second)];
+  console.log(describe(compare(...(dealt ? deal(...runs) : runs))));
 }

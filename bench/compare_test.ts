@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { compare, differs } from "./compare.ts";
+import { compare, deal, differs } from "./compare.ts";
 import type { Metric, RunResult, Sample } from "./result.ts";
 
 const SPEED: Metric = { name: "speed", label: "speed", unit: "/s", better: "more" };
@@ -32,6 +32,22 @@ Deno.test("compare: the ratios of the works that both runs have", () => {
     { work: "a", metric: "speed", first: 2, second: 1, difference: -0.5 },
     { work: "c", metric: "speed", first: 0, second: 0, difference: 0 },
   ]);
+});
+
+Deno.test("deal: each run has the even rounds of one and the odd of the other", () => {
+  const rounds = (ratio: number): RunResult => {
+    const one = run({ a: ratio });
+    const twice = one.works.map((work) => ({
+      ...work,
+      samples: [1, 2].flatMap((round) => work.samples.map((sample) => ({ ...sample, round }))),
+    }));
+    return { ...one, works: twice };
+  };
+  const [first, second] = deal(rounds(2), rounds(6));
+  const [row] = compare(first, second);
+  assert.deepEqual([row?.first, row?.second], [4, 4]);
+  const ours = first.works[0]?.samples.filter(({ program }) => program === "ours");
+  assert.deepEqual(ours?.map(({ round, numbers }) => [round, numbers.speed]), [[2, 2], [1, 6]]);
 });
 
 Deno.test("differs: more than a tenth, either way", () => {
