@@ -40,11 +40,20 @@ const MODES = {
  * @param args without the program's own name.
  */
 export function parseOptions(args: readonly string[]): Options {
+  const { full, quick } = MODES;
   const command = new Command("bench")
     .description("Measures this program against no proxy and against others, round by round.")
     .option("--quick", "a few short rounds of the main works, in under three minutes")
-    .option("--rounds <n>", "how often each sample is taken (17; quick: 3)", positive)
-    .option("--budget <minutes>", "how long all of it may take (28; quick: 2.7)", positive)
+    .option(
+      "--rounds <n>",
+      `how often each sample is taken (${full.rounds}; quick: ${quick.rounds})`,
+      positive,
+    )
+    .option(
+      "--budget <minutes>",
+      `how long all of it may take (${full.budgetMinutes}; quick: ${quick.budgetMinutes})`,
+      positive,
+    )
     .option("--seconds <s>", "measured time of each sample, in place of a budget", positive)
     .option("--only <works>", "names of works, with commas between", words)
     .option(

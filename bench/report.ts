@@ -2,14 +2,7 @@
 
 import type { Metric, RunResult, Sample, WorkResult } from "./result.ts";
 import type { Summary } from "./statistics.ts";
-import {
-  bestPeer,
-  foreignShare,
-  programsOf,
-  ratioToBestPeer,
-  summaryOf,
-  total,
-} from "./summary.ts";
+import { bestPeer, foreignShare, programsOf, ratioTo, summaryOf, total } from "./summary.ts";
 
 /** Counters that are shown when any program of a work has them. */
 const COUNTERS = {
@@ -63,8 +56,9 @@ export function section(work: WorkResult, { programs }: Pick<RunResult, "program
     faults(work.samples.filter((sample) => sample.program === name)),
   ]);
   const cells = work.metrics.map((metric) => {
-    const ratio = ratioToBestPeer(work, metric);
-    return ratio === undefined ? "" : `${formatRatio(ratio)} ${bestPeer(work, metric)}`;
+    const peer = bestPeer(work, metric);
+    const ratio = peer === undefined ? undefined : ratioTo(work, metric, peer);
+    return ratio === undefined ? "" : `${formatRatio(ratio)} ${peer}`;
   });
   if (cells.some((cell) => cell !== "")) {
     rows.push(["ours / best peer", ...cells, ...counters.map(() => ""), ""]);

@@ -52,15 +52,12 @@ export function ratioTo(work: WorkResult, metric: Metric, peer: string): Summary
 export function bestPeer(work: WorkResult, metric: Metric): string | undefined {
   const least = soundSamples(work, metric, OURS).length / 2;
   const names = new Set(work.samples.map(({ program }) => program));
-  const medians = new Map<string, number>();
-  for (const name of names) {
-    if (name === OURS || name === NO_PROXY) continue;
-    const values = soundSamples(work, metric, name).map(({ value }) => value);
-    const median = summarize(values)?.median;
-    if (median !== undefined && values.length >= least) medians.set(name, median);
-  }
-  const found = best([...medians.values()], metric.better);
-  return [...medians].find(([, median]) => median === found)?.[0];
+  const peers = [...names].filter((name) => name !== OURS && name !== NO_PROXY).flatMap((name) => {
+    const summary = summarize(soundSamples(work, metric, name).map(({ value }) => value));
+    return summary === undefined || summary.count < least ? [] : [{ name, ...summary }];
+  });
+  const found = best(peers.map(({ median }) => median), metric.better);
+  return peers.find(({ median }) => median === found)?.name;
 }
 
 /** A program's values of a metric in the rounds in which it did the work. */

@@ -171,7 +171,7 @@ function bars(panel: Panel, work: WorkResult, metric: Metric, result: RunResult)
 }
 
 /**
- * Every work's ratio to the best peer of the same round: the median, and all rounds as a line. Not
+ * Every work's ratio to the best peer, round by round: the median, and all rounds as a line. Not
  * the start, which is to be short enough and no race.
  */
 function ratioChart(result: RunResult): TopLevelSpec | undefined {
@@ -204,7 +204,7 @@ function ratioChart(result: RunResult): TopLevelSpec | undefined {
   const scale = { type: "log", domain: [0.25, 16], clamp: true };
   return {
     ...frame(
-      "How many times better than the best peer of the same round",
+      "How many times better than the best peer, round by round",
       ["1 is equal, more is better. Points: median of the rounds. Lines: lowest to highest round."],
     ),
     data: { values },
