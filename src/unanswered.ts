@@ -18,13 +18,13 @@ export function unansweredWatch(
   options: Options,
   log: Log,
   stats: () => Pick<Stats, "get">,
-): (event: Pick<NativeEvent, "kind" | "errno" | "client" | "upstream">) => void {
+): (event: Pick<NativeEvent, "kind" | "errno" | "leftOut" | "client" | "upstream">) => void {
   const timeouts = new Map<string, number>();
   let over = false;
-  return ({ kind, errno, client, upstream }) => {
+  return ({ kind, errno, leftOut, client, upstream }) => {
     // Without an errno the time was up; without a client it was the proxy's own connection.
     if (over || kind !== "connect_failed" || errno !== 0 || !client || !upstream) return;
-    const count = (timeouts.get(upstream) ?? 0) + 1;
+    const count = (timeouts.get(upstream) ?? 0) + 1 + leftOut;
     timeouts.set(upstream, count);
     if (count < FIRST) return;
     over = true;

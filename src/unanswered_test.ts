@@ -3,11 +3,12 @@ import { parseArguments } from "./cli.ts";
 import type { NativeEvent } from "./log/events.ts";
 import { unansweredWatch } from "./unanswered.ts";
 
-type Seen = Pick<NativeEvent, "kind" | "errno" | "client" | "upstream">;
+type Seen = Pick<NativeEvent, "kind" | "errno" | "leftOut" | "client" | "upstream">;
 
 const TIMED_OUT: Seen = {
   kind: "connect_failed",
   errno: 0,
+  leftOut: 0,
   client: "203.0.113.7:5000",
   upstream: "127.0.0.1:22",
 };
@@ -32,6 +33,10 @@ Deno.test("unansweredWatch: the third time-out names the doctor, once", () => {
     "warn None of the first 3 connections to 127.0.0.1:22 as clients was answered: find out why " +
     "with: mmproxy doctor -4 127.0.0.1:22 -m 5",
   ]);
+});
+
+Deno.test("unansweredWatch: counts those that have no line of their own", () => {
+  assert.equal(logged([TIMED_OUT, { ...TIMED_OUT, leftOut: 1 }]).length, 1);
 });
 
 Deno.test("unansweredWatch: is silent once a client was connected", () => {

@@ -32,7 +32,7 @@ named! {
         ConnectionOpened = 8, "connection_opened";
         /// A relayed connection ended; `errno` is the error that ended it, or 0.
         ConnectionClosed = 9, "connection_closed";
-        /// Datagrams were dropped. `value`: how many since the last such event for this reason.
+        /// Datagrams were dropped: this one, and `left_out` more for the same reason.
         DatagramsRefused = 10, "datagrams_refused";
         /// A UDP flow was opened.
         FlowOpened = 11, "flow_opened";

@@ -241,6 +241,8 @@ pub struct Event {
     pub errno: i32,
     /// A number whose meaning is the kind's: see `EventKind`.
     pub value: u32,
+    /// Events of this kind and reason that have no line of their own: see `LogLimit`.
+    pub left_out: u32,
     pub peer: Endpoint,
     pub client: Endpoint,
     pub upstream: Endpoint,
@@ -249,7 +251,7 @@ pub struct Event {
     pub sample: [u8; 39],
 }
 
-const _: () = assert!(std::mem::size_of::<Event>() == 128);
+const _: () = assert!(std::mem::size_of::<Event>() == 132);
 
 /// One entry of the access log. The bytes of its header follow, then zeroes up to a multiple of 8.
 #[repr(C)]
@@ -316,6 +318,7 @@ impl Event {
             listener: 0,
             errno: 0,
             value: 0,
+            left_out: 0,
             peer: Endpoint::default(),
             client: Endpoint::default(),
             upstream: Endpoint::default(),
@@ -514,6 +517,7 @@ fn describe_body() -> String {
         listener,
         errno,
         value,
+        left_out,
         peer,
         client,
         upstream,

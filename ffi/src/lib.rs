@@ -13,6 +13,7 @@ mod files;
 mod frame;
 mod layout;
 mod listener;
+mod log_limit;
 mod named;
 mod notify;
 mod probe;

@@ -19,6 +19,7 @@ use crate::layout::{
     level, protocol, udp_header, Endpoint, Event, ServiceConfig, SubnetRecord, HEADER_OFFSET,
     MAX_HEADER, SCRATCH_SIZE,
 };
+use crate::log_limit::LogLimit;
 use crate::relay::udp::Directory;
 use crate::socket;
 use crate::stats::{Counter, Stats, STATS_LENGTH};
@@ -102,7 +103,8 @@ pub struct Service {
     /// Set once, when the service is told to stop.
     stop_at: OnceLock<Instant>,
     doorbell: Doorbell,
-    draining: Mutex<()>,
+    /// Held by the one reader of the rings: what the listeners have told alike is one line, too.
+    draining: Mutex<LogLimit>,
 }
 
 /// One listener: its sockets outlive the thread that serves them, so that a restart loses nothing
@@ -279,15 +281,24 @@ impl Service {
 
     /// Moves queued events into `into`; waits up to `timeout` for the first.
     pub fn next_events(&self, into: &mut [Event], timeout: Duration) -> Result<i32> {
-        let _only_reader = lock(&self.draining);
+        let mut limit = lock(&self.draining);
         let listeners: Vec<Arc<Listener>> = lock(&self.listeners).clone();
-        let mut count = drain(&listeners, into);
+        // Nothing is held back once the end has come: this may be the last call.
+        let now = || self.stop_at().is_none().then(|| self.now());
+        let mut count = drain(&listeners, into, &mut limit, now());
         if count == 0 && !into.is_empty() {
             let ready = || listeners.iter().any(|listener| listener.has_told());
+            let due = limit.next_deadline().map(|at| at.saturating_sub(self.now()));
+            let timeout = due.map_or(timeout, |due| timeout.min(Duration::from_millis(due)));
             self.doorbell.wait(timeout, ready);
-            count = drain(&listeners, into);
+            count = drain(&listeners, into, &mut limit, now());
         }
         Ok(count as i32)
+    }
+
+    /// Milliseconds since the service was opened.
+    fn now(&self) -> u64 {
+        self.opened.elapsed().as_millis() as u64
     }
 
     /// Moves entries of the access log into `into`, as many as fit; the bytes written.
@@ -320,8 +331,24 @@ impl Service {
     }
 }
 
-fn drain(listeners: &[Arc<Listener>], into: &mut [Event]) -> usize {
+/// Moves queued events into `into`, as many as fit; how many. `limit`: what several listeners tell alike
+/// within a second becomes one line; without it nothing is held back.
+fn drain(
+    listeners: &[Arc<Listener>],
+    into: &mut [Event],
+    limit: &mut LogLimit,
+    now: Option<u64>,
+) -> usize {
     let mut count = 0;
+    while count < into.len() {
+        let held = match now {
+            Some(now) => limit.pop_due(now),
+            None => limit.pop(),
+        };
+        let Some(event) = held else { break };
+        into[count] = event;
+        count += 1;
+    }
     for listener in listeners {
         if count == into.len() {
             break;
@@ -334,6 +361,11 @@ fn drain(listeners: &[Arc<Listener>], into: &mut [Event]) -> usize {
         }
         while count < into.len() {
             let Some(event) = listener.events.pop() else { break };
+            let event = match now {
+                Some(now) if event.level == level::WARN => limit.admit(event, now),
+                _ => Some(event),
+            };
+            let Some(event) = event else { continue };
             into[count] = event;
             count += 1;
         }

@@ -13,6 +13,8 @@ export interface NativeEvent {
   readonly refusal: (typeof REFUSALS)[number];
   readonly errno: number;
   readonly value: number;
+  /** Events of the same kind and reason that have no line of their own. */
+  readonly leftOut: number;
   readonly peer?: string;
   readonly client?: string;
   readonly upstream?: string;
@@ -45,6 +47,7 @@ export function readEvent(
     refusal: REFUSALS[view.getUint8(EVENT.refusal)] ?? "none",
     errno: view.getInt32(EVENT.errno, LITTLE_ENDIAN),
     value: view.getUint32(EVENT.value, LITTLE_ENDIAN),
+    leftOut: view.getUint32(EVENT.left_out, LITTLE_ENDIAN),
     ...endpoint(view, EVENT.peer, "peer"),
     ...endpoint(view, EVENT.client, "client"),
     ...endpoint(view, EVENT.upstream, "upstream"),
@@ -67,9 +70,13 @@ export function endpoint<Name extends string>(view: DataView, offset: number, na
 
 /** Writes an event's line. */
 export function logEvent(log: Log, event: NativeEvent, options: Options): void {
-  const { kind, level, listener, refusal, errno, value, peer, client, upstream, came } = event;
+  const { kind, level, listener, refusal, errno, peer, client, upstream, came } = event;
+  const counted = kind === "datagrams_refused";
+  const value = counted ? 1 + event.leftOut : event.value;
+  const leftOut = counted ? 0 : event.leftOut;
   const refused = refusal !== REFUSALS[Refusal.none];
-  log(level, sentence(event, options), {
+  const more = leftOut > 0 ? ` (and ${leftOut} more in the last second)` : "";
+  log(level, sentence(event, options) + more, {
     event: kind,
     listener,
     ...(peer && { peer }),
@@ -83,12 +90,13 @@ export function logEvent(log: Log, event: NativeEvent, options: Options): void {
           : came,
       }),
     ...(value && { value }),
+    ...(leftOut && { left_out: leftOut }),
     ...(errno && { error: errorName(errno) }),
   });
 }
 
 function sentence(event: NativeEvent, options: Options): string {
-  const { kind, refusal, errno, value, came } = event;
+  const { kind, refusal, errno, value, leftOut, came } = event;
   const peer = event.peer ?? "a peer";
   const client = event.client ?? "the proxy's own address";
   const upstream = event.upstream ?? "the service";
@@ -123,8 +131,10 @@ function sentence(event: NativeEvent, options: Options): string {
       return `Ended ${peer} to ${upstream} as ${client}${errno ? `: ${errorText(errno)}` : ""}`;
     case "datagrams_refused":
       return refusal === "peer_not_allowed"
-        ? `Dropped ${count(value)} from ${peer}: it is not in the allowed subnets`
-        : `Dropped ${count(value)}, the last from ${peer}: got ${came} (${datagramReason(event)})`;
+        ? `Dropped ${count(1 + leftOut)} from ${peer}: it is not in the allowed subnets`
+        : `Dropped ${count(1 + leftOut)}, the last from ${peer}: got ${came} (${
+          datagramReason(event)
+        })`;
     case "flow_opened":
       return `Opened a flow for ${client} to ${upstream}, from ${peer}`;
     case "flow_closed":

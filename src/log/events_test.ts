@@ -23,6 +23,7 @@ interface Fields {
   readonly listener?: number;
   readonly errno?: number;
   readonly value?: number;
+  readonly left_out?: number;
   readonly peer?: Endpoint;
   readonly client?: Endpoint;
   readonly upstream?: Endpoint;
@@ -39,6 +40,7 @@ const ENDPOINTS = { peer: PEER, client: CLIENT, upstream: UPSTREAM };
 function write(records: Uint8Array<ArrayBuffer>, offset: number, fields: Fields): void {
   const view = new DataView(records.buffer, offset, EVENT.size);
   const { kind, level = Level.info, refusal = 0, listener = 0, errno = 0, value = 0 } = fields;
+  view.setUint32(EVENT.left_out, fields.left_out ?? 0, LITTLE_ENDIAN);
   view.setUint16(EVENT.kind, kind, LITTLE_ENDIAN);
   view.setUint8(EVENT.level, level);
   view.setUint8(EVENT.refusal, refusal);
@@ -91,6 +93,7 @@ Deno.test("readEvent: reads every field of the record at its offset", () => {
     listener: 70_000,
     errno: -5,
     value: 4_000_000_000,
+    left_out: 3_000_000_000,
     ...ENDPOINTS,
     sample: "SSH-2.0-x",
   });
@@ -101,6 +104,7 @@ Deno.test("readEvent: reads every field of the record at its offset", () => {
     listener: 70_000,
     errno: -5,
     value: 4_000_000_000,
+    leftOut: 3_000_000_000,
     peer: "198.51.100.7:40000",
     client: "[2001:db8::1]:50000",
     upstream: "[fe80::2%3]:443",
@@ -186,40 +190,39 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   [{ kind: EventKind.connection_closed, ...ENDPOINTS }, /^Ended .* as \[2001:db8::1\]:50000$/],
   [{ kind: EventKind.connection_closed, errno: 104 }, /: connection reset \(ECONNRESET\)$/],
   [
-    { kind: EventKind.datagrams_refused, refusal: Refusal.peer_not_allowed, value: 1, peer: PEER },
+    { kind: EventKind.datagrams_refused, refusal: Refusal.peer_not_allowed, peer: PEER },
     /^Dropped a datagram from 198.*: it is not in the allowed subnets$/,
   ],
   [
-    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, value: 7, sample: "hi" },
+    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, left_out: 6, sample: "hi" },
     /^Dropped 7 datagrams, the last from a peer: got text "hi" \(Simple Proxy Protocol: /,
   ],
   [
-    { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, value: 1, sample: SPP },
+    { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, sample: SPP },
     /got Simple Proxy Protocol header \(see --udp-header spp\)$/,
   ],
   [
-    { kind: EventKind.datagrams_refused, refusal: Refusal.no_session, value: 1, sample: SPP },
+    { kind: EventKind.datagrams_refused, refusal: Refusal.no_session, sample: SPP },
     /got Simple Proxy Protocol header \(see --udp-header spp\)$/,
   ],
   [
-    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, value: 1, sample: SPP },
+    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, sample: SPP },
     /got Simple Proxy Protocol header \(Simple Proxy Protocol: shorter than 38 bytes\)$/,
   ],
   [
     {
       kind: EventKind.datagrams_refused,
       refusal: Refusal.spp_magic,
-      value: 1,
       sample: "PROXY UDP",
     },
     /got PROXY v1 line "PROXY UDP" \(see --udp-header\)$/,
   ],
   [
-    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_magic, value: 1, sample: "hi" },
+    { kind: EventKind.datagrams_refused, refusal: Refusal.spp_magic, sample: "hi" },
     /got text "hi" \(not a Simple Proxy Protocol header: is the sender set to send one\?\)$/,
   ],
   [
-    { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, value: 1, sample: "hi" },
+    { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, sample: "hi" },
     /got text "hi" \(not a PROXY header: .* If only into the first, see --udp-header session\)$/,
   ],
   [{ kind: EventKind.flow_failed, errno: 13 }, /^Cannot open a flow .*CAP_NET_ADMIN is needed$/],
@@ -244,6 +247,18 @@ Deno.test("logEvent: a peer that sent no byte is told from one that sent some", 
     sample: "PROXY ",
   });
   assert.equal(slow.details.came, 'PROXY v1 line "PROXY "');
+});
+
+Deno.test("logEvent: says how many like it have no line", () => {
+  const fields = { kind: EventKind.connect_failed, errno: 9999, left_out: 1234 };
+  const { message, details } = lineOf(fields);
+  assert.match(message, /: error 9999 \(and 1234 more in the last second\)$/);
+  assert.equal(details.left_out, 1234);
+  assert.ok(!("left_out" in lineOf({ ...fields, left_out: 0 }).details));
+  const refusal = Refusal.not_proxy;
+  const datagrams = lineOf({ kind: EventKind.datagrams_refused, refusal, left_out: 6 });
+  assert.match(datagrams.message, /^Dropped 7 datagrams, [^\d]+$/);
+  assert.equal(datagrams.details.value, 7);
 });
 
 Deno.test("logEvent: names an error by its constant, and an unknown one by its number", () => {

@@ -158,12 +158,13 @@ export const EVENT = {
   listener: 4,
   errno: 8,
   value: 12,
-  peer: 16,
-  client: 40,
-  upstream: 64,
-  sample_length: 88,
-  sample: 89,
-  size: 128,
+  left_out: 16,
+  peer: 20,
+  client: 44,
+  upstream: 68,
+  sample_length: 92,
+  sample: 93,
+  size: 132,
 } as const;
 
 /** Byte offsets of a `AccessRecord`; numbers in host byte order. */
@@ -331,4 +332,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 3670111684;
+export const ABI_VERSION = 4198958629;

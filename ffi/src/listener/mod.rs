@@ -9,7 +9,7 @@ pub mod slab;
 mod tcp;
 mod udp;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::TryLockError;
 use std::time::Instant;
@@ -18,6 +18,7 @@ use crate::access::Account;
 use crate::errors::{Error, Result};
 use crate::events::EventKind;
 use crate::layout::{action, level, AccessRecord, Endpoint, Event};
+use crate::log_limit::LogLimit;
 use crate::refusal::Refusal;
 use crate::service::Listener;
 use crate::socket::Source;
@@ -36,6 +37,7 @@ pub struct Context<'a> {
     /// Milliseconds since the service was opened: read once a turn.
     pub now: u64,
     on_header: OnHeader,
+    log_limit: RefCell<LogLimit>,
     /// IPv4, IPv6: this host was told to lack it.
     told_family: [Cell<bool>; 2],
 }
@@ -58,6 +60,7 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
         poll: Poll::new().map_err(failed)?,
         now: since(opened),
         on_header,
+        log_limit: RefCell::default(),
         told_family: Default::default(),
     };
     // Edge-triggered: it tells once of each signal, and nobody needs to read it.
@@ -71,7 +74,8 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
         let timeout = if tcp.has_work() {
             0
         } else {
-            sleep_ms(cx.now, [tcp.next_deadline(), udp.next_deadline(), stop_in(&cx, opened)])
+            let log = cx.log_limit.borrow().next_deadline();
+            sleep_ms(cx.now, [tcp.next_deadline(), udp.next_deadline(), stop_in(&cx, opened), log])
         };
         patience.wait(&cx.poll, &mut events, timeout, streams).map_err(failed)?;
         cx.now = since(opened);
@@ -95,6 +99,7 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
         }
         tcp.turn(&mut cx);
         udp.turn(&mut cx);
+        cx.tell_held();
         if let Some(stop_at) = listener.service.stop_at() {
             let finished = tcp.stop(&cx) & udp.stop(&cx);
             if finished || Instant::now() >= stop_at {
@@ -112,7 +117,7 @@ fn processors() -> usize {
 }
 
 /// Milliseconds to sleep until the earliest of the deadlines; -1 without any.
-fn sleep_ms(now: u64, deadlines: [Option<u64>; 3]) -> i32 {
+fn sleep_ms<const COUNT: usize>(now: u64, deadlines: [Option<u64>; COUNT]) -> i32 {
     match deadlines.into_iter().flatten().min() {
         None => -1,
         Some(at) => i32::try_from(at.saturating_sub(now)).unwrap_or(i32::MAX),
@@ -150,7 +155,35 @@ fn lacks_family(errno: i32, service: SocketAddr) -> bool {
     errno == libc::EAFNOSUPPORT || unroutable && service.ip().is_loopback()
 }
 
+impl Drop for Context<'_> {
+    /// However a thread ends, what it held back is logged.
+    fn drop(&mut self) {
+        let mut limit = self.log_limit.borrow_mut();
+        while let Some(event) = limit.pop() {
+            self.listener.tell(event);
+        }
+    }
+}
+
 impl Context<'_> {
+    /// Logs what a stranger can cause, once a second for each reason. Anything else: `Listener::tell`.
+    fn tell_limited(&self, event: Event) {
+        if !self.listener.logs(event.level) {
+            return;
+        }
+        if let Some(event) = self.log_limit.borrow_mut().admit(event, self.now) {
+            self.listener.tell(event);
+        }
+    }
+
+    /// Logs what was held back for a second.
+    fn tell_held(&self) {
+        let mut limit = self.log_limit.borrow_mut();
+        while let Some(event) = limit.pop_due(self.now) {
+            self.listener.tell(event);
+        }
+    }
+
     /// Tells that the service was not reached; an `errno` of 0 is a timeout. A family that this host
     /// does not have is told once.
     fn tell_failure(
@@ -170,7 +203,7 @@ impl Context<'_> {
             event = Event::new(EventKind::FamilyUnavailable, level::WARN);
             event.value = family;
         }
-        self.listener.tell(Event {
+        self.tell_limited(Event {
             errno,
             peer: peer.map(Endpoint::from).unwrap_or_default(),
             client: client_of(source),

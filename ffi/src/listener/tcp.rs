@@ -196,7 +196,7 @@ impl Listening {
         self.resume_at = Some(cx.now + PAUSE_MS);
         cx.listener.stats.add(Counter::AcceptPauses, 1);
         let event = Event::new(EventKind::AcceptPaused, level::WARN);
-        cx.listener.tell(Event { errno, value: PAUSE_MS as u32, ..event });
+        cx.tell_limited(Event { errno, value: PAUSE_MS as u32, ..event });
     }
 
     fn admit(&mut self, cx: &mut Context, client: OwnedFd, peer: RawAddr) {
@@ -208,7 +208,7 @@ impl Listening {
             stats.refuse(Refusal::PeerNotAllowed);
             let event = Event::new(EventKind::PeerRefused, level::WARN);
             let refusal = Refusal::PeerNotAllowed as u8;
-            return cx.listener.tell(Event { refusal, peer: peer.into(), ..event });
+            return cx.tell_limited(Event { refusal, peer: peer.into(), ..event });
         }
         stats.add(Counter::ConnectionsActive, 1);
         let fd = client.as_raw_fd();
@@ -485,15 +485,13 @@ fn refuse(cx: &Context, connection: &Connection, refusal: Refusal) -> End {
         _ => EventKind::HeaderRefused,
     };
     let event = Event::new(kind, if probe { level::DEBUG } else { level::WARN });
-    cx.listener.tell(
-        Event {
-            refusal: refusal as u8,
-            value: came.len() as u32,
-            peer: connection.peer.into(),
-            ..event
-        }
-        .with_sample(came),
-    );
+    let (refusal, value, peer) = (refusal as u8, came.len() as u32, connection.peer.into());
+    let event = Event { refusal, value, peer, ..event }.with_sample(came);
+    if probe {
+        cx.listener.tell(event);
+    } else {
+        cx.tell_limited(event);
+    }
     End::Refused
 }
 

@@ -23,6 +23,7 @@ export interface LogEvent {
   refusal?: string;
   came?: string;
   value?: number;
+  left_out?: number;
   error?: string;
   /** With the event `stopped`: the counters that are not zero. */
   counters?: Record<string, number>;

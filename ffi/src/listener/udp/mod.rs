@@ -238,7 +238,7 @@ impl Listening {
         cx.listener.tell(
             Event {
                 refusal: refusal as u8,
-                value: untold,
+                left_out: untold - 1,
                 peer: peer.map(Into::into).unwrap_or_default(),
                 ..event
             }
