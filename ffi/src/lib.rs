@@ -24,6 +24,7 @@ mod service;
 mod socket;
 mod stats;
 mod subnets;
+mod udp;
 
 pub use layout::describe;
 

@@ -20,10 +20,10 @@ use crate::layout::{
     MAX_HEADER, SCRATCH_SIZE,
 };
 use crate::log_limit::LogLimit;
-use crate::relay::udp::Directory;
 use crate::socket;
 use crate::stats::{Counter, Stats, STATS_LENGTH};
 use crate::subnets::Subnets;
+use crate::udp::Directory;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ pub struct Service {
     /// All listeners count their milliseconds from here.
     pub opened: Instant,
     /// UDP flows by client, over all listeners.
-    pub flows: Directory,
+    pub flows: Arc<Directory>,
     listeners: Mutex<Vec<Arc<Listener>>>,
     subnets: Mutex<Option<Arc<Subnets>>>,
     /// Grows whenever `subnets` changes, so that a listener looks without taking the lock.
@@ -139,7 +139,7 @@ pub fn open(config: &ServiceConfig) -> Result<i32> {
     check_listen(settings.listen, settings.tcp, settings.udp)?;
     let service = Arc::new(Service {
         opened: Instant::now(),
-        flows: Directory::default(),
+        flows: Arc::default(),
         listeners: Mutex::default(),
         subnets: Mutex::default(),
         subnets_version: AtomicU32::new(0),

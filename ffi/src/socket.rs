@@ -2,6 +2,7 @@
 //!
 //! Callers pass values and get `io::Result`; nothing here keeps state or logs.
 
+use std::cmp::Ordering;
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -104,6 +105,20 @@ impl PartialEq for RawAddr {
     }
 }
 
+impl Eq for RawAddr {}
+
+impl Ord for RawAddr {
+    fn cmp(&self, other: &RawAddr) -> Ordering {
+        self.bytes().cmp(other.bytes())
+    }
+}
+
+impl PartialOrd for RawAddr {
+    fn partial_cmp(&self, other: &RawAddr) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// A listening TCP socket of a reuseport group (socket(7), SO_REUSEPORT).
 ///
 /// TCP_NODELAY and SO_KEEPALIVE are inherited by what it accepts (tcp(7)), which saves two system
@@ -128,7 +143,21 @@ pub fn udp_listener(addr: SocketAddr) -> io::Result<Socket> {
         };
         set_int(socket.as_raw_fd(), level, name, 1)?;
     }
+    receive_dscp(socket.as_raw_fd(), addr);
     Ok(socket)
+}
+
+/// The bits of a type of service or traffic class that are the DSCP (RFC 2474); the others are ECN.
+pub const DSCP: u8 = 0xfc;
+
+/// From now on a UDP socket of the address's family tells the DSCP of what it receives (ip(7),
+/// IP_RECVTOS; ipv6(7), IPV6_RECVTCLASS). A socket that cannot tell it carries none.
+pub fn receive_dscp(fd: RawFd, addr: SocketAddr) {
+    if addr.is_ipv6() {
+        let _ = set_int(fd, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1);
+    }
+    // On a dual-stack socket for its IPv4 peers.
+    let _ = set_int(fd, libc::SOL_IP, libc::IP_RECVTOS, 1);
 }
 
 /// Whether anything else listens on the address. A reuseport group would let a second program of the

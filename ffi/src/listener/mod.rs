@@ -1,13 +1,11 @@
 //! One listener's thread: one epoll, from a connection's first byte to its last.
 
-mod allowed;
+pub mod allowed;
 mod deadlines;
-mod intake;
 mod patience;
 pub mod poll;
 pub mod slab;
-mod tcp;
-mod udp;
+pub mod tcp;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -23,6 +21,7 @@ use crate::refusal::Refusal;
 use crate::service::Listener;
 use crate::socket::Source;
 use crate::stats::Counter;
+use crate::udp::Udp;
 use patience::Patience;
 use poll::{Events, Interest, Poll, Token};
 
@@ -66,7 +65,7 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
     // Edge-triggered: it tells once of each signal, and nobody needs to read it.
     cx.poll.add(listener.wake.fd(), Token::Wake, Interest::Changes).map_err(failed)?;
     let mut tcp = tcp::Listening::start(&cx).map_err(failed)?;
-    let mut udp = udp::Listening::start(&cx).map_err(failed)?;
+    let mut udp = Udp::start(&cx).map_err(failed)?;
     let mut events = Events::new();
     let mut patience = Patience::new(listener.service.listeners(), processors());
     let mut streams = false;
@@ -90,7 +89,7 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
                     tcp.set_acceptable();
                 }
                 (Token::UdpListener, _) => udp.set_receivable(),
-                (Token::Flow(key), _) => udp.on_reply(&mut cx, key),
+                (Token::Flow(key), _) => udp.on_reply(&cx, key),
                 (token, bits) => {
                     streams = true;
                     tcp.on_event(&mut cx, token, bits);
@@ -98,7 +97,7 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
             }
         }
         tcp.turn(&mut cx);
-        udp.turn(&mut cx);
+        udp.turn(&cx);
         cx.tell_held();
         if let Some(stop_at) = listener.service.stop_at() {
             let finished = tcp.stop(&cx) & udp.stop(&cx);
@@ -135,7 +134,7 @@ fn stop_in(cx: &Context, opened: Instant) -> Option<u64> {
 }
 
 /// The client of a source; empty for the proxy's own.
-fn client_of(source: Source) -> Endpoint {
+pub fn client_of(source: Source) -> Endpoint {
     match source {
         Source::Client(client) => client.into(),
         Source::Own => Endpoint::default(),
@@ -167,7 +166,7 @@ impl Drop for Context<'_> {
 
 impl Context<'_> {
     /// Logs what a stranger can cause, once a second for each reason. Anything else: `Listener::tell`.
-    fn tell_limited(&self, event: Event) {
+    pub fn tell_limited(&self, event: Event) {
         if !self.listener.logs(event.level) {
             return;
         }
@@ -186,7 +185,7 @@ impl Context<'_> {
 
     /// Tells that the service was not reached; an `errno` of 0 is a timeout. A family that this host
     /// does not have is told once.
-    fn tell_failure(
+    pub fn tell_failure(
         &self,
         kind: EventKind,
         errno: i32,
@@ -214,7 +213,7 @@ impl Context<'_> {
 
     /// Begins the access log's entry of what the header just decoded has opened; nothing where the
     /// log level does not ask for it.
-    fn account(
+    pub fn account(
         &self,
         protocol: u32,
         header: &[u8],

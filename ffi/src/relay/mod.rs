@@ -1,7 +1,4 @@
-//! Moving bytes once it is known between whom: connections in pairs, datagrams in flows.
+//! Moving the bytes of connections once it is known between whom.
 
-pub mod flows;
 pub mod pipes;
-pub mod routes;
 pub mod tcp;
-pub mod udp;

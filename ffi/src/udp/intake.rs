@@ -4,7 +4,7 @@
 //! batch has enough of each, and stays in the processor's caches; with many it takes a larger one
 //! (docs/decisions/0011-udp-batches.md).
 
-use crate::relay::udp::INTAKE;
+use super::recv::INTAKE;
 
 /// The least that is taken in at once.
 const LEAST: usize = INTAKE / 8;

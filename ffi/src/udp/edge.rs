@@ -1,0 +1,137 @@
+//! What the UDP side asks of the outside: the kernel and the decoder in the program (`kernel.rs`), a
+//! model of both in the simulation. Everything else under `udp/` is logic.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::flow::{Flow, Owner, ReplyRoute};
+use super::path::Path;
+use crate::access::Ending;
+use crate::listener::poll::Key;
+use crate::refusal::Refusal;
+use crate::socket::Source;
+use crate::stats::Counter;
+
+/// One datagram of a batch.
+pub struct Received<'a> {
+    pub data: &'a [u8],
+    pub path: Path,
+    /// Longer than any UDP datagram can be.
+    pub truncated: bool,
+}
+
+/// Datagrams that came together.
+pub trait Batch {
+    /// How many there are.
+    fn len(&self) -> usize;
+    /// One of them, with where it came from.
+    fn get(&self, slot: usize) -> Received<'_>;
+    /// Its bytes from `offset` on, and its DSCP.
+    fn payload(&self, slot: usize, offset: usize) -> Payload<'_>;
+}
+
+/// What of a datagram goes to the upstream.
+#[derive(Clone, Copy)]
+pub struct Payload<'a> {
+    pub data: &'a [u8],
+    /// In the upper six bits.
+    pub dscp: u8,
+}
+
+/// What became of datagrams that were sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    pub sent: u64,
+    pub lost: u64,
+    /// Bytes of the datagrams sent.
+    pub bytes: u64,
+    /// ICMP errors met on the way.
+    pub unreachable: u64,
+}
+
+/// Datagrams and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    pub datagrams: u64,
+    pub bytes: u64,
+}
+
+/// What belongs to a flow at the edge.
+pub trait Kinds {
+    /// An upstream socket; dropping it closes it.
+    type Socket;
+    /// A flow's entry in the access log.
+    type Account;
+}
+
+/// The outside of one worker's UDP side.
+pub trait Edge<K: Kinds> {
+    /// Milliseconds since the service was opened. Does not change within a turn.
+    fn now(&self) -> u64;
+
+    /// Whether a peer may send headers.
+    fn allows(&self, peer: SocketAddr) -> bool;
+
+    /// From where the upstream is to see the datagrams with this header come.
+    fn decode(&mut self, header: &[u8], carrier: u32, peer: SocketAddr) -> Result<Source, Refusal>;
+
+    /// Opens an upstream socket with the owner's address.
+    fn open(&mut self, owner: Owner, peer: SocketAddr) -> io::Result<K::Socket>;
+
+    /// From now on events of the socket carry this key.
+    fn watch(&mut self, socket: &K::Socket, key: Key);
+
+    /// Begins a flow's entry in the access log, where one is kept, with the header that was decoded
+    /// last.
+    fn account(&mut self, header: &[u8], peer: SocketAddr, owner: Owner) -> Option<K::Account>;
+
+    /// Writes a flow's entry in the access log.
+    fn close_account(&mut self, account: K::Account, flow: &Flow<K::Socket>, ending: Ending);
+
+    /// Whether flows count their traffic.
+    fn keeps_accounts(&self) -> bool;
+
+    /// Sends payloads to the upstream, in order. Clears `segmenting` when the device cannot segment.
+    fn send<'a>(
+        &mut self,
+        socket: &K::Socket,
+        payloads: impl Iterator<Item = Payload<'a>>,
+        segmenting: &mut bool,
+    ) -> Sent;
+
+    /// Takes in what the upstream sent, as far as there is room, to be sent along a route.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing; otherwise an ICMP error, which is cleared by that.
+    fn receive_replies(&mut self, socket: &K::Socket, route: &ReplyRoute) -> io::Result<Volume>;
+
+    /// Whether there is no more room for replies.
+    fn is_full_of_replies(&self) -> bool;
+
+    /// Sends the replies that were taken in to their peers.
+    fn send_replies(&mut self);
+
+    /// Takes an error off a socket that has no route for replies yet.
+    fn clear_error(&mut self, socket: &K::Socket);
+
+    /// Adds to a counter.
+    fn count(&mut self, counter: Counter, by: u64);
+
+    /// Takes one off a gauge.
+    fn lower(&mut self, gauge: Counter);
+
+    /// Counts a datagram that is refused, and logs it now and then.
+    fn refuse(&mut self, refusal: Refusal, received: &Received);
+
+    /// Logs, now and then, that datagrams are dropped because an owner's flow cannot be opened.
+    fn flow_failed(&mut self, owner: Owner, peer: SocketAddr, errno: i32);
+
+    /// Logs that a flow was opened.
+    fn flow_opened(&mut self, owner: Owner, peer: SocketAddr);
+
+    /// Logs that a flow was closed.
+    fn flow_closed(&mut self, owner: Owner);
+
+    /// Logs, now and then, that one of so many flows made room for another.
+    fn flows_full(&mut self, flows: usize);
+}

@@ -1,0 +1,272 @@
+//! The UDP side of one worker: batches in, replies back, idle flows out.
+//!
+//! `classify.rs` finds whose a datagram is, `lifecycle.rs` opens and ends flows. A datagram reaches the
+//! upstream from its own client's address or not at all: groups and headers refer to flows by serial
+//! numbers that are never used again, and a flow that leaves in mid-batch is sent its datagrams first.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use super::directory::Directory;
+use super::edge::{Batch, Edge, Kinds, Sent};
+use super::flow::ReplyRoute;
+use super::flow_table::{FlowRef, FlowTable, Place, State};
+use super::group::Groups;
+use super::header_cache::HeaderCache;
+use super::sessions::Sessions;
+use crate::access::Ending;
+use crate::frame::SPP_LENGTH;
+use crate::layout::udp_header;
+use crate::listener::poll::Key;
+use crate::refusal::Refusal;
+use crate::stats::Counter;
+
+/// What a worker's UDP side may hold.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Flows, and likewise sessions.
+    pub flows: usize,
+    /// Bytes of headers that are remembered.
+    pub header_bytes: usize,
+    /// Datagrams of a batch.
+    pub batch: usize,
+    /// Milliseconds after which what is idle ends.
+    pub close_after: u64,
+}
+
+/// One worker's flows, and what its peers' headers mean.
+pub struct Engine<K: Kinds> {
+    /// One of `udp_header`.
+    pub(super) mode: u32,
+    pub(super) directory: Arc<Directory<K::Socket>>,
+    pub(super) flows: FlowTable<K::Socket, K::Account>,
+    pub(super) cache: HeaderCache,
+    pub(super) sessions: Sessions,
+    pub(super) groups: Groups,
+    /// What the current batch has sent.
+    pub(super) sent: Sent,
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) defects: Defects,
+}
+
+/// Defects that the simulation can put in, to show that it finds them.
+#[cfg(any(test, feature = "fuzzing"))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Defects {
+    /// A flow that leaves in mid-batch takes its datagrams along.
+    pub drop_leaving_groups: bool,
+    /// What is looked up by a recycled index finds its present tenant.
+    pub trust_indexes: bool,
+}
+
+impl<K: Kinds> Engine<K> {
+    /// A worker's UDP side in one of the modes of `udp_header`.
+    pub fn new(mode: u32, directory: Arc<Directory<K::Socket>>, limits: Limits) -> Engine<K> {
+        Engine {
+            mode,
+            directory,
+            flows: FlowTable::new(limits.flows, limits.close_after),
+            cache: HeaderCache::new(limits.header_bytes),
+            sessions: Sessions::new(limits.flows, limits.header_bytes, limits.close_after),
+            groups: Groups::new(limits.batch),
+            sent: Sent::default(),
+            #[cfg(any(test, feature = "fuzzing"))]
+            defects: Defects::default(),
+        }
+    }
+
+    /// How many flows this worker serves.
+    pub fn flows(&self) -> usize {
+        self.flows.here()
+    }
+
+    /// When `expire` is worth a call.
+    pub fn next_deadline(&self) -> Option<u64> {
+        [self.flows.next_check(), self.sessions.next_check()].into_iter().flatten().min()
+    }
+
+    /// Takes a batch in: finds each datagram's flow, then sends each flow its datagrams. How many
+    /// flows it was for.
+    pub fn take_in(&mut self, edge: &mut impl Edge<K>, batch: &impl Batch) -> usize {
+        self.groups.start();
+        self.cache.start();
+        for slot in 0..batch.len() {
+            self.add(edge, batch, slot);
+        }
+        let groups = self.groups.len();
+        for group in 0..groups {
+            self.forward(edge, batch, group);
+        }
+        let sent = std::mem::take(&mut self.sent);
+        edge.count(Counter::DatagramsUp, sent.sent);
+        edge.count(Counter::DatagramBytesUp, sent.bytes);
+        if sent.lost > 0 {
+            edge.count(Counter::DatagramsLost, sent.lost);
+        }
+        if sent.unreachable > 0 {
+            edge.count(Counter::UpstreamUnreachable, sent.unreachable);
+        }
+        groups
+    }
+
+    /// Adds a datagram to the group of its flow, or drops it.
+    fn add(&mut self, edge: &mut impl Edge<K>, batch: &impl Batch, slot: usize) {
+        let received = batch.get(slot);
+        if received.truncated {
+            return edge.refuse(Refusal::DatagramTooLong, &received);
+        }
+        let (flow, offset) = match self.classify(edge, batch, &received) {
+            Ok(Some(found)) => found,
+            // A header alone, in a session.
+            Ok(None) => return,
+            Err(refusal) => return edge.refuse(refusal, &received),
+        };
+        let now = edge.now();
+        let Some(entry) = self.flows.get_mut(flow) else {
+            self.sent.lost += 1;
+            return;
+        };
+        match &mut entry.place {
+            Place::Here { flow, .. } => flow.touch(now),
+            Place::Elsewhere { flow, held } => {
+                if held.is_none() {
+                    *held = flow.upgrade();
+                }
+                if let Some(flow) = held {
+                    flow.touch(now);
+                }
+            }
+            Place::Failed { errno, .. } => {
+                self.sent.lost += 1;
+                if let Some(peer) = received.path.peer.socket_addr() {
+                    edge.flow_failed(entry.owner, peer, *errno);
+                }
+                return;
+            }
+        }
+        self.groups.add(flow, &mut entry.mark, slot, offset);
+    }
+
+    /// Sends a group's datagrams to its flow, unless that was done before.
+    pub(super) fn forward(&mut self, edge: &mut impl Edge<K>, batch: &impl Batch, group: usize) {
+        let Some(at) = self.group_flow(group) else { return };
+        let Some(mut chain) = self.groups.take(group) else { return };
+        let Some(entry) = self.flows.get_mut(at) else {
+            self.sent.lost += self.groups.count(chain);
+            return;
+        };
+        let held;
+        let flow = match &mut entry.place {
+            Place::Here { flow, .. } => &*flow,
+            Place::Elsewhere { held: waiting, .. } => {
+                held = waiting.take();
+                match &held {
+                    Some(flow) => flow,
+                    None => {
+                        self.sent.lost += self.groups.count(chain);
+                        return;
+                    }
+                }
+            }
+            Place::Failed { .. } => {
+                self.sent.lost += self.groups.count(chain);
+                return;
+            }
+        };
+        let last = batch.get(chain.last);
+        let header = (self.mode == udp_header::SPP)
+            .then(|| last.data.get(..SPP_LENGTH)?.try_into().ok())
+            .flatten();
+        flow.set_route(&mut entry.known, ReplyRoute { path: last.path, header });
+        let groups = &self.groups;
+        let payloads = std::iter::from_fn(|| {
+            groups.step(&mut chain).map(|(slot, offset)| batch.payload(slot, offset))
+        });
+        let sent = edge.send(&flow.socket, payloads, &mut entry.segmenting);
+        if edge.keeps_accounts() {
+            flow.traffic.datagrams_up.fetch_add(sent.sent, Ordering::Relaxed);
+            flow.traffic.bytes_up.fetch_add(sent.bytes, Ordering::Relaxed);
+        }
+        self.sent.add(sent);
+    }
+
+    fn group_flow(&self, group: usize) -> Option<FlowRef> {
+        let at = self.groups.flow(group)?;
+        #[cfg(any(test, feature = "fuzzing"))]
+        if self.defects.trust_indexes {
+            return self.flows.tenant(at.index);
+        }
+        Some(at)
+    }
+
+    /// Takes in the replies of a flow, up to `batches` times what there is room for.
+    pub fn relay_replies(&mut self, edge: &mut impl Edge<K>, key: Key, batches: usize) {
+        let Some(entry) = self.flows.of_key(key).and_then(|at| self.flows.get_mut(at)) else {
+            return;
+        };
+        let Place::Here { flow, .. } = &entry.place else { return };
+        let Some(route) = flow.route(&mut entry.known) else {
+            // Nothing was sent yet, so this is an error: epoll repeats it until it is read.
+            return edge.clear_error(&flow.socket);
+        };
+        for _ in 0..batches {
+            match edge.receive_replies(&flow.socket, &route) {
+                Ok(volume) => {
+                    flow.touch(edge.now());
+                    if edge.keeps_accounts() {
+                        let traffic = &flow.traffic;
+                        traffic.datagrams_down.fetch_add(volume.datagrams, Ordering::Relaxed);
+                        traffic.bytes_down.fetch_add(volume.bytes, Ordering::Relaxed);
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                // The upstream's ICMP error: it ends nothing, and reading it cleared it.
+                Err(_) => edge.count(Counter::UpstreamUnreachable, 1),
+            }
+            if !edge.is_full_of_replies() {
+                return;
+            }
+            edge.send_replies();
+        }
+    }
+
+    /// Ends what has been idle for its time.
+    pub fn expire(&mut self, edge: &mut impl Edge<K>) {
+        let now = edge.now();
+        while let Some(at) = self.flows.expired(now) {
+            self.end(edge, at, Ending::Idle);
+        }
+        self.flows.forget_failures(now);
+        self.sessions.expire(now);
+    }
+
+    /// Who may send headers, or what they may say, has changed: every header is decoded again, and
+    /// sessions of peers that may no longer send end.
+    pub fn trust_changed(&mut self, edge: &impl Edge<K>) {
+        self.cache.clear();
+        let allowed = |peer| edge.allows(peer);
+        self.sessions.retain(|path| path.peer.socket_addr().is_some_and(allowed));
+    }
+
+    /// Ends every flow.
+    pub fn end_all(&mut self, edge: &mut impl Edge<K>) {
+        while let Some(at) = self.flows.idlest() {
+            self.end(edge, at, Ending::Stopped);
+        }
+    }
+
+    /// Whether a reference leads to a flow, or the header must be decoded again.
+    #[inline]
+    pub(super) fn state(&self, at: FlowRef, now: u64) -> State {
+        self.flows.state(at, now)
+    }
+}
+
+impl Sent {
+    fn add(&mut self, more: Sent) {
+        self.sent += more.sent;
+        self.lost += more.lost;
+        self.bytes += more.bytes;
+        self.unreachable += more.unreachable;
+    }
+}

@@ -1,0 +1,171 @@
+//! The datagrams of a batch by flow, as pure logic: each group in the order of arrival.
+
+use super::flow_table::FlowRef;
+
+const END: u16 = u16::MAX;
+
+/// Where a flow's datagrams of a batch are; kept beside the flow.
+#[derive(Clone, Copy, Default)]
+pub struct Mark {
+    batch: u64,
+    group: u16,
+}
+
+/// The groups of the current batch.
+pub struct Groups {
+    /// Counts batches: a mark of an earlier one means nothing.
+    batch: u64,
+    groups: Vec<Group>,
+    /// Chains the datagrams of a group.
+    next: Box<[u16]>,
+    /// Where each datagram's payload starts.
+    offsets: Box<[u32]>,
+}
+
+#[derive(Clone, Copy)]
+struct Group {
+    flow: FlowRef,
+    first: u16,
+    last: u16,
+}
+
+impl Groups {
+    /// For batches of up to `room` datagrams: 65,535 at most.
+    pub fn new(room: usize) -> Groups {
+        assert!(room <= usize::from(END), "a slot's number must not be the end of a chain");
+        Groups {
+            batch: 0,
+            groups: Vec::with_capacity(room),
+            next: vec![END; room].into(),
+            offsets: vec![0; room].into(),
+        }
+    }
+
+    /// Begins a batch.
+    pub fn start(&mut self) {
+        self.batch += 1;
+        self.groups.clear();
+    }
+
+    /// Adds a datagram behind the others of its flow; whether it is the first of a group.
+    #[inline]
+    pub fn add(&mut self, flow: FlowRef, mark: &mut Mark, slot: usize, offset: usize) -> bool {
+        self.offsets[slot] = offset as u32;
+        self.next[slot] = END;
+        let slot = slot as u16;
+        if mark.batch == self.batch {
+            let group = &mut self.groups[usize::from(mark.group)];
+            // A group that was forwarded already begins anew.
+            if group.first != END {
+                self.next[usize::from(group.last)] = slot;
+                group.last = slot;
+                return false;
+            }
+        }
+        *mark = Mark { batch: self.batch, group: self.groups.len() as u16 };
+        self.groups.push(Group { flow, first: slot, last: slot });
+        true
+    }
+
+    /// How many groups there are.
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The flow of a group that was not taken yet.
+    pub fn flow(&self, group: usize) -> Option<FlowRef> {
+        self.groups.get(group).filter(|group| group.first != END).map(|group| group.flow)
+    }
+
+    /// The group that a mark of this batch stands for.
+    pub fn of(&self, mark: Mark) -> Option<usize> {
+        (mark.batch == self.batch && usize::from(mark.group) < self.groups.len())
+            .then_some(usize::from(mark.group))
+    }
+
+    /// Takes a group out: its chain, and the slot of its last datagram.
+    pub fn take(&mut self, group: usize) -> Option<Chain> {
+        let group = self.groups.get_mut(group).filter(|group| group.first != END)?;
+        let chain = Chain { at: group.first, last: usize::from(group.last) };
+        group.first = END;
+        Some(chain)
+    }
+
+    /// The next datagram of a chain: its slot, and where its payload starts.
+    #[inline]
+    pub fn step(&self, chain: &mut Chain) -> Option<(usize, usize)> {
+        if chain.at == END {
+            return None;
+        }
+        let slot = usize::from(chain.at);
+        chain.at = self.next[slot];
+        Some((slot, self.offsets[slot] as usize))
+    }
+
+    /// How many datagrams a chain has.
+    pub fn count(&self, mut chain: Chain) -> u64 {
+        std::iter::from_fn(|| self.step(&mut chain)).count() as u64
+    }
+}
+
+/// A group that was taken, on the way through its datagrams.
+#[derive(Clone, Copy)]
+pub struct Chain {
+    at: u16,
+    /// The slot of the last datagram.
+    pub last: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(groups: &Groups, mut chain: Chain) -> Vec<(usize, usize)> {
+        std::iter::from_fn(|| groups.step(&mut chain)).collect()
+    }
+
+    fn flow(index: u32) -> FlowRef {
+        FlowRef { index, serial: u64::from(index) }
+    }
+
+    #[test]
+    fn a_group_keeps_the_order_of_arrival() {
+        let mut groups = Groups::new(8);
+        let (mut one, mut two) = (Mark::default(), Mark::default());
+        groups.start();
+        assert!(groups.add(flow(1), &mut one, 0, 10));
+        assert!(groups.add(flow(2), &mut two, 1, 20));
+        assert!(!groups.add(flow(1), &mut one, 3, 30));
+        assert_eq!(groups.len(), 2);
+        let chain = groups.take(0).unwrap();
+        assert_eq!((slots(&groups, chain), chain.last), (vec![(0, 10), (3, 30)], 3));
+        assert!(groups.take(0).is_none(), "taken once");
+        let chain = groups.take(1).unwrap();
+        assert_eq!(slots(&groups, chain), [(1, 20)]);
+    }
+
+    #[test]
+    fn a_group_that_was_taken_begins_anew() {
+        let mut groups = Groups::new(8);
+        let mut mark = Mark::default();
+        groups.start();
+        groups.add(flow(1), &mut mark, 0, 0);
+        groups.take(0);
+        assert!(groups.add(flow(1), &mut mark, 1, 0));
+        let chain = groups.take(1).unwrap();
+        assert_eq!(slots(&groups, chain), [(1, 0)]);
+    }
+
+    #[test]
+    fn a_mark_of_an_earlier_batch_means_nothing() {
+        let mut groups = Groups::new(8);
+        let mut mark = Mark::default();
+        groups.start();
+        assert_eq!(groups.of(mark), None);
+        groups.add(flow(1), &mut mark, 0, 0);
+        assert_eq!(groups.of(mark), Some(0));
+        groups.start();
+        assert_eq!(groups.of(mark), None);
+        assert!(groups.add(flow(1), &mut mark, 0, 0));
+    }
+}

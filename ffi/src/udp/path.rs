@@ -1,0 +1,52 @@
+//! Where a datagram came from, and which address of this host it was sent to.
+
+use std::hash::{Hash, Hasher};
+
+use crate::socket::RawAddr;
+
+/// A peer, and the local address that it spoke to: what a reply needs to reach it.
+///
+/// Paths are compared, hashed and ordered by the kernel's bytes of their addresses.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path {
+    pub peer: RawAddr,
+    pub local: Local,
+}
+
+/// An address of this host, to reply from. Family 0: the listening socket's own.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Local {
+    /// 4, 6, or 0.
+    pub family: u8,
+    /// Network byte order; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// The interface of a link-local address, which is ambiguous without it; otherwise 0.
+    pub interface: u32,
+}
+
+impl Path {
+    /// The path of a peer that spoke to the listening socket's own address.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn of(peer: std::net::SocketAddr) -> Path {
+        Path { peer: peer.into(), local: Local::default() }
+    }
+
+    /// All of it in one piece: one call of the hasher is cheaper than several.
+    #[inline]
+    fn bytes(&self) -> [u8; 52] {
+        let mut bytes = [0; 52];
+        let peer = self.peer.bytes();
+        bytes[..peer.len()].copy_from_slice(peer);
+        bytes[28..44].copy_from_slice(&self.local.address);
+        bytes[44..48].copy_from_slice(&self.local.interface.to_ne_bytes());
+        bytes[48] = self.local.family;
+        bytes
+    }
+}
+
+impl Hash for Path {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.bytes());
+    }
+}

@@ -1,0 +1,275 @@
+//! Datagrams of peers, taken in by recvmmsg(2) into buffers that are allocated once a worker.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use super::cmsg::{self, Control};
+use super::edge::{Batch, Payload, Received};
+use super::path::Path;
+use crate::socket::{sized, RawAddr};
+
+/// Most datagrams taken in at once: the more, the more of them share a client and so a send.
+pub const INTAKE: usize = 8192;
+/// Most datagrams of one system call: so many long ones have room.
+const CALL: usize = 512;
+/// The largest UDP datagram, and one byte more: a longer one shows.
+pub const ROOM: usize = 65_536;
+/// The distance between two buffers. A multiple of 64 KiB would put the head of every datagram into
+/// the same set of the processor's caches.
+pub const STRIDE: usize = ROOM + 9 * 64;
+/// Nearly every datagram of a network of 1,500 bytes a packet fits in here; buffers so close together
+/// spare the processor's caches and page tables. An odd number of cache lines, see `STRIDE`.
+const SLOT: usize = 25 * 64;
+
+/// A batch of datagrams from peers.
+pub struct Inbox {
+    /// Where datagrams of up to `SLOT` bytes are.
+    slots: Box<[u8]>,
+    /// Where longer ones of the batch's last call are. No memory is used until one comes.
+    long: Box<[u8]>,
+    peers: Box<[RawAddr]>,
+    controls: Box<[Control]>,
+    /// What `messages` points to; never read from here.
+    #[allow(dead_code)]
+    iovecs: Box<[libc::iovec]>,
+    messages: Box<[libc::mmsghdr]>,
+    /// Messages that the batch has filled.
+    used: usize,
+    /// Where the batch's last call begins.
+    last_call: usize,
+}
+
+/// Messages without names, buffers or control space.
+pub fn no_messages(count: usize) -> Box<[libc::mmsghdr]> {
+    // SAFETY: zeroes are a valid mmsghdr: no name, no buffers, no control.
+    vec![unsafe { std::mem::zeroed::<libc::mmsghdr>() }; count].into()
+}
+
+/// Buffers at a distance of `STRIDE`.
+pub fn buffers(count: usize) -> Box<[u8]> {
+    vec![0; count * STRIDE].into()
+}
+
+/// The iovec of some bytes.
+pub fn iovec_of(bytes: &mut [u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
+}
+
+impl Inbox {
+    /// With room for batches of up to so many datagrams.
+    pub fn new(room: usize) -> Inbox {
+        let long_room = room.min(CALL);
+        let mut long = buffers(long_room);
+        let mut slots: Box<[u8]> = vec![0; room * SLOT].into();
+        let rests: Vec<libc::iovec> =
+            long.chunks_exact_mut(STRIDE).map(|one| iovec_of(&mut one[SLOT..ROOM])).collect();
+        // A datagram begins in its slot and goes on in a long buffer, behind as much room. The calls of
+        // a batch share the long buffers: one that has filled any is the batch's last.
+        let mut iovecs: Box<[libc::iovec]> = slots
+            .chunks_exact_mut(SLOT)
+            .enumerate()
+            .flat_map(|(slot, bytes)| [iovec_of(bytes), rests[slot % CALL]])
+            .collect();
+        let mut inbox = Inbox {
+            slots,
+            long,
+            peers: vec![RawAddr::empty(); room].into(),
+            controls: vec![Control::EMPTY; room].into(),
+            messages: no_messages(room),
+            used: room,
+            last_call: 0,
+            iovecs: Box::default(),
+        };
+        for slot in 0..room {
+            let header = &mut inbox.messages[slot].msg_hdr;
+            header.msg_name = inbox.peers[slot].as_mut_ptr();
+            header.msg_iov = &mut iovecs[2 * slot];
+            header.msg_iovlen = 2;
+            header.msg_control = inbox.controls[slot].0.as_mut_ptr().cast();
+        }
+        inbox.iovecs = iovecs;
+        inbox
+    }
+
+    /// Receives what is there, up to `limit` and its room; how many. Fewer when one is long.
+    ///
+    /// # Errors
+    /// Those of recvmmsg(2), when the batch is empty.
+    pub fn receive(&mut self, socket: RawFd, limit: usize) -> io::Result<usize> {
+        // The kernel has written how much of their room the last ones took; all else stays.
+        for message in &mut self.messages[..self.used] {
+            message.msg_hdr.msg_namelen = RawAddr::ROOM;
+            message.msg_hdr.msg_controllen = cmsg::ROOM as _;
+        }
+        self.used = 0;
+        let limit = limit.min(self.messages.len());
+        while self.used < limit {
+            let call = self.used..limit.min(self.used + CALL);
+            let wanted = call.len();
+            // SAFETY: every message points to its own name, slot and control space, and to a long
+            // buffer that no other message of the call has. All live as long as `self` and do not move
+            // with it.
+            match unsafe { receive_many(socket, &mut self.messages[call.clone()]) } {
+                Ok(count) => {
+                    self.last_call = call.start;
+                    self.used += count;
+                    if self.join_long(call.start) || count < wanted {
+                        break;
+                    }
+                }
+                Err(error) if self.used == 0 => return Err(error),
+                // What came before it counts; epoll comes back for the rest.
+                Err(_) => break,
+            }
+        }
+        Ok(self.used)
+    }
+
+    /// Copies the beginning of each long datagram of a call to the rest of it; whether there was one.
+    fn join_long(&mut self, from: usize) -> bool {
+        let mut any = false;
+        for (at, message) in self.messages[..self.used].iter().enumerate().skip(from) {
+            if message.msg_len as usize > SLOT {
+                let slot = &self.slots[at * SLOT..][..SLOT];
+                self.long[(at % CALL) * STRIDE..][..SLOT].copy_from_slice(slot);
+                any = true;
+            }
+        }
+        any
+    }
+
+    #[inline]
+    fn data(&self, slot: usize) -> &[u8] {
+        let length = self.messages[slot].msg_len as usize;
+        let place = match length {
+            0..=SLOT => &self.slots[slot * SLOT..],
+            _ => &self.long[(slot % CALL) * STRIDE..],
+        };
+        &place[..length]
+    }
+
+    #[inline]
+    fn arrival(&self, slot: usize) -> cmsg::Arrival {
+        cmsg::arrival(self.controls[slot].received(&self.messages[slot].msg_hdr))
+    }
+}
+
+impl Batch for Inbox {
+    fn len(&self) -> usize {
+        self.used
+    }
+
+    #[inline]
+    fn get(&self, slot: usize) -> Received<'_> {
+        let message = &self.messages[slot];
+        let mut peer = self.peers[slot];
+        peer.set_length(message.msg_hdr.msg_namelen);
+        Received {
+            data: self.data(slot),
+            path: Path { peer, local: self.arrival(slot).local },
+            truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        }
+    }
+
+    #[inline]
+    fn payload(&self, slot: usize, offset: usize) -> Payload<'_> {
+        let data = self.data(slot);
+        Payload { data: &data[offset.min(data.len())..], dscp: self.arrival(slot).dscp }
+    }
+}
+
+/// Receives without waiting; how many.
+///
+/// # Safety
+/// Every message points to valid names, buffers and control space.
+pub unsafe fn receive_many(fd: RawFd, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    sized(|| {
+        // SAFETY: the caller's promise; no timeout is passed.
+        let count = unsafe {
+            libc::recvmmsg(
+                fd,
+                messages.as_mut_ptr(),
+                messages.len() as u32,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        count as isize
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.connect(listener.local_addr().unwrap()).unwrap();
+        (listener, peer)
+    }
+
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|at| at as u8).collect()
+    }
+
+    #[test]
+    fn datagrams_of_every_length_come_in_complete() {
+        let (listener, peer) = pair();
+        let mut inbox = Inbox::new(64);
+        // One after the other, so that each slot has its turn with a long and a short one.
+        for lengths in [[SLOT, 1, SLOT + 1], [65_507, SLOT - 1, 0]] {
+            let sent = lengths.map(bytes);
+            for datagram in &sent {
+                peer.send(datagram).unwrap();
+            }
+            assert_eq!(inbox.receive(listener.as_raw_fd(), INTAKE).unwrap(), sent.len());
+            for (slot, datagram) in sent.iter().enumerate() {
+                assert_eq!(inbox.get(slot).data, datagram);
+                assert_eq!(inbox.payload(slot, 1).data, &datagram[1.min(datagram.len())..]);
+                assert!(!inbox.get(slot).truncated);
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_with_a_long_datagram_is_the_last_of_its_batch() {
+        let (listener, peer) = pair();
+        crate::socket::set_receive_buffer(listener.as_raw_fd(), 8 << 20);
+        let mut inbox = Inbox::new(2 * CALL);
+        let sent: Vec<Vec<u8>> = (0..2 * CALL + 9)
+            .map(|at| bytes(if at % CALL == 3 { SLOT + 500 } else { 40 }))
+            .collect();
+        for datagram in &sent {
+            peer.send(datagram).unwrap();
+        }
+        let mut seen = 0;
+        while seen < sent.len() {
+            // A short buffer of the system's may hold fewer than were sent.
+            let Ok(count) = inbox.receive(listener.as_raw_fd(), 2 * CALL) else { break };
+            assert!(count <= CALL, "the long one ends the batch");
+            for slot in 0..count {
+                assert_eq!(inbox.get(slot).data, sent[seen + slot]);
+            }
+            seen += count;
+        }
+        assert!(seen > CALL, "two calls at least: {seen}");
+    }
+
+    #[test]
+    fn a_batch_of_several_calls_keeps_every_datagram() {
+        let (listener, peer) = pair();
+        crate::socket::set_receive_buffer(listener.as_raw_fd(), 8 << 20);
+        let mut inbox = Inbox::new(4 * CALL);
+        for at in 0..3 * CALL as u32 {
+            peer.send(&at.to_be_bytes()).unwrap();
+        }
+        let count = inbox.receive(listener.as_raw_fd(), 4 * CALL).unwrap();
+        for slot in 0..count {
+            assert_eq!(inbox.get(slot).data, (slot as u32).to_be_bytes());
+        }
+        assert!(count > CALL, "more than one call: {count}");
+    }
+}
