@@ -1,0 +1,466 @@
+//! The story: peers send, workers have their turns, the upstream answers, lists and reach change. The
+//! model says of each datagram, from the order of arrival alone, what has to become of it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::headers::{client, refused_client, spp, v1, v2, v2_local};
+use super::outside::{Simulated, SimulatedEdge, Socket, Sockets, ROOM_FOR_REPLIES};
+use super::{Choices, Summary};
+use crate::layout::udp_header;
+use crate::refusal::Refusal;
+use crate::stats::Counter;
+use crate::udp::directory::Directory;
+use crate::udp::edge::{Batch, Edge, Payload, Received};
+use crate::udp::engine::{Defects, Engine, Limits};
+use crate::udp::flow::Owner;
+use crate::udp::path::Path;
+
+/// A datagram on its way, and what the model expects of it.
+pub struct Datagram {
+    pub data: Vec<u8>,
+    pub path: Path,
+    pub truncated: bool,
+}
+
+pub struct Arrived(Vec<Datagram>);
+
+impl Batch for Arrived {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn get(&self, slot: usize) -> Received<'_> {
+        let Datagram { data, path, truncated } = &self.0[slot];
+        Received { data, path: *path, truncated: *truncated }
+    }
+
+    fn payload(&self, slot: usize, offset: usize) -> Payload<'_> {
+        Payload { data: &self.0[slot].data[offset..], dscp: 0 }
+    }
+}
+
+/// What the model expects of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Delivered(Owner),
+    Refused(Refusal),
+    /// A header alone that opens a session.
+    Nothing,
+}
+
+pub struct Expected {
+    pub fate: Fate,
+    pub worker: usize,
+    pub peer: SocketAddr,
+    pub header: Vec<u8>,
+    pub delivered: bool,
+}
+
+/// A session as the model has it.
+pub struct ModelSession {
+    pub owner: Owner,
+    pub last_used: u64,
+}
+
+pub struct World<'a> {
+    pub choices: RefCell<&'a mut dyn Choices>,
+    pub now: Cell<u64>,
+    pub mode: u32,
+    pub limits: Limits,
+    pub close_after: u64,
+    /// So many sockets may be open; more is EMFILE.
+    pub descriptors: usize,
+    pub varying: bool,
+    pub workers: Vec<RefCell<Engine<Simulated>>>,
+    pub directory: Arc<Directory<Socket>>,
+    pub sockets: Rc<RefCell<Sockets>>,
+    pub peers: Vec<SocketAddr>,
+    pub clients: Vec<SocketAddr>,
+    /// By peer: the program's list, and each worker's copy of it.
+    pub allowed: RefCell<Vec<bool>>,
+    pub copies: Vec<RefCell<Vec<bool>>>,
+    pub trust_version: Cell<u64>,
+    pub seen_version: Vec<Cell<u64>>,
+    pub unreachable: RefCell<HashSet<SocketAddr>>,
+    /// Every datagram by its number, which is its payload.
+    pub expected: RefCell<Vec<Expected>>,
+    pub sessions: Vec<RefCell<HashMap<Path, ModelSession>>>,
+    /// Owners whose flow a worker could not open, and when.
+    pub failed: RefCell<HashMap<(usize, Owner), u64>>,
+    pub refusals: Vec<RefCell<Vec<Refusal>>>,
+    pub last_sent: RefCell<HashMap<(usize, Owner), usize>>,
+    pub last_used: RefCell<HashMap<Owner, u64>>,
+    pub reply_to: RefCell<HashMap<Owner, (SocketAddr, Vec<u8>)>>,
+    pub next_reply: Cell<u64>,
+    pub counters: RefCell<HashMap<usize, i64>>,
+    pub lost: Cell<u64>,
+    pub depth: Cell<u32>,
+    pub summary: RefCell<Summary>,
+    pub error: RefCell<Option<String>>,
+    pub salt: Cell<u32>,
+}
+
+impl<'a> World<'a> {
+    pub fn new(choices: &'a mut dyn Choices, defects: Defects) -> World<'a> {
+        let mut between = |least: u64, most: u64| least + choices.below(most - least + 1);
+        let workers = between(1, 3) as usize;
+        let mode =
+            [udp_header::DATAGRAM, udp_header::SESSION, udp_header::SPP][between(0, 2) as usize];
+        let limits = Limits {
+            flows: between(1, 10) as usize,
+            header_bytes: between(300, 6_000) as usize,
+            batch: 64,
+            close_after: between(50, 4_000),
+        };
+        let peers = between(1, 5);
+        let clients = between(1, 20);
+        let descriptors = between(2, 40) as usize;
+        let varying = between(0, 1) == 1;
+        let directory = Arc::default();
+        let engines = (0..workers).map(|_| {
+            let mut engine = Engine::new(mode, Arc::clone(&directory), limits);
+            engine.defects = defects;
+            RefCell::new(engine)
+        });
+        World {
+            now: Cell::new(1_000),
+            mode,
+            limits,
+            close_after: limits.close_after,
+            descriptors,
+            varying,
+            workers: engines.collect(),
+            directory: Arc::clone(&directory),
+            sockets: Rc::default(),
+            peers: (0..peers).map(|at| ([198, 51, 100, at as u8], 4_000).into()).collect(),
+            clients: (0..clients).map(|at| client(at as u8)).collect(),
+            allowed: RefCell::new(vec![true; peers as usize]),
+            copies: (0..workers).map(|_| RefCell::new(vec![true; peers as usize])).collect(),
+            trust_version: Cell::new(0),
+            seen_version: vec![Cell::new(0); workers],
+            unreachable: RefCell::default(),
+            expected: RefCell::default(),
+            sessions: (0..workers).map(|_| RefCell::default()).collect(),
+            failed: RefCell::default(),
+            refusals: (0..workers).map(|_| RefCell::default()).collect(),
+            last_sent: RefCell::default(),
+            last_used: RefCell::default(),
+            reply_to: RefCell::default(),
+            next_reply: Cell::new(0),
+            counters: RefCell::default(),
+            lost: Cell::new(0),
+            depth: Cell::new(0),
+            summary: RefCell::default(),
+            error: RefCell::default(),
+            salt: Cell::new(0),
+            choices: RefCell::new(choices),
+        }
+    }
+
+    pub fn below(&self, bound: u64) -> u64 {
+        self.choices.borrow_mut().below(bound)
+    }
+
+    /// Keeps the first thing that went wrong.
+    pub fn fail(&self, what: impl FnOnce() -> String) {
+        let mut error = self.error.borrow_mut();
+        if error.is_none() {
+            *error = Some(format!("at {} ms: {}", self.now.get(), what()));
+        }
+    }
+
+    pub fn check(&self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.fail(what);
+        }
+    }
+
+    pub fn summarise(&self, change: impl FnOnce(&mut Summary)) {
+        change(&mut self.summary.borrow_mut());
+    }
+
+    pub fn counter(&self, counter: Counter) -> i64 {
+        self.counters.borrow().get(&(counter as usize)).copied().unwrap_or(0)
+    }
+
+    /// The list of allowed peers changes.
+    pub fn reload(&self) {
+        for allowed in self.allowed.borrow_mut().iter_mut() {
+            *allowed = self.below(4) != 0;
+        }
+        self.trust_version.set(self.trust_version.get() + 1);
+    }
+
+    /// Some clients' flows can be opened from now on, others cannot.
+    pub fn change_reach(&self) {
+        let mut unreachable = self.unreachable.borrow_mut();
+        unreachable.clear();
+        unreachable.extend(self.clients.iter().filter(|_| self.below(5) == 0));
+    }
+
+    /// One turn of a worker, as `Udp::turn` has it.
+    pub fn turn(&self, worker: usize, most: u64) {
+        let Ok(mut engine) = self.workers[worker].try_borrow_mut() else { return };
+        let mut edge = SimulatedEdge { world: self, worker, replies: 0 };
+        let now = self.now.get();
+        engine.expire(&mut edge);
+        self.sessions[worker]
+            .borrow_mut()
+            .retain(|_, session| session.last_used + self.close_after > now);
+        if self.seen_version[worker].replace(self.trust_version.get()) != self.trust_version.get() {
+            self.copies[worker].borrow_mut().clone_from(&self.allowed.borrow());
+            engine.trust_changed(&edge);
+            self.sessions[worker].borrow_mut().retain(|path, _| self.trusts(worker, path));
+        }
+        let first = self.expected.borrow().len();
+        let count = self.below(most) as usize;
+        let mut arrived = Arrived(Vec::new());
+        for _ in 0..count {
+            if let Some(datagram) = self.datagram(worker) {
+                arrived.0.push(datagram);
+            }
+        }
+        let numbers: Vec<usize> = (first..self.expected.borrow().len()).collect();
+        self.refusals[worker].borrow_mut().clear();
+        engine.take_in(&mut edge, &arrived);
+        self.judge(worker, &numbers);
+        let bytes = engine.cache.bytes();
+        self.check(bytes <= self.limits.header_bytes, || format!("{bytes} bytes are cached"));
+        let model = self.sessions[worker].borrow().len();
+        let sessions = engine.sessions.len();
+        self.check(sessions == model, || format!("{sessions} sessions, not {model}"));
+        let here = engine.flows();
+        self.check(here <= self.limits.flows, || format!("{here} flows are too many"));
+    }
+
+    pub fn trusts(&self, worker: usize, path: &Path) -> bool {
+        let peer = path.peer.socket_addr();
+        let at = self.peers.iter().position(|other| Some(*other) == peer);
+        at.is_some_and(|at| self.copies[worker].borrow()[at])
+    }
+
+    /// The next datagram that arrives at a worker, with the model's expectation. Peers are spread over
+    /// the workers as the kernel spreads them; a worker that has none gets nothing.
+    pub fn datagram(&self, worker: usize) -> Option<Datagram> {
+        let own: Vec<usize> =
+            (0..self.peers.len()).filter(|at| at % self.workers.len() == worker).collect();
+        if own.is_empty() {
+            return None;
+        }
+        let peer = self.peers[own[self.below(own.len() as u64) as usize]];
+        let path = Path::of(peer);
+        let number = self.expected.borrow().len() as u64;
+        let bare = self.mode == udp_header::SESSION && self.below(4) != 0;
+        let kind = if bare { 15 } else { self.below(15) };
+        let client = self.clients[self.below(self.clients.len() as u64) as usize];
+        let (header, owner): (Vec<u8>, Result<Owner, Refusal>) = match kind {
+            15 => (Vec::new(), Err(Refusal::NoSession)),
+            0 => self.garbage(),
+            1 if self.mode != udp_header::SPP => (v2_local(), Ok(Owner::Peer(peer))),
+            2 => (self.header(refused_client()), Err(Refusal::SourceAddress)),
+            3 if self.mode != udp_header::SPP => (v1(client), Ok(Owner::Client(client))),
+            _ => (self.header(client), Ok(Owner::Client(client))),
+        };
+        // In a session a header may come alone.
+        let alone = self.mode == udp_header::SESSION && !bare && self.below(3) == 0;
+        let mut data = header.clone();
+        // Behind garbage more bytes could make other garbage of it.
+        if !alone && kind != 0 {
+            data.extend(number.to_be_bytes());
+        }
+        let truncated = self.below(40) == 0;
+        let fate = match truncated {
+            true => Fate::Refused(Refusal::DatagramTooLong),
+            false => self.fate(worker, &path, owner, bare, alone),
+        };
+        self.expected.borrow_mut().push(Expected { fate, worker, peer, header, delivered: false });
+        Some(Datagram { data, path, truncated })
+    }
+
+    pub fn header(&self, client: SocketAddr) -> Vec<u8> {
+        if self.mode == udp_header::SPP {
+            return spp(client, if self.varying { self.salt() } else { 0 });
+        }
+        match self.varying && self.below(2) == 0 {
+            true => v2(client, Some(self.salt())),
+            false => v2(client, None),
+        }
+    }
+
+    pub fn salt(&self) -> u32 {
+        self.salt.set(self.salt.get() + 1);
+        // Some come again, most do not.
+        self.salt.get() % 50
+    }
+
+    pub fn garbage(&self) -> (Vec<u8>, Result<Owner, Refusal>) {
+        match (self.mode, self.below(2)) {
+            (udp_header::SPP, 0) => (vec![0x56, 0xec, 1], Err(Refusal::SppShort)),
+            (udp_header::SPP, _) => (b"GET /".to_vec(), Err(Refusal::SppMagic)),
+            (udp_header::SESSION, _) => (b"PROXY TCP5 ".to_vec(), Err(Refusal::V1Protocol)),
+            (_, 0) => (b"PROXY TCP4 192.0.2.1".to_vec(), Err(Refusal::Incomplete)),
+            _ => (b"GET /".to_vec(), Err(Refusal::NotProxy)),
+        }
+    }
+
+    /// What the model expects, and what that does to its sessions.
+    pub fn fate(
+        &self,
+        worker: usize,
+        path: &Path,
+        owner: Result<Owner, Refusal>,
+        bare: bool,
+        alone: bool,
+    ) -> Fate {
+        let now = self.now.get();
+        let trusted = self.trusts(worker, path);
+        let mut sessions = self.sessions[worker].borrow_mut();
+        if bare {
+            return match sessions.get_mut(path) {
+                Some(session) => {
+                    session.last_used = now;
+                    Fate::Delivered(session.owner)
+                }
+                None if trusted => Fate::Refused(Refusal::NoSession),
+                None => Fate::Refused(Refusal::PeerNotAllowed),
+            };
+        }
+        // A header is framed before anyone asks whose it is, and decoded only after that.
+        let framed = !matches!(
+            owner,
+            Err(Refusal::SppShort
+                | Refusal::SppMagic
+                | Refusal::V1Protocol
+                | Refusal::Incomplete
+                | Refusal::NotProxy)
+        );
+        let judged = if framed && !trusted { Err(Refusal::PeerNotAllowed) } else { owner };
+        if self.mode != udp_header::SESSION {
+            return judged.map_or_else(Fate::Refused, Fate::Delivered);
+        }
+        match judged {
+            Err(refusal) => {
+                sessions.remove(path);
+                Fate::Refused(refusal)
+            }
+            Ok(owner) => {
+                if !sessions.contains_key(path) && sessions.len() >= self.limits.flows {
+                    let idlest = sessions.iter().min_by_key(|(path, it)| (it.last_used, **path));
+                    if let Some(idlest) = idlest.map(|(path, _)| *path) {
+                        sessions.remove(&idlest);
+                    }
+                }
+                sessions.insert(*path, ModelSession { owner, last_used: now });
+                if alone {
+                    Fate::Nothing
+                } else {
+                    Fate::Delivered(owner)
+                }
+            }
+        }
+    }
+
+    /// Compares what became of a batch with what the model expected.
+    pub fn judge(&self, worker: usize, numbers: &[usize]) {
+        let expected = self.expected.borrow();
+        let mut refusals = Vec::new();
+        for number in numbers {
+            let datagram = &expected[*number];
+            // Another worker that had its turn meanwhile has judged its own.
+            if datagram.worker != worker {
+                continue;
+            }
+            match datagram.fate {
+                Fate::Refused(refusal) => {
+                    refusals.push(refusal);
+                    self.summarise(|summary| summary.refused += 1);
+                    if refusal == Refusal::NoSession {
+                        self.summarise(|summary| summary.without_session += 1);
+                    }
+                }
+                Fate::Delivered(owner) if !datagram.delivered => {
+                    self.summarise(|summary| summary.failed += 1);
+                    let failed = self.failed.borrow().get(&(worker, owner)).copied();
+                    let excused = failed.is_some_and(|at| self.now.get() < at + 1_000);
+                    self.check(excused, || format!("datagram {number} of {owner:?} was lost"));
+                }
+                Fate::Delivered(_) | Fate::Nothing => {}
+            }
+        }
+        let seen = self.refusals[worker].borrow();
+        self.check(*seen == refusals, || format!("refused {seen:?}, expected {refusals:?}"));
+    }
+
+    /// The upstream answers on some sockets, and a worker relays it.
+    pub fn reply(&self) {
+        let mut numbers: Vec<u64> = {
+            let sockets = self.sockets.borrow();
+            sockets.live.iter().filter(|(_, it)| it.sent).map(|(number, _)| *number).collect()
+        };
+        numbers.sort_unstable();
+        for number in numbers {
+            if self.below(3) == 0 {
+                continue;
+            }
+            let count = 1 + self.below(2 * ROOM_FOR_REPLIES as u64);
+            let watched = {
+                let mut sockets = self.sockets.borrow_mut();
+                let Some(waiting) = sockets.live.get_mut(&number) else { continue };
+                for _ in 0..count {
+                    waiting.replies.push_back(self.next_reply.replace(self.next_reply.get() + 1));
+                }
+                waiting.watched
+            };
+            let Some((worker, key)) = watched else {
+                self.fail(|| format!("nobody receives the replies of socket {number}"));
+                continue;
+            };
+            let mut edge = SimulatedEdge { world: self, worker, replies: 0 };
+            self.workers[worker].borrow_mut().relay_replies(&mut edge, key, 4);
+            edge.send_replies();
+            let left = self.sockets.borrow().live.get(&number).map(|it| it.replies.len());
+            self.check(left == Some(0), || format!("replies are left: {left:?}"));
+        }
+    }
+
+    pub fn check_bounds(&self) {
+        let here: usize = self.workers.iter().map(|worker| worker.borrow().flows()).sum();
+        let active = self.counter(Counter::FlowsActive);
+        self.check(active == here as i64, || format!("{active} flows counted, {here} there"));
+        let open = self.sockets.borrow().live.len();
+        self.check(open == here, || format!("{open} sockets for {here} flows"));
+    }
+
+    /// Lets everything become idle, and looks whether anything is left.
+    pub fn finish(&self) -> Result<Summary, String> {
+        self.now.set(self.now.get() + self.close_after + 1_001);
+        for (worker, engine) in self.workers.iter().enumerate() {
+            let mut edge = SimulatedEdge { world: self, worker, replies: 0 };
+            let mut engine = engine.borrow_mut();
+            engine.expire(&mut edge);
+            let (flows, sessions) = (engine.flows(), engine.sessions.len());
+            self.check(flows == 0 && sessions == 0, || {
+                format!("{flows} flows and {sessions} sessions are left")
+            });
+            let deadline = engine.next_deadline();
+            self.check(deadline.is_none(), || format!("a deadline at {deadline:?} is left"));
+        }
+        self.check_bounds();
+        let opened = self.counter(Counter::FlowsOpened);
+        let ended = self.summary.borrow().evicted + self.summary.borrow().expired;
+        self.check(opened == ended as i64, || format!("{opened} flows opened, {ended} ended"));
+        let open = self.directory.open();
+        self.check(open == 0, || format!("{open} flows are left in the directory"));
+        let lost = self.counter(Counter::DatagramsLost) as u64;
+        let summary = *self.summary.borrow();
+        let expected = self.lost.get() + summary.failed;
+        self.check(lost == expected, || format!("{lost} datagrams counted lost, {expected} were"));
+        let up = self.counter(Counter::DatagramsUp) as u64;
+        self.check(up == summary.delivered, || format!("{up} datagrams counted"));
+        self.error.borrow_mut().take().map_or(Ok(summary), Err)
+    }
+}
