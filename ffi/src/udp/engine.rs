@@ -24,8 +24,10 @@ use crate::stats::Counter;
 /// What a worker's UDP side may hold.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// Flows, and likewise sessions.
+    /// Flows that are served, each with a descriptor.
     pub flows: usize,
+    /// Sessions, which outlive flows that made room for others.
+    pub sessions: usize,
     /// Bytes of headers that are remembered.
     pub header_bytes: usize,
     /// Datagrams of a batch.
@@ -67,7 +69,7 @@ impl<K: Kinds> Engine<K> {
             directory,
             flows: FlowTable::new(limits.flows, limits.close_after),
             cache: HeaderCache::new(limits.header_bytes),
-            sessions: Sessions::new(limits.flows, limits.header_bytes, limits.close_after),
+            sessions: Sessions::new(limits.sessions, limits.header_bytes, limits.close_after),
             groups: Groups::new(limits.batch),
             sent: Sent::default(),
             #[cfg(any(test, feature = "fuzzing"))]

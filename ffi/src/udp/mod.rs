@@ -49,6 +49,8 @@ pub type Directory = directory::Directory<Upstream>;
 const STOP_MS: u64 = 1_000;
 /// Enough for a burst; more only moves the queue out of the caches.
 const LISTENER_BUFFER: i32 = 512 << 10;
+/// Sessions of all workers.
+const SESSIONS: usize = 65_536;
 /// Bytes of headers that all workers remember.
 const HEADER_BYTES: usize = 16 << 20;
 
@@ -76,6 +78,7 @@ impl Udp {
         }
         let limits = Limits {
             flows: service.flows_a_listener(),
+            sessions: SESSIONS / service.listeners(),
             header_bytes: HEADER_BYTES / service.listeners(),
             batch: INTAKE,
             close_after: settings.close_after.as_millis() as u64,

@@ -112,6 +112,7 @@ impl<'a> World<'a> {
             [udp_header::DATAGRAM, udp_header::SESSION, udp_header::SPP][between(0, 2) as usize];
         let limits = Limits {
             flows: between(1, 10) as usize,
+            sessions: between(1, 5) as usize,
             header_bytes: between(300, 6_000) as usize,
             batch: 64,
             close_after: between(50, 4_000),
@@ -348,7 +349,7 @@ impl<'a> World<'a> {
                 Fate::Refused(refusal)
             }
             Ok(owner) => {
-                if !sessions.contains_key(path) && sessions.len() >= self.limits.flows {
+                if !sessions.contains_key(path) && sessions.len() >= self.limits.sessions {
                     let idlest = sessions.iter().min_by_key(|(path, it)| (it.last_used, **path));
                     if let Some(idlest) = idlest.map(|(path, _)| *path) {
                         sessions.remove(&idlest);
