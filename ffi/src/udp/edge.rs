@@ -16,6 +16,8 @@ use crate::stats::Counter;
 pub struct Received<'a> {
     pub data: &'a [u8],
     pub path: Path,
+    /// In the upper six bits.
+    pub dscp: u8,
     /// Longer than any UDP datagram can be.
     pub truncated: bool,
 }
@@ -26,8 +28,8 @@ pub trait Batch {
     fn len(&self) -> usize;
     /// One of them, with where it came from.
     fn get(&self, slot: usize) -> Received<'_>;
-    /// Its bytes from `offset` on, and its DSCP.
-    fn payload(&self, slot: usize, offset: usize) -> Payload<'_>;
+    /// The bytes of one of them.
+    fn data(&self, slot: usize) -> &[u8];
 }
 
 /// What of a datagram goes to the upstream.

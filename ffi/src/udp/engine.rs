@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::directory::Directory;
-use super::edge::{Batch, Edge, Kinds, Sent};
+use super::edge::{Batch, Edge, Kinds, Payload, Sent};
 use super::flow::ReplyRoute;
 use super::flow_table::{FlowRef, FlowTable, Place, State};
-use super::group::Groups;
+use super::group::{Groups, Piece};
 use super::header_cache::HeaderCache;
 use super::sessions::Sessions;
 use crate::access::Ending;
@@ -146,7 +146,8 @@ impl<K: Kinds> Engine<K> {
                 return;
             }
         }
-        self.groups.add(flow, &mut entry.mark, slot, offset);
+        let piece = Piece { offset: offset as u32, dscp: received.dscp };
+        self.groups.add(flow, &mut entry.mark, slot, piece);
     }
 
     /// Sends a group's datagrams to its flow, unless that was done before.
@@ -182,7 +183,9 @@ impl<K: Kinds> Engine<K> {
         flow.set_route(&mut entry.known, ReplyRoute { path: last.path, header });
         let groups = &self.groups;
         let payloads = std::iter::from_fn(|| {
-            groups.step(&mut chain).map(|(slot, offset)| batch.payload(slot, offset))
+            let (slot, piece) = groups.step(&mut chain)?;
+            let data = &batch.data(slot)[piece.offset as usize..];
+            Some(Payload { data, dscp: piece.dscp })
         });
         let sent = edge.send(&flow.socket, payloads, &mut entry.segmenting);
         if edge.keeps_accounts() {

@@ -18,8 +18,16 @@ pub struct Groups {
     groups: Vec<Group>,
     /// Chains the datagrams of a group.
     next: Box<[u16]>,
-    /// Where each datagram's payload starts.
-    offsets: Box<[u32]>,
+    pieces: Box<[Piece]>,
+}
+
+/// What of a datagram goes to the upstream, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Where the payload starts.
+    pub offset: u32,
+    /// In the upper six bits.
+    pub dscp: u8,
 }
 
 #[derive(Clone, Copy)]
@@ -37,7 +45,7 @@ impl Groups {
             batch: 0,
             groups: Vec::with_capacity(room),
             next: vec![END; room].into(),
-            offsets: vec![0; room].into(),
+            pieces: vec![Piece::default(); room].into(),
         }
     }
 
@@ -49,8 +57,8 @@ impl Groups {
 
     /// Adds a datagram behind the others of its flow; whether it is the first of a group.
     #[inline]
-    pub fn add(&mut self, flow: FlowRef, mark: &mut Mark, slot: usize, offset: usize) -> bool {
-        self.offsets[slot] = offset as u32;
+    pub fn add(&mut self, flow: FlowRef, mark: &mut Mark, slot: usize, piece: Piece) -> bool {
+        self.pieces[slot] = piece;
         self.next[slot] = END;
         let slot = slot as u16;
         if mark.batch == self.batch {
@@ -91,15 +99,15 @@ impl Groups {
         Some(chain)
     }
 
-    /// The next datagram of a chain: its slot, and where its payload starts.
+    /// The next datagram of a chain: its slot, and what of it is sent.
     #[inline]
-    pub fn step(&self, chain: &mut Chain) -> Option<(usize, usize)> {
+    pub fn step(&self, chain: &mut Chain) -> Option<(usize, Piece)> {
         if chain.at == END {
             return None;
         }
         let slot = usize::from(chain.at);
         chain.at = self.next[slot];
-        Some((slot, self.offsets[slot] as usize))
+        Some((slot, self.pieces[slot]))
     }
 
     /// How many datagrams a chain has.
@@ -120,8 +128,13 @@ pub struct Chain {
 mod tests {
     use super::*;
 
-    fn slots(groups: &Groups, mut chain: Chain) -> Vec<(usize, usize)> {
-        std::iter::from_fn(|| groups.step(&mut chain)).collect()
+    fn slots(groups: &Groups, mut chain: Chain) -> Vec<(usize, u32)> {
+        let step = || groups.step(&mut chain).map(|(slot, piece)| (slot, piece.offset));
+        std::iter::from_fn(step).collect()
+    }
+
+    fn piece(offset: u32) -> Piece {
+        Piece { offset, dscp: 0 }
     }
 
     fn flow(index: u32) -> FlowRef {
@@ -133,9 +146,9 @@ mod tests {
         let mut groups = Groups::new(8);
         let (mut one, mut two) = (Mark::default(), Mark::default());
         groups.start();
-        assert!(groups.add(flow(1), &mut one, 0, 10));
-        assert!(groups.add(flow(2), &mut two, 1, 20));
-        assert!(!groups.add(flow(1), &mut one, 3, 30));
+        assert!(groups.add(flow(1), &mut one, 0, piece(10)));
+        assert!(groups.add(flow(2), &mut two, 1, piece(20)));
+        assert!(!groups.add(flow(1), &mut one, 3, piece(30)));
         assert_eq!(groups.len(), 2);
         let chain = groups.take(0).unwrap();
         assert_eq!((slots(&groups, chain), chain.last), (vec![(0, 10), (3, 30)], 3));
@@ -149,9 +162,9 @@ mod tests {
         let mut groups = Groups::new(8);
         let mut mark = Mark::default();
         groups.start();
-        groups.add(flow(1), &mut mark, 0, 0);
+        groups.add(flow(1), &mut mark, 0, piece(0));
         groups.take(0);
-        assert!(groups.add(flow(1), &mut mark, 1, 0));
+        assert!(groups.add(flow(1), &mut mark, 1, piece(0)));
         let chain = groups.take(1).unwrap();
         assert_eq!(slots(&groups, chain), [(1, 0)]);
     }
@@ -162,10 +175,10 @@ mod tests {
         let mut mark = Mark::default();
         groups.start();
         assert_eq!(groups.of(mark), None);
-        groups.add(flow(1), &mut mark, 0, 0);
+        groups.add(flow(1), &mut mark, 0, piece(0));
         assert_eq!(groups.of(mark), Some(0));
         groups.start();
         assert_eq!(groups.of(mark), None);
-        assert!(groups.add(flow(1), &mut mark, 0, 0));
+        assert!(groups.add(flow(1), &mut mark, 0, piece(0)));
     }
 }

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::cmsg::{self, Control};
-use super::edge::{Batch, Payload, Received};
+use super::cmsg::{self, Arrival, Control};
+use super::edge::{Batch, Received};
 use super::path::Path;
 use crate::socket::{sized, RawAddr};
 
@@ -137,21 +137,6 @@ impl Inbox {
         }
         any
     }
-
-    #[inline]
-    fn data(&self, slot: usize) -> &[u8] {
-        let length = self.messages[slot].msg_len as usize;
-        let place = match length {
-            0..=SLOT => &self.slots[slot * SLOT..],
-            _ => &self.long[(slot % CALL) * STRIDE..],
-        };
-        &place[..length]
-    }
-
-    #[inline]
-    fn arrival(&self, slot: usize) -> cmsg::Arrival {
-        cmsg::arrival(self.controls[slot].received(&self.messages[slot].msg_hdr))
-    }
 }
 
 impl Batch for Inbox {
@@ -164,17 +149,24 @@ impl Batch for Inbox {
         let message = &self.messages[slot];
         let mut peer = self.peers[slot];
         peer.set_length(message.msg_hdr.msg_namelen);
+        let control = self.controls[slot].received(&message.msg_hdr);
+        let Arrival { local, dscp } = cmsg::arrival(control);
         Received {
             data: self.data(slot),
-            path: Path { peer, local: self.arrival(slot).local },
+            path: Path { peer, local },
+            dscp,
             truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         }
     }
 
     #[inline]
-    fn payload(&self, slot: usize, offset: usize) -> Payload<'_> {
-        let data = self.data(slot);
-        Payload { data: &data[offset.min(data.len())..], dscp: self.arrival(slot).dscp }
+    fn data(&self, slot: usize) -> &[u8] {
+        let length = self.messages[slot].msg_len as usize;
+        let place = match length {
+            0..=SLOT => &self.slots[slot * SLOT..],
+            _ => &self.long[(slot % CALL) * STRIDE..],
+        };
+        &place[..length]
     }
 }
 
@@ -228,7 +220,6 @@ mod tests {
             assert_eq!(inbox.receive(listener.as_raw_fd(), INTAKE).unwrap(), sent.len());
             for (slot, datagram) in sent.iter().enumerate() {
                 assert_eq!(inbox.get(slot).data, datagram);
-                assert_eq!(inbox.payload(slot, 1).data, &datagram[1.min(datagram.len())..]);
                 assert!(!inbox.get(slot).truncated);
             }
         }

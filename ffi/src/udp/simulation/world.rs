@@ -14,7 +14,7 @@ use crate::layout::udp_header;
 use crate::refusal::Refusal;
 use crate::stats::Counter;
 use crate::udp::directory::Directory;
-use crate::udp::edge::{Batch, Edge, Payload, Received};
+use crate::udp::edge::{Batch, Edge, Received};
 use crate::udp::engine::{Defects, Engine, Limits};
 use crate::udp::flow::Owner;
 use crate::udp::path::Path;
@@ -35,11 +35,11 @@ impl Batch for Arrived {
 
     fn get(&self, slot: usize) -> Received<'_> {
         let Datagram { data, path, truncated } = &self.0[slot];
-        Received { data, path: *path, truncated: *truncated }
+        Received { data, path: *path, dscp: 0, truncated: *truncated }
     }
 
-    fn payload(&self, slot: usize, offset: usize) -> Payload<'_> {
-        Payload { data: &self.0[slot].data[offset..], dscp: 0 }
+    fn data(&self, slot: usize) -> &[u8] {
+        &self.0[slot].data
     }
 }
 
