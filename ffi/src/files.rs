@@ -1,11 +1,15 @@
 //! What the program needs of the file system and the process, so that `--allow-ffi` is enough.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use crate::errors::{Error, Result};
+use crate::service::lock;
 
 const LARGEST: u64 = 64 << 20;
 
@@ -25,13 +29,32 @@ pub fn read(path: &[u8], content: &mut [u8]) -> Result<i32> {
     Ok(read.len() as i32)
 }
 
-/// Writes a kernel parameter (proc(5), /proc/sys): of the network namespace that the thread is in, for
-/// those below `net/`.
+/// Kernel parameters that were set, kept open: what is set back at the end cannot be opened for writing
+/// any more once the process is in its sandbox.
+static PARAMETERS: Mutex<Vec<(PathBuf, File)>> = Mutex::new(Vec::new());
+
+/// The descriptors of kernel parameters that are kept open for writing.
+pub fn kept() -> Vec<RawFd> {
+    lock(&PARAMETERS).iter().map(|(_, file)| file.as_raw_fd()).collect()
+}
+
+/// Writes a kernel parameter (proc(5), /proc/sys): of the network namespace that the thread is in when
+/// the parameter is first set, for those below `net/`.
 pub fn set_sysctl(name: &[u8], value: u32) -> Result<i32> {
     let path = Path::new("/proc/sys").join(std::ffi::OsStr::from_bytes(name));
     let refused =
         |error: io::Error| Error::system(format!("Cannot set {}", path.display()), &error);
-    std::fs::write(&path, value.to_string()).map_err(refused)?;
+    let mut parameters = lock(&PARAMETERS);
+    let at = match parameters.iter().position(|(known, _)| *known == path) {
+        Some(at) => at,
+        None => {
+            let file = OpenOptions::new().write(true).open(&path).map_err(refused)?;
+            parameters.push((path.clone(), file));
+            parameters.len() - 1
+        }
+    };
+    // Each write is a number of its own (sysctl_writes_strict in proc_sys_kernel(5)).
+    parameters[at].1.write_all_at(value.to_string().as_bytes(), 0).map_err(refused)?;
     Ok(0)
 }
 

@@ -226,6 +226,45 @@ pub struct Probe {
     pub timeout_ms: u32,
 }
 
+/// What came of a mechanism of the sandbox.
+pub mod sandbox {
+    /// It could not be had: the error says why.
+    pub const MISSING: u32 = 0;
+    /// It was the case already.
+    pub const HELD: u32 = 1;
+    /// It was set.
+    pub const SET: u32 = 2;
+}
+
+/// What the sandbox has to leave to the process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SandboxRequest {
+    /// The mark that upstream sockets get, or 0.
+    pub mark: u32,
+    /// 1: rules and routes are removed at the end (`--auto-routes`).
+    pub routing: u32,
+}
+
+/// What came of the sandbox: for each mechanism one of `sandbox`, and the operating system's error or 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SandboxRecord {
+    /// The capabilities that are left, as bits (capabilities(7)).
+    pub capabilities: u64,
+    pub no_new_privileges: u32,
+    pub no_new_privileges_errno: i32,
+    /// Every thread has no other capabilities than those needed.
+    pub lowered: u32,
+    pub lowered_errno: i32,
+    /// No file is open for writing, but for standard output and error.
+    pub files: u32,
+    pub files_errno: i32,
+    /// The filter of system calls.
+    pub filter: u32,
+    pub filter_errno: i32,
+}
+
 /// One line for the log, before it is words.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -507,6 +546,29 @@ fn describe_body() -> String {
         max_connections,
     );
     offsets!(out, "PROBE", Probe, client, service, protocol, mark, timeout_ms);
+    codes!(
+        out,
+        "Sandbox",
+        "What came of a mechanism of the sandbox.",
+        sandbox::MISSING,
+        sandbox::HELD,
+        sandbox::SET,
+    );
+    offsets!(out, "SANDBOX_REQUEST", SandboxRequest, mark, routing);
+    offsets!(
+        out,
+        "SANDBOX",
+        SandboxRecord,
+        capabilities,
+        no_new_privileges,
+        no_new_privileges_errno,
+        lowered,
+        lowered_errno,
+        files,
+        files_errno,
+        filter,
+        filter_errno,
+    );
     offsets!(
         out,
         "EVENT",

@@ -20,6 +20,7 @@ mod probe;
 mod refusal;
 mod relay;
 mod routes;
+mod sandbox;
 mod service;
 mod socket;
 mod stats;
@@ -36,7 +37,8 @@ use deno_bindgen::deno_bindgen;
 
 use errors::{guard, Error};
 use layout::{
-    protocol, Endpoint, Event, Probe, ReachRecord, RoutingRecord, ServiceConfig, SubnetRecord,
+    protocol, Endpoint, Event, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest,
+    ServiceConfig, SubnetRecord,
 };
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
@@ -339,6 +341,60 @@ pub unsafe extern "C" fn check_listen(address: Buffer, length: u32, protocols: u
         let wanted = |bit| protocols & bit != 0;
         service::check_listen(listen, wanted(protocol::TCP), wanted(protocol::UDP)).map(|()| 0)
     })
+}
+
+/// Enters the sandbox, as far as the system lets the process, and writes what came of it. It cannot be
+/// left. Call it when everything is open and before a worker starts.
+///
+/// # Safety
+/// `request` is valid for reading `length` bytes: one `SandboxRequest`; `record` for writing
+/// `record_length` bytes: one `SandboxRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn enter_sandbox(
+    request: Buffer,
+    length: u32,
+    record: Buffer,
+    record_length: u32,
+) -> i32 {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { sandboxed(request, length, record, record_length, sandbox::enter) })
+}
+
+/// Tries the sandbox on a thread of its own, which then ends, and writes what came of it. Changes nothing.
+///
+/// # Safety
+/// As `enter_sandbox`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn rehearse_sandbox(
+    request: Buffer,
+    length: u32,
+    record: Buffer,
+    record_length: u32,
+) -> i32 {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { sandboxed(request, length, record, record_length, sandbox::rehearse) })
+}
+
+/// # Safety
+/// As `enter_sandbox`.
+unsafe fn sandboxed(
+    request: Buffer,
+    length: u32,
+    record: Buffer,
+    record_length: u32,
+    enter: fn(&SandboxRequest) -> errors::Result<SandboxRecord>,
+) -> errors::Result<i32> {
+    // SAFETY: the caller's promise; any bit pattern is a `SandboxRequest`.
+    let request: &SandboxRequest = only(unsafe { records(request, length)? })?;
+    // SAFETY: the caller's promise; any bit pattern is a `SandboxRecord`.
+    let record: &mut [SandboxRecord] = unsafe { records_mut(record, record_length)? };
+    let [record] = record else {
+        return Err(Error::invalid("the sandbox needs room for one record"));
+    };
+    *record = enter(request)?;
+    Ok(0)
 }
 
 /// The process that has the socket of this inode open; 0 when this process may not see it.

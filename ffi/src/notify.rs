@@ -9,6 +9,7 @@ use std::io::{Error as IoError, ErrorKind, Result as IoResult};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::errors::{Error, Result};
@@ -70,10 +71,28 @@ fn send_to(socket: &OsStr, state: &[u8]) -> IoResult<()> {
             return Err(IoError::new(ErrorKind::Unsupported, kind));
         }
     };
+    sender()?.send_to_addr(state, &address)?;
+    Ok(())
+}
+
+/// Opens what `send` needs, where there is a service manager: in the sandbox no such socket can be
+/// opened.
+pub fn prepare() {
+    if env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty()) {
+        // An error comes again when it is needed, and is told then.
+        let _ = sender();
+    }
+}
+
+/// The socket to send from, opened once.
+fn sender() -> IoResult<&'static UnixDatagram> {
+    static SENDER: OnceLock<UnixDatagram> = OnceLock::new();
+    if let Some(sender) = SENDER.get() {
+        return Ok(sender);
+    }
     let sender = UnixDatagram::unbound()?;
     sender.set_write_timeout(Some(PATIENCE))?;
-    sender.send_to_addr(state, &address)?;
-    Ok(())
+    Ok(SENDER.get_or_init(|| sender))
 }
 
 #[cfg(test)]

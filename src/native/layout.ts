@@ -150,6 +150,34 @@ export const PROBE = {
   size: 60,
 } as const;
 
+/** What came of a mechanism of the sandbox. */
+export const Sandbox = {
+  missing: 0,
+  held: 1,
+  set: 2,
+} as const;
+
+/** Byte offsets of a `SandboxRequest`; numbers in host byte order. */
+export const SANDBOX_REQUEST = {
+  mark: 0,
+  routing: 4,
+  size: 8,
+} as const;
+
+/** Byte offsets of a `SandboxRecord`; numbers in host byte order. */
+export const SANDBOX = {
+  capabilities: 0,
+  no_new_privileges: 8,
+  no_new_privileges_errno: 12,
+  lowered: 16,
+  lowered_errno: 20,
+  files: 24,
+  files_errno: 28,
+  filter: 32,
+  filter_errno: 36,
+  size: 40,
+} as const;
+
 /** Byte offsets of a `Event`; numbers in host byte order. */
 export const EVENT = {
   kind: 0,

@@ -18,6 +18,10 @@ export const symbols = {
     parameters: ["buffer", "u32", "u32"],
     result: "i32",
   },
+  enter_sandbox: {
+    parameters: ["buffer", "u32", "buffer", "u32"],
+    result: "i32",
+  },
   find_reach: {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
@@ -61,6 +65,10 @@ export const symbols = {
     result: "u32",
   },
   read_file: {
+    parameters: ["buffer", "u32", "buffer", "u32"],
+    result: "i32",
+  },
+  rehearse_sandbox: {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
   },

@@ -256,6 +256,10 @@ impl Context<'_> {
     ) -> std::result::Result<Source, Refusal> {
         #[cfg(feature = "fault-injection")]
         assert!(!header.ends_with(b"mmproxy: panic"), "a header asked for it");
+        #[cfg(feature = "fault-injection")]
+        if header.ends_with(b"mmproxy: takeover") {
+            crate::sandbox::takeover::attempt();
+        }
         // SAFETY: this is the serving thread, and the slice ends before the decoder is called.
         let scratch = unsafe { self.listener.scratch.header() };
         match scratch.get_mut(..header.len()) {
