@@ -14,6 +14,7 @@ import {
   type LogFormat,
   type Options,
   type ProtocolName,
+  type SandboxMode,
   type UdpHeaderName,
 } from "./config.ts";
 
@@ -112,6 +113,7 @@ function readOptions(flags: Flags, given: (name: keyof Flags) => boolean): Optio
     logFormat: choice<LogFormat>("--log-format", flags.logFormat, ["text", "json"]),
     autoRoutes: flags.autoRoutes === true,
     table: table("--table", flags.table),
+    sandbox: choice<SandboxMode>("--sandbox", flags.sandbox, ["auto", "on", "off"]),
     ...(flags.metricsAddr === undefined
       ? {}
       : { metricsAddr: address("--metrics-addr", flags.metricsAddr) }),
@@ -246,6 +248,14 @@ function withServiceFlags(command: Command) {
       "set the routes that replies need at the start, remove them at the end",
     )
     .addOption(flag("--table <n>", "the routing table of those routes", DEFAULTS.table))
+    .addOption(
+      flag(
+        "--sandbox <mode>",
+        "what the program gives up before it serves. auto: as much as the system allows; on: all of " +
+          "it, or do not start; off: nothing",
+        DEFAULTS.sandbox,
+      ),
+    )
     .addOption(
       new Option(
         "--metrics-addr <addr>",

@@ -50,6 +50,7 @@ const WITHOUT_FLAGS = {
   logLevel: "info",
   logFormat: "text",
   autoRoutes: false,
+  sandbox: "auto",
   table: 123,
 };
 
@@ -94,6 +95,8 @@ const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>]
   ["--log-format JSON", { logFormat: "json" }],
   ["-c 5 -c 6", { closeAfter: 6 }],
   ["--auto-routes", { autoRoutes: true }],
+  ["--sandbox on", { sandbox: "on" }],
+  ["--sandbox OFF", { sandbox: "off" }],
   ["--table 7", { table: 7 }],
 ];
 

@@ -18,6 +18,7 @@ export type Transport = Exclude<ProtocolName, "both">;
 export type UdpHeaderName = keyof typeof UdpHeader;
 export type LevelName = keyof typeof Level;
 export type LogFormat = "text" | "json";
+export type SandboxMode = "auto" | "on" | "off";
 
 /** Everything that the command line decides. Times are in seconds. */
 export interface Options {
@@ -41,6 +42,8 @@ export interface Options {
   readonly autoRoutes: boolean;
   /** The routing table for that. */
   readonly table: number;
+  /** `auto`: as much of the sandbox as can be had; `on`: all of it, or no start. */
+  readonly sandbox: SandboxMode;
   /** Where metrics are served; without one they are not. */
   readonly metricsAddr?: Address;
 }
@@ -60,6 +63,7 @@ export const DEFAULTS = {
   logLevel: "info",
   logFormat: "text",
   table: "123",
+  sandbox: "auto",
 } as const;
 
 /** Names to protocols' bits. */

@@ -25,6 +25,7 @@ const OPTIONS: Options = {
   logLevel: "access",
   logFormat: "json",
   autoRoutes: false,
+  sandbox: "auto",
   table: 123,
 };
 

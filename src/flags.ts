@@ -34,13 +34,14 @@ function routesFlags(options: Need): string[] {
 }
 
 function doctorFlags(options: Need): string[] {
-  const { allowedSubnets, listeners, connectTimeout, autoRoutes } = options;
+  const { allowedSubnets, listeners, connectTimeout, autoRoutes, sandbox } = options;
   return [
     ...routesFlags(options),
     ...(allowedSubnets === undefined ? [] : ["-a", allowedSubnets]),
     ...flag("--listeners", listeners, DEFAULTS.listeners),
     ...flag("--connect-timeout", connectTimeout, DEFAULTS.connectTimeout),
     ...(autoRoutes ? ["--auto-routes"] : []),
+    ...flag("--sandbox", sandbox, DEFAULTS.sandbox),
   ];
 }
 

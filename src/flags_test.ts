@@ -14,7 +14,7 @@ const LINES = [
   " -4 127.0.0.1:443",
   " -6 [::1]:22",
   " -4 127.0.0.1:22 -6 [::1]:443 -l [::]:80 -p both -m 7 --table 9",
-  " -a /etc/mmproxy/subnets --listeners 4 --connect-timeout 1 --auto-routes",
+  " -a /etc/mmproxy/subnets --listeners 4 --connect-timeout 1 --auto-routes --sandbox on",
 ];
 
 for (const line of LINES) {

@@ -9,6 +9,7 @@ import { EVENT, Level, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
 import { observe } from "./monitoring/observation.ts";
 import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
+import { enterSandbox } from "./sandbox.ts";
 import { ServiceManager } from "./service_manager.ts";
 import { StartError } from "./start_error.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
@@ -62,6 +63,13 @@ export async function runService(options: Options, library: Library, log: Log): 
   const removeRoutes = options.autoRoutes
     ? setAutoRoutes(options, new KernelRouting(library), log)
     : undefined;
+  // All that is to be opened is open, and no worker runs yet: those to come inherit the sandbox.
+  try {
+    enterSandbox(options, library, log);
+  } catch (error) {
+    removeRoutes?.();
+    throw error;
+  }
   const logging = logEvents(options, library, service, log, phase);
   const { ready, ended } = supervisor.start(library.path, listeners);
   await ready;

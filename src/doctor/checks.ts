@@ -4,10 +4,12 @@ import { type Address, hasDefaultServices, limits, type Options } from "../confi
 import { errorText } from "../log/events.ts";
 import { commandLine, quote } from "../flags.ts";
 import { Status } from "../native/layout.ts";
+import { NativeError } from "../native/library.ts";
 import { RoutingError, type Step } from "../routing/plan.ts";
 import { describeStep } from "../routing/text.ts";
+import { capabilityNames, whatHolds, whatIsMissing } from "../sandbox.ts";
 import { SubnetsError } from "../subnets.ts";
-import type { Facts, ServiceFacts } from "./facts.ts";
+import type { Facts, Holder, ServiceFacts } from "./facts.ts";
 
 /**
  * `ok`, `failed`; `unknown`: nobody can tell from here; `skipped`: its ground is missing.
@@ -46,6 +48,7 @@ export const CHECKS: readonly Check[] = [
   { name: "capabilities", run: (facts) => [capabilities(facts)] },
   { name: "subnets", run: (facts) => [subnets(facts)] },
   { name: "listen", run: (facts) => [listen(facts)] },
+  { name: "sandbox", run: sandbox },
   { name: "nofile", run: (facts) => [openFiles(facts)] },
   { name: "service", run: (facts) => facts.services.map((service) => plain(facts, service)) },
   { name: "routes", run: (facts) => [routes(facts)] },
@@ -124,6 +127,29 @@ function listen({ options, self, listen: { problem, holder } }: Facts): Finding 
     default:
       return failed(problem.message);
   }
+}
+
+function sandbox({ options, sandbox, listen: { holder } }: Facts): Finding[] {
+  const running = holder?.ours ? [sandboxOf(holder)] : [];
+  if (options.sandbox === "off") return [skipped("--sandbox off asks for none"), ...running];
+  if (sandbox instanceof NativeError) return [unknown(sandbox.message), ...running];
+  const missing = whatIsMissing(sandbox);
+  const has = `a start here has ${whatHolds(sandbox)}`;
+  if (!missing) return [ok(capitalise(has)), ...running];
+  const incomplete = `${missing}; see docs/sandbox.md; ${has}`;
+  return [options.sandbox === "on" ? failed(incomplete) : ok(incomplete), ...running];
+}
+
+/** What holds of a proxy that runs. */
+function sandboxOf({ process, confinement }: Holder): Finding {
+  if (!confinement) return unknown(`what process ${process} has cannot be seen from here`);
+  const { noNewPrivileges, filtered, capabilities } = confinement;
+  const names = capabilityNames(capabilities).join(", ") || "no capability";
+  return ok(
+    `mmproxy as it runs (process ${process}): ${
+      noNewPrivileges ? "no new privileges" : "new privileges are possible"
+    }, system calls ${filtered ? "filtered" : "not filtered"}, ${names}`,
+  );
 }
 
 function openFiles({ options, fileLimit }: Facts): Finding {
@@ -347,6 +373,10 @@ function ipText({ family, bytes }: Address): string {
 
 function about({ transport, address }: ServiceFacts, finding: Finding): Finding {
   return { ...finding, protocol: transport, address: address.text };
+}
+
+function capitalise(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 function ok(detail: string): Finding {

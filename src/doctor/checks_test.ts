@@ -4,6 +4,7 @@ import { Status } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
 import type { ProbeResult } from "../probe.ts";
 import { planRoutes, type Reach, RoutingError, type Step } from "../routing/plan.ts";
+import type { SandboxResult } from "../sandbox.ts";
 import { SubnetsError } from "../subnets.ts";
 import { CHECKS, type Finding } from "./checks.ts";
 import type { Facts, ServiceFacts } from "./facts.ts";
@@ -13,6 +14,20 @@ const OK: ProbeResult = { outcome: "ok", errno: 0 };
 const REFUSED: ProbeResult = { outcome: "refused", errno: 111 };
 const SILENT: ProbeResult = { outcome: "silent", errno: 110 };
 const ROOT: Self = { user: 0, capabilities: new Set(["net_admin", "net_raw"]) };
+const SET = { outcome: "set", errno: 0 } as const;
+const CONFINED: SandboxResult = {
+  mechanisms: {
+    no_new_privileges: { outcome: "held", errno: 0 },
+    lowered: SET,
+    files: SET,
+    filter: SET,
+  },
+  capabilities: 1n << 13n,
+};
+const UNFILTERED: SandboxResult = {
+  ...CONFINED,
+  mechanisms: { ...CONFINED.mechanisms, filter: { outcome: "missing", errno: 1 } },
+};
 const REMOTE: Reach = { kind: "remote", device: "eth0", source: "192.0.2.1" };
 const LOCAL: Reach = { kind: "local" };
 
@@ -34,6 +49,7 @@ function facts(
     options,
     self: ROOT,
     listen: {},
+    sandbox: CONFINED,
     fileLimit: 65_536,
     services: [{
       address: options.ipv4,
@@ -75,6 +91,45 @@ const SERVICE = "-4 127.0.0.1:22";
 const refusal = (status: number) => new NativeError(status, "Cannot do it");
 
 const CASES: [name: string, check: string, given: Facts, expected: string][] = [
+  [
+    "a sandbox that can be had",
+    "sandbox",
+    facts(SERVICE),
+    "ok: A start here has no new privileges (already), CAP_NET_RAW and no other capability, " +
+    "no file open for writing, system calls filtered",
+  ],
+  [
+    "a sandbox that is incomplete",
+    "sandbox",
+    facts(SERVICE, { sandbox: UNFILTERED }),
+    "ok: system calls cannot be filtered: operation not permitted (EPERM); see docs/sandbox.md; a start " +
+    "here has no new privileges (already), CAP_NET_RAW and no other capability, no file open for writing",
+  ],
+  [
+    "an incomplete sandbox that must be complete",
+    "sandbox",
+    facts(`${SERVICE} --sandbox on`, { sandbox: UNFILTERED }),
+    "failed: system calls cannot be filtered: operation not permitted (EPERM); see docs/sandbox.md; a " +
+    "start here has no new privileges (already), CAP_NET_RAW and no other capability, no file open for " +
+    "writing",
+  ],
+  [
+    "no sandbox, beside a proxy that has one",
+    "sandbox",
+    facts(`${SERVICE} --sandbox off`, {
+      listen: {
+        problem: refusal(Status.address_in_use),
+        holder: {
+          process: 7,
+          name: "deno",
+          ours: true,
+          confinement: { noNewPrivileges: true, filtered: true, capabilities: 1n << 13n },
+        },
+      },
+    }),
+    "skipped: skipped because --sandbox off asks for none; ok: mmproxy as it runs (process 7): no new " +
+    "privileges, system calls filtered, CAP_NET_RAW",
+  ],
   [
     "a mark on an old kernel",
     "capabilities",

@@ -14,10 +14,13 @@ import { probe, type ProbeRequest, type ProbeResult } from "../probe.ts";
 import { type Reach, RoutingError } from "../routing/plan.ts";
 import { type Survey, survey } from "../routing/command.ts";
 import { isSubnetsProblem, readSubnets } from "../reload.ts";
+import { decodeResult, encodeRequest, type SandboxResult } from "../sandbox.ts";
 import type { SubnetsError } from "../subnets.ts";
 import { SUBNET } from "../native/layout.ts";
 import {
+  type Confinement,
   type ListeningSocket,
+  parseConfinement,
   parseCounter,
   parseInterfaces,
   parseSelf,
@@ -34,6 +37,8 @@ export interface Facts {
   /** How many subnets the file names, or what is wrong with it; none without a file. */
   readonly subnets?: number | SubnetsError | NativeError;
   readonly listen: { readonly problem?: NativeError; readonly holder?: Holder };
+  /** What the sandbox would come to here. */
+  readonly sandbox: SandboxResult | NativeError;
   /** The limit of open files. */
   readonly fileLimit: number;
   readonly services: readonly ServiceFacts[];
@@ -50,6 +55,8 @@ export interface Holder {
   readonly name: string;
   /** It is this program. */
   readonly ours: boolean;
+  /** What confines it; none where this process may not see it. */
+  readonly confinement?: Confinement;
 }
 
 /** A service, by one of its protocols. */
@@ -93,6 +100,7 @@ export async function gather(options: Options, library: Library): Promise<Facts>
     ...(incapable && { incapable }),
     ...(subnets !== undefined && { subnets }),
     listen: lookAtListener(options, library, sockets),
+    sandbox: rehearse(options, library),
     fileLimit: library.raiseFileLimit(),
     services: targets.map(({ address, transport }, index): ServiceFacts => {
       const result = spoofed[index];
@@ -145,6 +153,15 @@ function problemOf(call: () => void): NativeError | undefined {
   }
 }
 
+function rehearse(options: Options, library: Library): SandboxResult | NativeError {
+  try {
+    return decodeResult(library.rehearseSandbox(encodeRequest(options)));
+  } catch (error) {
+    if (error instanceof NativeError) return error;
+    throw error;
+  }
+}
+
 function readText(library: Library, path: string): string | undefined {
   try {
     return new TextDecoder().decode(library.readFile(path));
@@ -185,7 +202,13 @@ function holderOf(library: Library, inode: number): Holder | undefined {
   const name = readText(library, `/proc/${process}/comm`)?.trim() ?? "a process";
   // Whatever the program is called, it has the native core loaded.
   const maps = readText(library, `/proc/${process}/maps`) ?? "";
-  return { process, name, ours: /\/libmmproxy[^/\n]*\.so/.test(maps) };
+  const confinement = parseConfinement(readText(library, `/proc/${process}/status`) ?? "");
+  return {
+    process,
+    name,
+    ours: /\/libmmproxy[^/\n]*\.so/.test(maps),
+    ...(confinement && { confinement }),
+  };
 }
 
 /** What listens on this host. */

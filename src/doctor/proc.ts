@@ -4,6 +4,27 @@ import { LITTLE_ENDIAN } from "../config.ts";
 /** Bits of a capability set (capabilities(7), linux/capability.h). */
 export const Capability = { net_bind_service: 10, net_admin: 12, net_raw: 13 } as const;
 
+/** What confines a process, from /proc/pid/status of its first thread. */
+export interface Confinement {
+  readonly noNewPrivileges: boolean;
+  /** Its system calls are filtered (seccomp(2)). */
+  readonly filtered: boolean;
+  /** Its permitted capabilities, as bits. */
+  readonly capabilities: bigint;
+}
+
+/** Reads /proc/pid/status; `undefined` where it does not say. */
+export function parseConfinement(status: string): Confinement | undefined {
+  const value = (name: string) => new RegExp(`^${name}:\\s+([0-9a-f]+)$`, "m").exec(status)?.[1];
+  const capabilities = value("CapPrm");
+  if (capabilities === undefined) return undefined;
+  return {
+    noNewPrivileges: value("NoNewPrivs") === "1",
+    filtered: value("Seccomp") === "2",
+    capabilities: BigInt(`0x${capabilities}`),
+  };
+}
+
 /** Who this process is, from /proc/self/status. */
 export interface Self {
   /** The effective user. */

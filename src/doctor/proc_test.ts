@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { LITTLE_ENDIAN } from "../config.ts";
-import { parseCounter, parseInterfaces, parseSelf, parseSockets } from "./proc.ts";
+import {
+  parseConfinement,
+  parseCounter,
+  parseInterfaces,
+  parseSelf,
+  parseSockets,
+} from "./proc.ts";
 
 Deno.test("parseSelf: the effective user and capabilities", () => {
   const status = "Name:\tdeno\nUid:\t1000\t1001\t1000\t1000\nCapEff:\t0000000000003400\n";
@@ -8,6 +14,18 @@ Deno.test("parseSelf: the effective user and capabilities", () => {
   assert.equal(user, 1001);
   assert.deepEqual([...capabilities], ["net_bind_service", "net_admin", "net_raw"]);
   assert.equal(parseSelf(status.replace("3400", "0000")).capabilities.size, 0);
+});
+
+Deno.test("parseConfinement: privileges, filter and capabilities", () => {
+  const status = "CapPrm:\t0000000000002000\nCapEff:\t0\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+  const confined = { noNewPrivileges: true, filtered: true, capabilities: 1n << 13n };
+  assert.deepEqual(parseConfinement(status), confined);
+  assert.deepEqual(parseConfinement("CapPrm:\t000001ffffffffff\nNoNewPrivs:\t0\nSeccomp:\t0\n"), {
+    noNewPrivileges: false,
+    filtered: false,
+    capabilities: 0x1ff_ffff_ffffn,
+  });
+  assert.equal(parseConfinement(""), undefined);
 });
 
 Deno.test("parseCounter: by the group's and the counter's name", () => {

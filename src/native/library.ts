@@ -1,5 +1,5 @@
 /** The native core: where it is found, whether it fits, and a typed call for each export. */
-import { ABI_VERSION, EVENT, REACH, ROUTING, Status } from "./layout.ts";
+import { ABI_VERSION, EVENT, REACH, ROUTING, SANDBOX, Status } from "./layout.ts";
 import { Stats, STATS_LENGTH } from "./stats.ts";
 import { symbols } from "./symbols.ts";
 
@@ -146,6 +146,24 @@ export class Library {
   /** Throws unless this process may use the clients' addresses and, unless it is 0, the mark. */
   checkCapabilities(mark: number): void {
     this.#unwrap(this.#native.check_capabilities(mark));
+  }
+
+  /** Enters the sandbox, for good: a `SandboxRecord` says what holds. `request`: a `SandboxRequest`. */
+  enterSandbox(request: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    const record = new Uint8Array(SANDBOX.size);
+    this.#unwrap(
+      this.#native.enter_sandbox(request, request.length, record, record.length),
+    );
+    return record;
+  }
+
+  /** Tries the sandbox and leaves this process as it is: a `SandboxRecord`. `request` as above. */
+  rehearseSandbox(request: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    const record = new Uint8Array(SANDBOX.size);
+    this.#unwrap(
+      this.#native.rehearse_sandbox(request, request.length, record, record.length),
+    );
+    return record;
   }
 
   /** Throws unless this process can listen there. `address`: an `Endpoint`; `protocols`: their bits. */

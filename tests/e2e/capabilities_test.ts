@@ -30,7 +30,8 @@ async function capabilities(pid: number): Promise<Record<string, bigint>> {
 }
 
 const NET_RAW = 1n << 13n;
-const RAW_ALONE = { Inh: NET_RAW, Prm: NET_RAW, Eff: NET_RAW, Bnd: NET_RAW, Amb: NET_RAW };
+/** The sandbox leaves no way to hand them on. */
+const RAW_ALONE = { Inh: 0n, Prm: NET_RAW, Eff: NET_RAW, Bnd: NET_RAW, Amb: 0n };
 
 for (const { family, client, proxy } of CLIENTS) {
   const balancer = { ip: proxy, port: 443 };

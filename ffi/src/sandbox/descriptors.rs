@@ -19,8 +19,12 @@ pub struct Writable {
     path: PathBuf,
 }
 
-/// Replaces each by one that can only be read from; how many there were. Standard output and error stay
-/// (the log goes there), and so do kernel parameters that are to be set back at the end.
+/// Replaces each by one that can only be read from; how many there were.
+///
+/// What stays: standard output and error, where the log goes; kernel parameters that are to be set back at
+/// the end; and a file that is mapped for writing as well, which a descriptor less would not change. That
+/// is the index of a write-ahead log of SQLite: it has no content of the database, a start makes it anew,
+/// and without the lock on it a reader waits for minutes.
 pub fn seal() -> io::Result<usize> {
     let writable = writable()?;
     for file in &writable {
@@ -33,6 +37,7 @@ pub fn seal() -> io::Result<usize> {
 pub fn writable() -> io::Result<Vec<Writable>> {
     let standard: Vec<_> = (0..=2).filter_map(|fd| identity(fd).ok()).collect();
     let kept = files::kept();
+    let maps = Maps::read()?;
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
@@ -53,7 +58,8 @@ pub fn writable() -> io::Result<Vec<Writable>> {
         }
         let Ok(path) = fs::read_link(format!("/proc/self/fd/{descriptor}")) else { continue };
         // Memory under a descriptor (memfd_create(2)), no file.
-        if path.as_os_str().as_bytes().starts_with(b"/memfd:") {
+        let memory = path.as_os_str().as_bytes().starts_with(b"/memfd:");
+        if memory || maps.of(&path).any(|mapping| mapping.writable) {
             continue;
         }
         found.push(Writable { descriptor, path });
@@ -66,23 +72,19 @@ fn seal_one(file: &Writable) -> io::Result<()> {
     // SAFETY: the name is valid for the length of the call.
     let reading = check(unsafe { libc::open(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) })?;
     // A mapping of it may be made writable as long as it stems from a descriptor that is (mprotect(2)).
-    let remapped = mappings(&file.path)?.into_iter().try_for_each(|(start, length, offset)| {
-        // SAFETY: the range is a read-only, shared mapping of this very file, and gets the same pages at
-        // the same place again, at once: who reads there sees no difference.
-        let at = unsafe {
-            libc::mmap(
-                start as *mut libc::c_void,
-                length,
-                libc::PROT_READ,
-                libc::MAP_SHARED | libc::MAP_FIXED,
-                reading,
-                offset,
-            )
-        };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+    let remapped = Maps::read().and_then(|maps| {
+        maps.of(&file.path).try_for_each(|Mapping { start, length, offset, .. }| {
+            // SAFETY: the range is a read-only, shared mapping of this very file, and gets the same pages
+            // at the same place again, at once: who reads there sees no difference.
+            let at = unsafe {
+                let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_FIXED);
+                libc::mmap(start as *mut libc::c_void, length, protection, flags, reading, offset)
+            };
+            if at == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        })
     });
     // SAFETY: no pointers are passed; both descriptors are open, and `reading` is this function's own.
     let replaced = remapped.and_then(|()| unsafe {
@@ -93,15 +95,31 @@ fn seal_one(file: &Writable) -> io::Result<()> {
     replaced
 }
 
-/// Shared mappings of a file that are for reading now: start, length, offset. (A writable one is of
-/// SQLite's index, which a start makes anew.)
-fn mappings(of: &Path) -> io::Result<Vec<(usize, usize, i64)>> {
-    let maps = fs::read("/proc/self/maps")?;
-    Ok(maps.split(|&byte| byte == b'\n').filter_map(|line| mapping(line, of)).collect())
+/// This process's memory, as /proc has it.
+struct Maps(Vec<u8>);
+
+/// A shared mapping of a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping {
+    start: usize,
+    length: usize,
+    offset: i64,
+    writable: bool,
+}
+
+impl Maps {
+    fn read() -> io::Result<Maps> {
+        fs::read("/proc/self/maps").map(Maps)
+    }
+
+    /// Those of this file.
+    fn of<'a>(&'a self, file: &'a Path) -> impl Iterator<Item = Mapping> + 'a {
+        self.0.split(|&byte| byte == b'\n').filter_map(|line| mapping(line, file))
+    }
 }
 
 /// A line of proc_pid_maps(5): `start-end perms offset dev inode   path`.
-fn mapping(line: &[u8], of: &Path) -> Option<(usize, usize, i64)> {
+fn mapping(line: &[u8], of: &Path) -> Option<Mapping> {
     let path_at = line.iter().position(|&byte| byte == b'/')?;
     let (numbers, path) = line.split_at(path_at);
     if path != of.as_os_str().as_bytes() {
@@ -110,11 +128,11 @@ fn mapping(line: &[u8], of: &Path) -> Option<(usize, usize, i64)> {
     let mut fields = std::str::from_utf8(numbers).ok()?.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?;
-    let offset = fields.next()?;
-    let (start, end) =
-        (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
-    let shared = permissions == "r--s";
-    shared.then_some((start, end.checked_sub(start)?, i64::from_str_radix(offset, 16).ok()?))
+    let offset = i64::from_str_radix(fields.next()?, 16).ok()?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let length = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
+    let writable = permissions.contains('w');
+    permissions.ends_with('s').then_some(Mapping { start, length, offset, writable })
 }
 
 type Identity = (libc::mode_t, libc::dev_t, libc::ino_t);
@@ -169,9 +187,12 @@ mod tests {
     #[test]
     fn a_line_of_the_maps_is_read() {
         let line = b"7f00-8f00 r--s 00002000 08:01 42   /a b/c";
-        assert_eq!(mapping(line, Path::new("/a b/c")), Some((0x7f00, 0x1000, 0x2000)));
+        let read = Mapping { start: 0x7f00, length: 0x1000, offset: 0x2000, writable: false };
+        assert_eq!(mapping(line, Path::new("/a b/c")), Some(read));
         assert_eq!(mapping(line, Path::new("/a b")), None);
-        assert_eq!(mapping(b"7f00-8f00 rw-s 0 08:01 42 /a", Path::new("/a")), None);
+        let index = mapping(b"7f00-8f00 rw-s 0 08:01 42 /a", Path::new("/a"));
+        assert!(index.is_some_and(|index| index.writable));
+        assert_eq!(mapping(b"7f00-8f00 rw-p 0 08:01 42 /a", Path::new("/a")), None);
         assert_eq!(mapping(b"7f00-8f00 rw-p 0 00:00 0", Path::new("/a")), None);
     }
 }

@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Status {
     pub permitted: u64,
     pub effective: u64,
+    /// What an execve(2) would hand on: the inheritable and the ambient set.
+    pub heritable: u64,
     pub no_new_privileges: bool,
     /// A filter of system calls is in force.
     pub filtered: bool,
@@ -63,7 +65,7 @@ pub fn lower_all(keep: u64) -> io::Result<()> {
         let mut waiting = 0;
         for thread in threads()? {
             match status_of(thread) {
-                Ok(status) if !is_within(&status, keep) || !status.no_new_privileges => {}
+                Ok(status) if !is_low(&status, keep) => {}
                 // It is done, or it has ended.
                 _ => continue,
             }
@@ -153,6 +155,10 @@ fn action_of(signal: libc::c_int, new: Option<&libc::sigaction>) -> io::Result<l
     Ok(before)
 }
 
+fn is_low(status: &Status, keep: u64) -> bool {
+    is_within(status, keep) && status.heritable == 0 && status.no_new_privileges
+}
+
 fn is_within(status: &Status, keep: u64) -> bool {
     (status.permitted | status.effective) & !keep == 0
 }
@@ -183,6 +189,7 @@ fn parse(status: &str) -> Option<Status> {
     Some(Status {
         permitted: bits("CapPrm")?,
         effective: bits("CapEff")?,
+        heritable: bits("CapInh")? | bits("CapAmb")?,
         no_new_privileges: value("NoNewPrivs")? == "1",
         // A kernel without filters has no such line.
         filtered: value("Seccomp").is_some_and(|mode| mode == "2"),
@@ -196,10 +203,12 @@ mod tests {
     #[test]
     fn a_status_is_read_by_its_names() {
         let text = "Name:\tCapPrm: x\nCapPrm:\t0000000000002000\nCapEff:\t0000000000003400\n\
+                    CapInh:\t0000000000000001\nCapAmb:\t0000000000000002\n\
                     NoNewPrivs:\t1\nSeccomp:\t2\n";
         let status = Status {
             permitted: 0x2000,
             effective: 0x3400,
+            heritable: 3,
             no_new_privileges: true,
             filtered: true,
         };
