@@ -74,6 +74,10 @@ fn v1(data: &[u8]) -> Frame {
     if unknown && rest.get(7).is_some_and(|byte| !matches!(byte, b' ' | b'\r')) {
         return Frame::Refused(Refusal::V1Protocol);
     }
+    // A space begins what is to be ignored; a CR right behind the word can only be the line's end.
+    if unknown && rest.get(7) == Some(&b'\r') && rest.get(8).is_some_and(|&byte| byte != b'\n') {
+        return Frame::Refused(Refusal::V1LoneLineEnd);
+    }
     let line = &data[..data.len().min(V1_LONGEST)];
     for (at, byte) in line.iter().enumerate().skip(V1_START.len()) {
         let after_cr = line[at - 1] == b'\r';
@@ -186,6 +190,8 @@ mod tests {
             (b"PROXY UNKNOWNX", Refusal::V1Protocol),
             (b"PROXY TCP4 192.0.2.1\n", Refusal::V1LoneLineEnd),
             (b"PROXY TCP4 192.0.2.1\r ", Refusal::V1LoneLineEnd),
+            (b"PROXY UNKNOWN\r\r", Refusal::V1LoneLineEnd),
+            (b"PROXY UNKNOWN\rx", Refusal::V1LoneLineEnd),
             (b"\r\n\r\n\0\r\nQUIT\n\x11", Refusal::V2Version),
             (b"\r\n\r\n\0\r\nQUIT\n\x22", Refusal::V2Command),
             (b"\r\n\r\n\0\r\nQUIT\n\x21\x41", Refusal::V2Family),
@@ -212,7 +218,7 @@ mod tests {
     #[test]
     fn t5_a_lone_cr_or_lf_ends_no_unknown_line() {
         assert_eq!(stream(b"PROXY UNKNOWN \n\r"), Frame::Partial);
-        assert_eq!(stream(b"PROXY UNKNOWN\r\r\nx"), Frame::Header(16));
+        assert_eq!(stream(b"PROXY UNKNOWN \r\r\nx"), Frame::Header(17));
     }
 
     #[test]
