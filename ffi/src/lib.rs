@@ -11,6 +11,9 @@ mod errors;
 mod events;
 mod files;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod layout;
 mod listener;
 mod log_limit;

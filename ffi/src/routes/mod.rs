@@ -70,6 +70,26 @@ pub fn reach(address: &Endpoint) -> Result<ReachRecord> {
     }
 }
 
+/// Reads a datagram as if the kernel had sent it, as every answer that there is.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn read_datagram(datagram: &[u8]) {
+    let mut messages = Vec::new();
+    for (kind, flags, body) in netlink::messages(datagram) {
+        let _ = netlink::outcome(body, netlink::behind_request(flags, body));
+        let _ = netlink::outcome(body, 4);
+        messages.push(Message { kind, body: body.to_vec() });
+    }
+    for Message { body, .. } in &messages {
+        for table in [123, 254] {
+            for entry in [rule::read(body, table), route::read(body, table)].into_iter().flatten() {
+                assert_eq!(entry.table, table);
+                assert!(matches!(entry.family, 4 | 6));
+            }
+        }
+    }
+    let _ = route::read_answer(&messages);
+}
+
 fn open() -> Result<Routing> {
     Routing::open().map_err(|error| Error::system("Cannot reach the kernel's routing", &error))
 }

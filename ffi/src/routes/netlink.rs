@@ -169,7 +169,7 @@ fn set(fd: i32, option: libc::c_int) -> io::Result<()> {
 }
 
 /// The messages of a datagram: type, flags and what is behind the header.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32_at(datagram, 0)? as usize;
         let kind = u16_at(datagram, 4)?;
@@ -181,7 +181,7 @@ fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
 }
 
 /// Where the attributes of an `NLMSG_ERROR` lie: behind the number and the request, or its header.
-fn behind_request(flags: u16, body: &[u8]) -> usize {
+pub(super) fn behind_request(flags: u16, body: &[u8]) -> usize {
     let request = u32_at(body, 4).map_or(0, |length| length as usize);
     let capped = i32::from(flags) & libc::NLM_F_CAPPED != 0;
     4 + if capped { HEADER } else { aligned(request) }
@@ -189,7 +189,7 @@ fn behind_request(flags: u16, body: &[u8]) -> usize {
 
 /// What `NLMSG_ERROR` or `NLMSG_DONE` says: a negative error number, or 0 or more for success; with
 /// `NETLINK_EXT_ACK` there are attributes as well.
-fn outcome(body: &[u8], attributes_at: usize) -> Result<(), Refused> {
+pub(super) fn outcome(body: &[u8], attributes_at: usize) -> Result<(), Refused> {
     /// The kernel's sentence (linux/netlink.h).
     const NLMSGERR_ATTR_MSG: u16 = 1;
     let number = u32_at(body, 0).map_or(0, |number| number as i32);

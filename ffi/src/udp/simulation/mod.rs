@@ -23,17 +23,20 @@ pub trait Choices {
 }
 
 /// A story from a seed, of so many steps.
+#[cfg(test)]
 pub struct Seed {
     state: u64,
     steps: u32,
 }
 
+#[cfg(test)]
 impl Seed {
     pub fn new(seed: u64, steps: u32) -> Seed {
         Seed { state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, steps }
     }
 }
 
+#[cfg(test)]
 impl Choices for Seed {
     fn below(&mut self, bound: u64) -> u64 {
         self.state = self.state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
