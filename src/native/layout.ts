@@ -360,4 +360,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 4198958629;
+export const ABI_VERSION = 361944917;
