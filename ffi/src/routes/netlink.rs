@@ -199,7 +199,7 @@ pub(super) fn outcome(body: &[u8], attributes_at: usize) -> Result<(), Refused> 
     let words = attributes(body.get(attributes_at..).unwrap_or(&[]))
         .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
         .map(|(_, words)| String::from_utf8_lossy(words).trim_end_matches('\0').to_owned());
-    Err(Refused { error: io::Error::from_raw_os_error(-number), words })
+    Err(Refused { error: io::Error::from_raw_os_error(number.saturating_neg()), words })
 }
 
 /// A number of two bytes, if they are there.
