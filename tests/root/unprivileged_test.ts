@@ -48,11 +48,14 @@ for (const { family, client, proxy } of CLIENTS) {
     await using udp = await UdpService.start(tell, local, tcp.port);
     await using program = await Program.start({
       ...start,
-      args: ["-p", "both", `-${family}`, tcp.address],
+      args: ["-p", "both", `-${family}`, tcp.address, "--sandbox", "on"],
     });
     const status = await Deno.readTextFile(`/proc/${program.pid}/status`);
     assert.match(status, new RegExp(`^Uid:(\\t${NOBODY}){4}$`, "m"));
     assert.match(status, /^CapBnd:\t0000000000002000$/m);
+    assert.match(status, /^CapEff:\t0000000000002000$/m);
+    assert.match(status, /^NoNewPrivs:\t1$/m);
+    assert.match(status, /^Seccomp:\t2$/m);
 
     await assertSeenOverTcp(program.listen, client, balancer);
     await assertSeenOverUdp(program.listen, client, balancer);
