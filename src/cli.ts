@@ -87,9 +87,7 @@ type Flags = ReturnType<ReturnType<typeof withServiceFlags>["opts"]>;
 /** The options of a command that takes the service's flags. */
 function readOptions(flags: Flags, given: (name: keyof Flags) => boolean): Options {
   return {
-    ipv4: address("-4, --ipv4", flags.ipv4, 4),
-    ipv6: address("-6, --ipv6", flags.ipv6, 6),
-    named: { 4: given("ipv4") || !given("ipv6"), 6: given("ipv6") || !given("ipv4") },
+    ...upstreams(flags, given),
     ...(flags.allowedSubnets === undefined ? {} : { allowedSubnets: flags.allowedSubnets }),
     closeAfter: number("-c, --close-after", flags.closeAfter, 1, MOST_SECONDS, "seconds"),
     listenAddr: address("-l, --listen-addr", flags.listenAddr),
@@ -118,6 +116,40 @@ function readOptions(flags: Flags, given: (name: keyof Flags) => boolean): Optio
       ? {}
       : { metricsAddr: address("--metrics-addr", flags.metricsAddr) }),
   };
+}
+
+/**
+ * The upstreams. Where one flag is given, the other family has none: its default could be a server that
+ * nobody meant to publish.
+ */
+function upstreams(
+  flags: Pick<Flags, "ipv4" | "ipv6">,
+  given: (name: keyof Flags) => boolean,
+): Pick<Options, "ipv4" | "ipv6"> {
+  const neither = !given("ipv4") && !given("ipv6");
+  const isNamed = (name: "ipv4" | "ipv6") =>
+    (neither || given(name)) && flags[name].toLowerCase() !== NONE;
+  if (!isNamed("ipv4") && !isNamed("ipv6")) {
+    throw new UsageError(
+      "Options -4, --ipv4 and -6, --ipv6: none is left to forward to; name one of them",
+    );
+  }
+  return {
+    ...(isNamed("ipv4") ? { ipv4: upstream("-4, --ipv4", flags.ipv4, 4) } : {}),
+    ...(isNamed("ipv6") ? { ipv6: upstream("-6, --ipv6", flags.ipv6, 6) } : {}),
+  };
+}
+
+/** Says outright that a family has no upstream. */
+const NONE = "none";
+
+function upstream(flag: string, value: string, family: 4 | 6): Address {
+  const parsed = address(flag, value, family);
+  // connect(2) to it does not reach a server: with a client's address it reaches that client's.
+  if (parsed.bytes.every((byte) => byte === 0)) {
+    return wrong(flag, value, `the address of a server, as ${DEFAULTS[`ipv${family}`]}`);
+  }
+  return parsed;
 }
 
 /** The whole command line; each command tells `asked` what it was asked for. */
@@ -202,8 +234,16 @@ function optionsOf(command: { getOptionValueSource(key: string): unknown }, flag
 /** Gives a command the flags of the service. */
 function withServiceFlags(command: Command) {
   return command
-    .addOption(flag("-4, --ipv4 <addr>", "where IPv4 traffic is forwarded", DEFAULTS.ipv4))
-    .addOption(flag("-6, --ipv6 <addr>", "where IPv6 traffic is forwarded", DEFAULTS.ipv6))
+    .addOption(flag(
+      "-4, --ipv4 <addr>",
+      "where IPv4 traffic is forwarded; none refuses IPv4 clients, as -6 alone does",
+      DEFAULTS.ipv4,
+    ))
+    .addOption(flag(
+      "-6, --ipv6 <addr>",
+      "where IPv6 traffic is forwarded; none refuses IPv6 clients, as -4 alone does",
+      DEFAULTS.ipv6,
+    ))
     .addOption(
       new Option(
         "-a, --allowed-subnets <path>",

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import project from "../deno.json" with { type: "json" };
 import { parseArguments, UsageError } from "./cli.ts";
-import type { Options } from "./config.ts";
+import type { Address, Options } from "./config.ts";
 
 /** A command line in one string, its words apart by single spaces. */
 const words = (line: string) => line === "" ? [] : line.split(" ");
@@ -30,8 +30,12 @@ function refusalOf(args: readonly string[]): string {
 }
 
 /** Options with each address as it was written. */
-function plain({ ipv4, ipv6, listenAddr, named: _, ...rest }: Options) {
-  return { ...rest, ipv4: ipv4.text, ipv6: ipv6.text, listenAddr: listenAddr.text };
+function plain({ ipv4, ipv6, listenAddr, ...rest }: Options) {
+  return { ...rest, ...upstreamsOf({ ipv4, ipv6 }), listenAddr: listenAddr.text };
+}
+
+function upstreamsOf({ ipv4, ipv6 }: { [name in "ipv4" | "ipv6"]?: Address | undefined }) {
+  return { ...(ipv4 && { ipv4: ipv4.text }), ...(ipv6 && { ipv6: ipv6.text }) };
 }
 
 const WITHOUT_FLAGS = {
@@ -69,11 +73,6 @@ Deno.test("parseArguments: --metrics-addr is an address of either family, and no
 });
 
 const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>])[] = [
-  ["-4 192.0.2.1:80", { ipv4: "192.0.2.1:80" }],
-  ["--ipv4 192.0.2.1:80", { ipv4: "192.0.2.1:80" }],
-  ["--ipv4=192.0.2.1:80", { ipv4: "192.0.2.1:80" }],
-  ["-6 [2001:db8::1]:80", { ipv6: "[2001:db8::1]:80" }],
-  ["--ipv6 [fe80::1%2]:80", { ipv6: "[fe80::1%2]:80" }],
   ["-a /etc/mmproxy/subnets", { allowedSubnets: "/etc/mmproxy/subnets" }],
   ["--allowed-subnets ./a", { allowedSubnets: "./a" }],
   ["-c 1", { closeAfter: 1 }],
@@ -146,18 +145,46 @@ const WRONG: readonly (readonly [flag: string, expected: string, values: readonl
   ["--table", "a table of its own: 252 to 255 are the kernel's", ["254", "0xff"]],
 ];
 
-const NAMED: readonly (readonly [line: string, named: Options["named"]])[] = [
-  ["", { 4: true, 6: true }],
-  ["-4 127.0.0.1:443", { 4: true, 6: false }],
-  ["-6 [::1]:443", { 4: false, 6: true }],
-  ["-6 [::1]:1 -4 127.0.0.1:1", { 4: true, 6: true }],
+const UPSTREAMS: readonly (readonly [line: string, upstreams: Record<string, string>])[] = [
+  ["", { ipv4: "127.0.0.1:443", ipv6: "[::1]:443" }],
+  ["-4 127.0.0.1:443", { ipv4: "127.0.0.1:443" }],
+  ["-6 [::1]:443", { ipv6: "[::1]:443" }],
+  ["-6 [::1]:1 -4 127.0.0.1:1", { ipv4: "127.0.0.1:1", ipv6: "[::1]:1" }],
+  ["-4 192.0.2.1:1 -6 none", { ipv4: "192.0.2.1:1" }],
+  ["--ipv4 NONE --ipv6 [::1]:1", { ipv6: "[::1]:1" }],
+  ["--ipv4 192.0.2.1:80", { ipv4: "192.0.2.1:80" }],
+  ["--ipv4=192.0.2.1:80", { ipv4: "192.0.2.1:80" }],
+  ["--ipv6 [fe80::1%2]:80", { ipv6: "[fe80::1%2]:80" }],
 ];
 
-for (const [line, named] of NAMED) {
-  Deno.test(`parseArguments: "${line}" tells which services were named`, () => {
-    assert.deepEqual(optionsOf(line).named, named);
+for (const [line, upstreams] of UPSTREAMS) {
+  Deno.test(`parseArguments: "${line}" names upstreams, and a default beside one is none`, () => {
+    const { ipv4: _, ipv6: __, ...defaults } = WITHOUT_FLAGS;
+    assert.deepEqual(plain(optionsOf(line)), { ...defaults, ...upstreams });
   });
 }
+
+for (
+  const line of ["-4 none", "-6 none", "-4 none -6 none", "doctor -6 none", "routes up -4 none"]
+) {
+  Deno.test(`parseArguments: refuses "${line}", which leaves no upstream`, () => {
+    assert.equal(
+      refusalOf(words(line)),
+      "Options -4, --ipv4 and -6, --ipv6: none is left to forward to; name one of them",
+    );
+  });
+}
+
+Deno.test("parseArguments: refuses an upstream that is no server's address", () => {
+  assert.equal(
+    refusalOf(["-4", "0.0.0.0:443"]),
+    'Option -4, --ipv4: "0.0.0.0:443" is not the address of a server, as 127.0.0.1:443',
+  );
+  assert.equal(
+    refusalOf(["-6", "[::]:443"]),
+    'Option -6, --ipv6: "[::]:443" is not the address of a server, as [::1]:443',
+  );
+});
 
 Deno.test("parseArguments: routes takes the flags of the service, before and behind its action", () => {
   for (const action of ["up", "down", "show"]) {
@@ -171,9 +198,8 @@ Deno.test("parseArguments: routes takes the flags of the service, before and beh
       assert.equal(request.kind, "routes");
       assert.equal(request.action, action);
       assert.equal(request.dryRun, false);
-      assert.deepEqual(request.options.named, { 4: true, 6: false });
-      const changed = { ipv4: "192.0.2.1:80", mark: 7 };
-      assert.deepEqual(plain(request.options), { ...WITHOUT_FLAGS, ...changed });
+      const { ipv6: _, ...defaults } = WITHOUT_FLAGS;
+      assert.deepEqual(plain(request.options), { ...defaults, ipv4: "192.0.2.1:80", mark: 7 });
     }
   }
   const dry = parseArguments(["routes", "up", "--dry-run"], "1.2.3");

@@ -22,10 +22,10 @@ export type SandboxMode = "auto" | "on" | "off";
 
 /** Everything that the command line decides. Times are in seconds. */
 export interface Options {
-  readonly ipv4: Address;
-  readonly ipv6: Address;
-  /** Which of the two were asked for: both when the command line names none. */
-  readonly named: { readonly 4: boolean; readonly 6: boolean };
+  /** Where IPv4 clients go; without one they are refused. One of the two is there. */
+  readonly ipv4?: Address;
+  /** Where IPv6 clients go. */
+  readonly ipv6?: Address;
   /** The path of the subnet file; without one every peer may send headers. */
   readonly allowedSubnets?: string;
   readonly closeAfter: number;
@@ -78,16 +78,26 @@ export function transportsOf(protocol: ProtocolName): Transport[] {
   return protocol === "both" ? ["tcp", "udp"] : [protocol];
 }
 
-type Services = Pick<Options, "ipv4" | "ipv6" | "named">;
+type Services = Pick<Options, "ipv4" | "ipv6">;
 
-/** The services that the command line means. */
-export function servicesOf({ ipv4, ipv6, named }: Services): Address[] {
-  return [...(named[4] ? [ipv4] : []), ...(named[6] ? [ipv6] : [])];
+/** The services that the command line means: one or two. */
+export function servicesOf({ ipv4, ipv6 }: Services): Address[] {
+  return [ipv4, ipv6].filter((service) => service !== undefined);
+}
+
+/** The families whose clients are refused, because no upstream is named for them. */
+export function refusedFamilies({ ipv4, ipv6 }: Services): (4 | 6)[] {
+  return [...(ipv4 ? [] : [4 as const]), ...(ipv6 ? [] : [6 as const])];
+}
+
+/** `IPv6 clients are refused: no --ipv6 upstream`. */
+export function refusedSentence(family: 4 | 6): string {
+  return `IPv${family} clients are refused: no --ipv${family} upstream`;
 }
 
 /** Whether both services are at their defaults: then each family is meant as far as the host has it. */
-export function hasDefaultServices({ ipv4, ipv6, named }: Services): boolean {
-  return named[4] && named[6] && ipv4.text === DEFAULTS.ipv4 && ipv6.text === DEFAULTS.ipv6;
+export function hasDefaultServices({ ipv4, ipv6 }: Services): boolean {
+  return ipv4?.text === DEFAULTS.ipv4 && ipv6?.text === DEFAULTS.ipv6;
 }
 
 /** Descriptors that the runtime, pipes and each listener need for themselves. */
@@ -121,8 +131,10 @@ export function encodeConfig(options: Options, fileLimit: number): Uint8Array<Ar
   const view = new DataView(record.buffer);
   const number = (offset: number, value: number) => view.setUint32(offset, value, LITTLE_ENDIAN);
   writeEndpoint(view, SERVICE_CONFIG.listen, options.listenAddr);
-  writeEndpoint(view, SERVICE_CONFIG.upstream4, options.ipv4);
-  writeEndpoint(view, SERVICE_CONFIG.upstream6, options.ipv6);
+  // A record of zeroes is no address.
+  if (options.ipv4) writeEndpoint(view, SERVICE_CONFIG.upstream4, options.ipv4);
+  if (options.ipv6) writeEndpoint(view, SERVICE_CONFIG.upstream6, options.ipv6);
+  if (options.metricsAddr) writeEndpoint(view, SERVICE_CONFIG.metrics, options.metricsAddr);
   number(SERVICE_CONFIG.protocols, PROTOCOLS[options.protocol]);
   number(SERVICE_CONFIG.udp_header, UdpHeader[options.udpHeader]);
   number(SERVICE_CONFIG.mark, options.mark);

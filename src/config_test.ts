@@ -13,7 +13,6 @@ function address(text: string): Address {
 const OPTIONS: Options = {
   ipv4: address("192.0.2.1:81"),
   ipv6: address("[fe80::2%7]:82"),
-  named: { 4: true, 6: true },
   closeAfter: 61,
   listenAddr: address("[2001:db8::3]:83"),
   listeners: 2,
@@ -27,6 +26,7 @@ const OPTIONS: Options = {
   autoRoutes: false,
   sandbox: "auto",
   table: 123,
+  metricsAddr: address("192.0.2.4:84"),
 };
 
 function fields(options: Options) {
@@ -38,12 +38,13 @@ function fields(options: Options) {
     scope: view.getUint32(offset + ENDPOINT.scope, LITTLE_ENDIAN),
     address: [...new Uint8Array(view.buffer, offset + ENDPOINT.address, 16)],
   });
-  const { listen, upstream4, upstream6, size, ...numbers } = SERVICE_CONFIG;
+  const { listen, upstream4, upstream6, metrics, size, ...numbers } = SERVICE_CONFIG;
   return {
     size: view.byteLength === size,
     listen: endpoint(listen),
     upstream4: endpoint(upstream4),
     upstream6: endpoint(upstream6),
+    metrics: endpoint(metrics),
     ...Object.fromEntries(
       Object.entries(numbers).map(([name, offset]) => [name, number(offset)]),
     ),
@@ -63,6 +64,7 @@ Deno.test("encodeConfig: writes each field where the native core reads it", () =
     },
     upstream4: { family: 4, port: 81, scope: 0, address: [192, 0, 2, 1, ...zeros(12)] },
     upstream6: { family: 6, port: 82, scope: 7, address: [0xfe, 0x80, ...zeros(13), 2] },
+    metrics: { family: 4, port: 84, scope: 0, address: [192, 0, 2, 4, ...zeros(12)] },
     protocols: Protocol.udp,
     udp_header: UdpHeader.spp,
     mark: 0x8000_0001,
@@ -73,6 +75,18 @@ Deno.test("encodeConfig: writes each field where the native core reads it", () =
     max_flows: limits(OPTIONS, FILE_LIMIT).flows,
     max_connections: limits(OPTIONS, FILE_LIMIT).connections,
   });
+});
+
+Deno.test("encodeConfig: an upstream that is none, and metrics that are not served, are empty", () => {
+  const { ipv4, ipv6, metricsAddr: _, ...rest } = OPTIONS;
+  assert(ipv4 && ipv6);
+  const empty = { family: 0, port: 0, scope: 0, address: zeros(16) };
+  const only4 = fields({ ...rest, ipv4 });
+  assert.deepEqual([only4.upstream6, only4.metrics], [empty, empty]);
+  assert.equal(only4.upstream4.family, 4);
+  const only6 = fields({ ...rest, ipv6 });
+  assert.deepEqual(only6.upstream4, empty);
+  assert.equal(only6.upstream6.family, 6);
 });
 
 Deno.test("encodeConfig: writes each protocol as its bits", () => {

@@ -20,12 +20,12 @@ export function quote(word: string): string {
 }
 
 function routesFlags(options: Need): string[] {
-  const { ipv4, ipv6, named, listenAddr, protocol, mark, table } = options;
-  // One alone says that the other is not meant, even where it is the default.
+  const { ipv4, ipv6, listenAddr, protocol, mark, table } = options;
+  // One alone says that the other's clients are refused, even where it is the default.
   const plain = hasDefaultServices(options);
   return [
-    ...(named[4] && !plain ? ["-4", ipv4.text] : []),
-    ...(named[6] && !plain ? ["-6", ipv6.text] : []),
+    ...(ipv4 && !plain ? ["-4", ipv4.text] : []),
+    ...(ipv6 && !plain ? ["-6", ipv6.text] : []),
     ...flag("-l", listenAddr.text, DEFAULTS.listenAddr),
     ...flag("-p", protocol, DEFAULTS.protocol),
     ...flag("-m", mark, DEFAULTS.mark),
@@ -34,7 +34,7 @@ function routesFlags(options: Need): string[] {
 }
 
 function doctorFlags(options: Need): string[] {
-  const { allowedSubnets, listeners, connectTimeout, autoRoutes, sandbox } = options;
+  const { allowedSubnets, listeners, connectTimeout, autoRoutes, sandbox, metricsAddr } = options;
   return [
     ...routesFlags(options),
     ...(allowedSubnets === undefined ? [] : ["-a", allowedSubnets]),
@@ -42,6 +42,7 @@ function doctorFlags(options: Need): string[] {
     ...flag("--connect-timeout", connectTimeout, DEFAULTS.connectTimeout),
     ...(autoRoutes ? ["--auto-routes"] : []),
     ...flag("--sandbox", sandbox, DEFAULTS.sandbox),
+    ...(metricsAddr ? ["--metrics-addr", metricsAddr.text] : []),
   ];
 }
 

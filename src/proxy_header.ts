@@ -200,7 +200,11 @@ class HeaderDecoder {
         this.#ipv4(afterSource + 1, afterDestination, destination, 0)
       : this.#ipv6(11, afterSource, source) &&
         this.#ipv6(afterSource + 1, afterDestination, destination);
-    if (!addresses) return this.#refuse(Refusal.v1_address);
+    if (!addresses) {
+      const isMixed = this.#isAddress(11, afterSource) &&
+        this.#isAddress(afterSource + 1, afterDestination);
+      return this.#refuse(isMixed ? Refusal.v1_mixed_families : Refusal.v1_address);
+    }
     if (this.#port(afterDestination + 1, afterSourcePort) === BAD) {
       return this.#refuse(Refusal.v1_port);
     }
@@ -213,6 +217,11 @@ class HeaderDecoder {
       this.#verdict.setByte(DESTINATION, index, destination[index] as number);
     }
     return this.#conclude(family, VERSION_1, sourcePort, destinationPort);
+  }
+
+  /** Whether there is an address of either family. */
+  #isAddress(from: number, end: number): boolean {
+    return this.#ipv4(from, end, this.#source, 0) || this.#ipv6(from, end, this.#source);
   }
 
   #isWord(from: number, end: number, word: string): boolean {
@@ -447,8 +456,8 @@ class HeaderDecoder {
       }
       family = 4;
     }
-    const usable = family === 4 ? this.#isUsable4() : this.#isUsable6();
-    if (!usable) return verdict.refuse(Refusal.source_address);
+    const refusal = family === 4 ? this.#judge4() : this.#judge6();
+    if (refusal !== Refusal.none) return verdict.refuseClient(refusal, family, clientPort);
     return verdict.client(family, version, clientPort, destinationPort);
   }
 
@@ -460,20 +469,31 @@ class HeaderDecoder {
     return this.#verdict.byte(field, 10) === 0xff && this.#verdict.byte(field, 11) === 0xff;
   }
 
-  /** Neither 0.0.0.0, nor 224.0.0.0/4 (multicast), nor 255.255.255.255 (broadcast). */
-  #isUsable4(): boolean {
+  /**
+   * Whether a client can have the IPv4 address (RFC 6890). 169.254.0.0/16 is one that neighbours of the
+   * balancer can have, and IPv4 needs no scope to reach it; what depends on this host is judged there.
+   */
+  #judge4(): RefusalCode {
     const a = this.#verdict.byte(CLIENT, 0), b = this.#verdict.byte(CLIENT, 1);
     const c = this.#verdict.byte(CLIENT, 2), d = this.#verdict.byte(CLIENT, 3);
-    if ((a & 0xf0) === 0xe0 || (a & b & c & d) === 0xff) return false;
-    return (a | b | c | d) !== 0;
+    if (a === 0) {
+      return (b | c | d) === 0 ? Refusal.client_unspecified : Refusal.client_this_network;
+    }
+    if (a < 224) return Refusal.none;
+    if (a < 240) return Refusal.client_multicast;
+    return (a & b & c & d) === 0xff ? Refusal.client_broadcast : Refusal.client_reserved;
   }
 
-  /** Neither `::`, nor ff00::/8 (multicast). */
-  #isUsable6(): boolean {
-    if (this.#verdict.byte(CLIENT, 0) === 0xff) return false;
+  /** Whether a client can have the IPv6 address: a link-local one needs a link, which no header names. */
+  #judge6(): RefusalCode {
+    const first = this.#verdict.byte(CLIENT, 0);
+    if (first === 0xff) return Refusal.client_multicast;
+    if (first === 0xfe && (this.#verdict.byte(CLIENT, 1) & 0xc0) === 0x80) {
+      return Refusal.client_link_local;
+    }
     let any = 0;
     for (let index = 0; index < 16; index++) any |= this.#verdict.byte(CLIENT, index);
-    return any !== 0;
+    return any === 0 ? Refusal.client_unspecified : Refusal.none;
   }
 
   #u16(index: number): number {

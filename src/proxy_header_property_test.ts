@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { Action, Carrier, HEADER_OFFSET, SCRATCH_SIZE, VERDICT } from "./native/layout.ts";
+import { Action, Carrier, HEADER_OFFSET, Refusal, SCRATCH_SIZE, VERDICT } from "./native/layout.ts";
 import { createDecoder } from "./proxy_header.ts";
 
 const SIGNATURE = [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a];
@@ -314,13 +314,33 @@ function readIpv6(address: string): number[] | undefined {
     .flatMap((group) => [group >> 8, group & 0xff]);
 }
 
-function usable(source: number[]): boolean {
+/** What no client can have, as prefixes (RFC 6890); the first that fits says why. */
+const IMPOSSIBLE = [
+  ["client_unspecified", "0.0.0.0", 32],
+  ["client_this_network", "0.0.0.0", 8],
+  ["client_multicast", "224.0.0.0", 4],
+  ["client_broadcast", "255.255.255.255", 32],
+  ["client_reserved", "240.0.0.0", 4],
+  ["client_unspecified", "::", 128],
+  ["client_link_local", "fe80::", 10],
+  ["client_multicast", "ff00::", 8],
+] as const;
+
+/** Why no client can have an address of 4 or 16 bytes. */
+function impossible(source: number[]): keyof typeof Refusal | undefined {
   const mapped = source.length === 16 && source.slice(0, 10).every((byte) => byte === 0) &&
     source[10] === 0xff && source[11] === 0xff;
   const address = mapped ? source.slice(12) : source;
-  if (address.every((byte) => byte === 0)) return false;
-  if (address.length === 16) return address[0] !== 0xff;
-  return (address[0]! & 0xf0) !== 0xe0 && !address.every((byte) => byte === 255);
+  const bits = (bytes: number[]) => bytes.map((byte) => byte.toString(2).padStart(8, "0")).join("");
+  return IMPOSSIBLE.find(([, text, length]) => {
+    const prefix = (text.includes(":") ? readIpv6(text) : readIpv4(text)) ?? [];
+    return prefix.length === address.length &&
+      bits(prefix).slice(0, length) === bits(address).slice(0, length);
+  })?.[0];
+}
+
+function usable(source: number[]): boolean {
+  return impossible(source) === undefined;
 }
 
 const carrier = fc.constantFrom(Carrier.stream, Carrier.datagram, Carrier.spp);
@@ -426,6 +446,53 @@ Deno.test("createDecoder: it writes into its verdict and nowhere else", () => {
     }),
     { numRuns: 1_000 },
   );
+});
+
+Deno.test("createDecoder: whom no header can name is refused alike in every form, and told", () => {
+  const first = fc.oneof(fc.nat(255), fc.constantFrom(0, 127, 223, 224, 239, 240, 254, 255));
+  const rest = fc.oneof(fc.nat(255), fc.constantFrom(0, 0x80, 0xbf, 255));
+  const any = (size: number) =>
+    fc.tuple(first, fc.array(rest, { minLength: size - 1, maxLength: size - 1 }))
+      .map(([head, tail]) => [head, ...tail]);
+  const seen = new Set<string>();
+  fc.assert(
+    fc.property(fc.oneof(any(4), any(16)), port, (address, port) => {
+      const wide = address.length === 4 ? mapped(address) : address;
+      const block = [...wide, ...mapped([198, 51, 100, 1]), ...ports(port, 443)];
+      const spp = Uint8Array.of(0x56, 0xec, ...block);
+      const line = address.length === 4
+        ? `TCP4 ${address.join(".")} 198.51.100.1`
+        : `TCP6 ${ipv6Text(address, true)} ::1`;
+      const forms: [Uint8Array, number][] = [
+        [text(`PROXY ${line} ${port} 443\r\n`), Carrier.stream],
+        [v2(1, 2, 1, block), Carrier.stream],
+        [v2(1, 2, 2, block), Carrier.datagram],
+        [spp, Carrier.spp],
+      ];
+      if (address.length === 4) {
+        const short = [...address, 198, 51, 100, 1, ...ports(port, 443)];
+        forms.push([v2(1, 1, 1, short), Carrier.stream]);
+      }
+      const reason = impossible(address);
+      seen.add(reason ?? "none");
+      for (const [header, carrier] of forms) {
+        const { action, refusal, region } = decodeIn(0xaa, header, carrier);
+        assert.equal(action, reason === undefined ? Action.client : Action.drop);
+        assert.equal(refusal, reason && Refusal[reason]);
+        const size = region[VERDICT.family] === 4 ? 4 : 16;
+        const client = region.subarray(VERDICT.client_address, VERDICT.client_address + size);
+        const told = size === 4 && address.length === 16 ? mapped([...client]) : [...client];
+        assert.deepEqual(told, address);
+        const view = new DataView(region.buffer);
+        assert.equal(view.getUint16(VERDICT.client_port, LITTLE), port);
+      }
+    }),
+    {
+      numRuns: 5_000,
+      examples: [[[0, 0, 0, 0], 1], [new Array(16).fill(0), 1], [[255, 255, 255, 255], 1]],
+    },
+  );
+  assert.deepEqual(seen, new Set([...IMPOSSIBLE.map(([reason]) => reason), "none"]));
 });
 
 Deno.test("createDecoder: it accepts what a simple model of the rules accepts, and no more", () => {

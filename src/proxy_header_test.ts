@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Action, Carrier, HEADER_OFFSET, Refusal, SCRATCH_SIZE, VERDICT } from "./native/layout.ts";
 import { createDecoder, warmUp } from "./proxy_header.ts";
-import { formatAddress } from "./address.ts";
+import { formatAddress, parseIp } from "./address.ts";
 
 const region = new ArrayBuffer(SCRATCH_SIZE);
 const decode = createDecoder(region);
@@ -103,9 +103,21 @@ const VERSION_1: Row[] = [
   ["T2 three parts", text("PROXY TCP4 192.0.2 198.51.100.1 1 2\r\n"), "v1_address"],
   ["T2 five parts", text("PROXY TCP4 192.0.2.1.1 198.51.100.1 1 2\r\n"), "v1_address"],
   ["T2 an empty part", text("PROXY TCP4 192..2.1 198.51.100.1 1 2\r\n"), "v1_address"],
-  ["T2 IPv6 under TCP4", text("PROXY TCP4 2001:db8::1 198.51.100.1 1 2\r\n"), "v1_address"],
+  [
+    "T2 IPv6 to IPv4 under TCP4, as nginx writes it",
+    text("PROXY TCP4 ::1 198.51.100.1 1 2\r\n"),
+    "v1_mixed_families",
+  ],
+  [
+    "T2 IPv6 to IPv4 under TCP6",
+    text("PROXY TCP6 2001:db8::1 198.51.100.1 1 2\r\n"),
+    "v1_mixed_families",
+  ],
+  ["T2 IPv4 to IPv6 under TCP4", text("PROXY TCP4 192.0.2.1 ::1 1 2\r\n"), "v1_mixed_families"],
+  ["T2 both IPv6 under TCP4", text("PROXY TCP4 ::1 ::2 1 2\r\n"), "v1_mixed_families"],
+  ["T2 IPv6 under TCP4 to nothing", text("PROXY TCP4 ::1 x 1 2\r\n"), "v1_address"],
   ["T2 a bad destination", text("PROXY TCP4 192.0.2.1 x 1 2\r\n"), "v1_address"],
-  ["T2 IPv4 under TCP6", text("PROXY TCP6 192.0.2.1 2001:db8::2 1 2\r\n"), "v1_address"],
+  ["T2 IPv4 under TCP6", text("PROXY TCP6 192.0.2.1 ::2 1 2\r\n"), "v1_mixed_families"],
   ["T2 two ::", text("PROXY TCP6 2001::db8::1 2001:db8::2 1 2\r\n"), "v1_address"],
   ["T2 :: for nothing", text("PROXY TCP6 1:2:3:4::5:6:7:8 2001:db8::2 1 2\r\n"), "v1_address"],
   ["T2 seven groups", text("PROXY TCP6 1:2:3:4:5:6:7 2001:db8::2 1 2\r\n"), "v1_address"],
@@ -197,18 +209,22 @@ const VERSION_1: Row[] = [
     text("PROXY TCP4 192.0.2.1 198.51.100.1 0 443\r\n"),
     "client 192.0.2.1:0 to 198.51.100.1:443 v1",
   ],
-  ["policy: 0.0.0.0", text("PROXY TCP4 0.0.0.0 198.51.100.1 1 2\r\n"), "source_address"],
-  ["policy: IPv4 multicast", text("PROXY TCP4 224.0.0.1 198.51.100.1 1 2\r\n"), "source_address"],
-  ["policy: broadcast", text("PROXY TCP4 255.255.255.255 198.51.100.1 1 2\r\n"), "source_address"],
-  ["policy: ::", text("PROXY TCP6 :: 2001:db8::2 1 2\r\n"), "source_address"],
-  ["policy: IPv6 multicast", text("PROXY TCP6 ff02::1 2001:db8::2 1 2\r\n"), "source_address"],
-  ["policy: mapped multicast", text("PROXY TCP6 ::ffff:239.1.1.1 ::1 1 2\r\n"), "source_address"],
+  ["policy: 0.0.0.0", text("PROXY TCP4 0.0.0.0 198.51.100.1 1 2\r\n"), "client_unspecified"],
+  ["policy: IPv4 multicast", text("PROXY TCP4 224.0.0.1 198.51.100.1 1 2\r\n"), "client_multicast"],
+  [
+    "policy: broadcast",
+    text("PROXY TCP4 255.255.255.255 198.51.100.1 1 2\r\n"),
+    "client_broadcast",
+  ],
+  ["policy: ::", text("PROXY TCP6 :: 2001:db8::2 1 2\r\n"), "client_unspecified"],
+  ["policy: IPv6 multicast", text("PROXY TCP6 ff02::1 2001:db8::2 1 2\r\n"), "client_multicast"],
+  ["policy: mapped multicast", text("PROXY TCP6 ::ffff:239.1.1.1 ::1 1 2\r\n"), "client_multicast"],
   [
     "policy: almost mapped is IPv6",
     text("PROXY TCP6 ::1:ffff:192.0.2.1 ::ffff:198.51.100.1 1 2\r\n"),
     "client [::1:ffff:c000:201]:1 to [::ffff:c633:6401]:2 v1",
   ],
-  ["policy: mapped 0.0.0.0", text("PROXY TCP6 ::ffff:0.0.0.0 ::1 1 2\r\n"), "source_address"],
+  ["policy: mapped 0.0.0.0", text("PROXY TCP6 ::ffff:0.0.0.0 ::1 1 2\r\n"), "client_unspecified"],
   [
     "policy: IPv4-mapped to an IPv6 destination",
     text("PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 1 2\r\n"),
@@ -315,14 +331,14 @@ const VERSION_2: Row[] = [
     v2("2121", "00000000000000000000ffffc0000201 00000000000000000000ffffc6336401 dc04 01bb"),
     `${CLIENT4} v2`,
   ],
-  ["policy: ::", v2("2121", "00".repeat(36)), "source_address"],
-  ["policy: multicast", v2("2111", "e0000001 c6336401 dc04 01bb"), "source_address"],
-  ["policy: broadcast", v2("2111", "ffffffff c6336401 dc04 01bb"), "source_address"],
-  ["policy: IPv6 multicast", v2("2121", `ff02${V6.slice(4)}`), "source_address"],
+  ["policy: ::", v2("2121", "00".repeat(36)), "client_unspecified"],
+  ["policy: multicast", v2("2111", "e0000001 c6336401 dc04 01bb"), "client_multicast"],
+  ["policy: broadcast", v2("2111", "ffffffff c6336401 dc04 01bb"), "client_broadcast"],
+  ["policy: IPv6 multicast", v2("2121", `ff02${V6.slice(4)}`), "client_multicast"],
   [
     "policy: mapped broadcast",
     v2("2121", `00000000000000000000ffffffffffff ${V6.slice(33)}`),
-    "source_address",
+    "client_broadcast",
   ],
   [
     "policy: IPv4-mapped to an IPv6 destination, as HAProxy sends it",
@@ -343,10 +359,81 @@ const SPP: Row[] = [
   ["nothing", new Uint8Array(), "spp_short"],
   ["another magic", hex(`56ed ${V6}`), "spp_magic"],
   ["a version 2 header", v2("2111", V4), "spp_magic"],
-  ["an unspecified client", hex(`56ec ${"00".repeat(36)}`), "source_address"],
-  ["a multicast client", hex(`56ec ff02${V6.slice(4)}`), "source_address"],
+  ["an unspecified client", hex(`56ec ${"00".repeat(36)}`), "client_unspecified"],
+  ["a multicast client", hex(`56ec ff02${V6.slice(4)}`), "client_multicast"],
   ["one byte", hex("56"), "spp_short"],
 ];
+
+/** Addresses at the edges of what no client can have: the address, and the reason or none. */
+const EDGES: readonly (readonly [address: string, refusal?: string])[] = [
+  ["0.0.0.0", "client_unspecified"],
+  ["0.0.0.1", "client_this_network"],
+  ["0.255.255.255", "client_this_network"],
+  ["1.0.0.0"],
+  // What these are depends on the peer and on this host, which the decoder does not know.
+  ["127.0.0.1"],
+  ["127.255.255.255"],
+  // IPv4 needs no scope: a neighbour of the balancer can have it (docs/trust.md).
+  ["169.254.0.1"],
+  ["223.255.255.255"],
+  ["224.0.0.0", "client_multicast"],
+  ["239.255.255.255", "client_multicast"],
+  ["240.0.0.0", "client_reserved"],
+  ["255.255.255.254", "client_reserved"],
+  ["255.0.255.255", "client_reserved"],
+  ["255.255.255.255", "client_broadcast"],
+  ["::", "client_unspecified"],
+  ["::1"],
+  ["::7f00:1"],
+  ["fe7f:ffff::1"],
+  ["fe80::1", "client_link_local"],
+  ["febf:ffff::1", "client_link_local"],
+  ["fec0::1"],
+  ["feff::1"],
+  ["ff00::", "client_multicast"],
+  ["ff02::1", "client_multicast"],
+];
+
+/** The address in every form of header that has room for it. */
+function everyForm(address: string): [header: Uint8Array, carrier: number][] {
+  const { family, bytes } = parseIp(address) ?? assert.fail(address);
+  const digits = (list: readonly number[]) =>
+    list.map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const mapped = "0".repeat(20) + "ffff";
+  const wide = (family === 4 ? mapped : "") + digits(bytes);
+  const destination = `${mapped}c6336401`;
+  const ports = "dc04 01bb";
+  const forms: [Uint8Array, number][] = [
+    [v2("2121", `${wide} ${destination} ${ports}`), Carrier.stream],
+    [v2("2122", `${wide} ${destination} ${ports}`), Carrier.datagram],
+    [hex(`56ec ${wide} ${destination} ${ports}`), Carrier.spp],
+  ];
+  return family === 6
+    ? [...forms, [text(`PROXY TCP6 ${address} 2001:db8::2 56324 443\r\n`), Carrier.stream]]
+    : [
+      ...forms,
+      [v2("2111", `${digits(bytes)} c6336401 ${ports}`), Carrier.stream],
+      [text(`PROXY TCP4 ${address} 198.51.100.1 56324 443\r\n`), Carrier.stream],
+      [text(`PROXY TCP6 ::ffff:${address} ::1 56324 443\r\n`), Carrier.stream],
+    ];
+}
+
+for (const [address, refusal] of EDGES) {
+  Deno.test(`createDecoder: a client ${address} is ${refusal ?? "taken"} in every form`, () => {
+    for (const [header, carrier] of everyForm(address)) {
+      const verdict = verdictOn(header, carrier);
+      if (refusal === undefined) assert.match(verdict, /^client /);
+      else assert.equal(verdict, refusal);
+      // Refused or not, the log can say whom the header names.
+      const named = formatAddress(
+        record.getUint8(VERDICT.family),
+        new Uint8Array(region, VERDICT.client_address, 16),
+        record.getUint16(VERDICT.client_port, LITTLE),
+      );
+      assert.equal(named, address.includes(":") ? `[${address}]:56324` : `${address}:56324`);
+    }
+  });
+}
 
 for (const [name, header, verdict] of VERSION_1) {
   Deno.test(`createDecoder: version 1, ${name}`, () => assert.equal(verdictOn(header), verdict));

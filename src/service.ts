@@ -1,7 +1,13 @@
 /** A service from its start to its end: the native core, the workers, signals and the log. */
 import { accessLog } from "./log/access.ts";
 import { setAutoRoutes } from "./routing/auto.ts";
-import { encodeConfig, type Options } from "./config.ts";
+import {
+  encodeConfig,
+  type Options,
+  refusedFamilies,
+  refusedSentence,
+  servicesOf,
+} from "./config.ts";
 import { logEvent, readEvent } from "./log/events.ts";
 import { KernelRouting } from "./routing/kernel.ts";
 import type { Log } from "./log/log.ts";
@@ -77,6 +83,7 @@ export async function runService(options: Options, library: Library, log: Log): 
   if (!phase.stopping) {
     const listening = listeningSentence(options);
     logListening(options, listening, log);
+    logRefusedFamilies(options, log);
     if (metrics) logMetrics(options, log);
     manager.ready(listening);
     // A stop has its own deadline (TimeoutStopSec).
@@ -152,6 +159,8 @@ function advice(status: number, options: Options): string {
         : "; run as root, or with CAP_NET_RAW (CAP_NET_ADMIN for --mark)";
     case Status.address_in_use:
       return `; another program has it (ss -lntup 'sport = :${port}'): stop that, or choose another with --listen-addr`;
+    case Status.loop:
+      return "; choose another port with --listen-addr, or name the server behind it with -4 or -6";
     case Status.address_not_available:
       return `; ${text} is not an address of this host (ip address): choose one with --listen-addr`;
     default:
@@ -159,9 +168,11 @@ function advice(status: number, options: Options): string {
   }
 }
 
-function listeningSentence({ protocol, listenAddr, ipv4, ipv6 }: Options): string {
+function listeningSentence(options: Options): string {
+  const { protocol, listenAddr } = options;
   const protocols = protocol === "both" ? "TCP and UDP" : protocol.toUpperCase();
-  return `Listening on ${listenAddr.text} (${protocols}), forwarding to ${ipv4.text} and ${ipv6.text}`;
+  const upstreams = servicesOf(options).map(({ text }) => text).join(" and ");
+  return `Listening on ${listenAddr.text} (${protocols}), forwarding to ${upstreams}`;
 }
 
 function logListening(options: Options, sentence: string, log: Log): void {
@@ -170,10 +181,16 @@ function logListening(options: Options, sentence: string, log: Log): void {
     event: "listening",
     protocol,
     address: listenAddr.text,
-    ipv4: ipv4.text,
-    ipv6: ipv6.text,
+    ...(ipv4 && { ipv4: ipv4.text }),
+    ...(ipv6 && { ipv6: ipv6.text }),
     listeners,
   });
+}
+
+function logRefusedFamilies(options: Options, log: Log): void {
+  for (const family of refusedFamilies(options)) {
+    log("info", refusedSentence(family), { event: "no_upstream", value: family });
+  }
 }
 
 function logMetrics({ metricsAddr }: Options, log: Log): void {

@@ -47,6 +47,19 @@ export class Verdict {
     return Action.drop;
   }
 
+  /**
+   * The header is refused for the client that it names, whose address was written before: the log says
+   * whom.
+   *
+   * @param family 4 or 6
+   * @param clientPort 0 to 65,535
+   */
+  refuseClient(reason: RefusalCode, family: number, clientPort: number): ActionCode {
+    this.#record[VERDICT.family] = family;
+    this.#ports[0] = clientPort;
+    return this.refuse(reason);
+  }
+
   /** The service is to be reached from the proxy's own address. */
   own(version: number): ActionCode {
     this.#record[VERDICT.refusal] = Refusal.none;

@@ -27,7 +27,13 @@ const OF_THE_CONTENT: readonly number[] = [
   Refusal.v2_short_address,
   Refusal.v2_tlv,
   Refusal.v2_checksum,
-  Refusal.source_address,
+  Refusal.v1_mixed_families,
+  Refusal.client_unspecified,
+  Refusal.client_this_network,
+  Refusal.client_multicast,
+  Refusal.client_broadcast,
+  Refusal.client_reserved,
+  Refusal.client_link_local,
 ];
 
 interface Case {

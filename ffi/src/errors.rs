@@ -22,6 +22,11 @@ impl Error {
         Error { status: status::INVALID, text: text.into() }
     }
 
+    /// An upstream that is the program's own listener.
+    pub fn forwarding_loop(text: impl Into<String>) -> Error {
+        Error { status: status::LOOP, text: text.into() }
+    }
+
     /// An operating system's error: `doing` says what failed and on which address.
     pub fn system(doing: impl AsRef<str>, error: &io::Error) -> Error {
         let status = match error.raw_os_error() {

@@ -44,6 +44,13 @@ named! {
         FlowsFull = 14, "flows_full";
         /// The ring was full. `value`: how many events were lost before this one.
         EventsLost = 15, "events_lost";
+        /// A connection was closed for whom its header names: `refusal` says why, `client` who. Of
+        /// clients whose family has no upstream, only the first is told.
+        ClientRefused = 16, "client_refused";
+        /// The upstream has become an address on which this program listens.
+        ForwardingLoop = 17, "forwarding_loop";
+        /// This host's addresses cannot be read: the kernel is asked about each client. Said once.
+        AddressesUnknown = 18, "addresses_unknown";
     }
 }
 

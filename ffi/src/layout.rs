@@ -102,6 +102,8 @@ pub mod status {
     pub const SYSTEM: i32 = -5;
     /// A panic was caught.
     pub const PANIC: i32 = -6;
+    /// An upstream is the program's own listener.
+    pub const LOOP: i32 = -7;
 }
 
 /// An address and port.
@@ -197,8 +199,12 @@ pub struct ReachRecord {
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceConfig {
     pub listen: Endpoint,
+    /// Empty: IPv4 clients are refused. One of the two is there.
     pub upstream4: Endpoint,
+    /// Empty: IPv6 clients are refused.
     pub upstream6: Endpoint,
+    /// Where the metrics are served over TCP; empty where they are not.
+    pub metrics: Endpoint,
     /// Bits of `protocol`.
     pub protocols: u32,
     pub udp_header: u32,
@@ -495,6 +501,7 @@ fn describe_body() -> String {
         status::ADDRESS_NOT_AVAILABLE,
         status::SYSTEM,
         status::PANIC,
+        status::LOOP,
     );
     offsets!(
         out,
@@ -535,6 +542,7 @@ fn describe_body() -> String {
         listen,
         upstream4,
         upstream6,
+        metrics,
         protocols,
         udp_header,
         mark,

@@ -28,6 +28,7 @@ mod service;
 mod socket;
 mod stats;
 mod subnets;
+mod trust;
 mod udp;
 
 pub use layout::describe;
@@ -327,6 +328,20 @@ pub unsafe extern "C" fn set_sysctl(name: Buffer, length: u32, value: u32) -> i3
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn check_capabilities(mark: u32) -> i32 {
     guard(|| service::check_capabilities(mark).map(|()| 0))
+}
+
+/// Whether none of a configuration's upstreams is this program's own listener: 0 or a status.
+///
+/// # Safety
+/// `config` is valid for reading `length` bytes: one `ServiceConfig`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn check_forwarding(config: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `ServiceConfig`.
+        let config: &ServiceConfig = only(unsafe { records(config, length)? })?;
+        service::check_forwarding(config).map(|()| 0)
+    })
 }
 
 /// Whether this process may listen on an address, and nobody else does: 0 or a status. `protocols`: bits

@@ -38,8 +38,8 @@ named! {
         V2Tlv = 13, "v2_tlv";
         /// Version 2: the CRC32c TLV does not match the header, or is not four bytes long (B8).
         V2Checksum = 14, "v2_checksum";
-        /// The source address is unspecified, multicast or broadcast, or loopback from another host.
-        SourceAddress = 15, "source_address";
+        /// The client is the unspecified address, 0.0.0.0 or `::`.
+        ClientUnspecified = 15, "client_unspecified";
         /// Simple Proxy Protocol: fewer than 38 bytes.
         SppShort = 16, "spp_short";
         /// Simple Proxy Protocol: the magic number is not 0x56EC.
@@ -56,6 +56,34 @@ named! {
         DatagramTooLong = 22, "datagram_too_long";
         /// The decoder failed: a defect of ours, refused rather than guessed at.
         Decoder = 23, "decoder";
+        /// Version 1: two well-formed addresses that are not both of the line's family.
+        V1MixedFamilies = 24, "v1_mixed_families";
+        /// The client lies in 0.0.0.0/8, "this network" (RFC 1122, 3.2.1.3).
+        ClientThisNetwork = 25, "client_this_network";
+        /// The client is a multicast address: 224.0.0.0/4 or ff00::/8.
+        ClientMulticast = 26, "client_multicast";
+        /// The client is the limited broadcast address, 255.255.255.255.
+        ClientBroadcast = 27, "client_broadcast";
+        /// The client lies in 240.0.0.0/4, which is reserved (RFC 1112, 4).
+        ClientReserved = 28, "client_reserved";
+        /// The client lies in fe80::/10, and no header says on which link.
+        ClientLinkLocal = 29, "client_link_local";
+        /// The client is a loopback address, and the peer is not on this host.
+        ClientLoopback = 30, "client_loopback";
+        /// The client is one of this host's own addresses, and the peer is not on this host.
+        ClientOwnAddress = 31, "client_own_address";
+        /// The client is the broadcast address of one of this host's subnets.
+        ClientSubnetBroadcast = 32, "client_subnet_broadcast";
+        /// The client is an anycast address of this host.
+        ClientAnycast = 33, "client_anycast";
+        /// The client has the address and port on which the proxy listens, or its upstream.
+        ClientIsListener = 34, "client_is_listener";
+        /// No upstream is named for the client's address family.
+        ClientFamily = 35, "client_family";
+        /// The kernel would use another address than the client's towards the upstream.
+        SourceMismatch = 36, "source_mismatch";
+        /// The upstream's address has become one on which the proxy itself listens.
+        ForwardingLoop = 37, "forwarding_loop";
     }
 }
 
@@ -63,6 +91,26 @@ impl Refusal {
     /// The reason with this code, or `None` for a code that is not assigned; `ALL[i] as usize == i`.
     pub fn from_code(code: u8) -> Option<Refusal> {
         Refusal::ALL.get(usize::from(code)).copied()
+    }
+
+    /// Whether it is about whom a well-formed header names, and not about the header's form.
+    pub fn is_of_client(self) -> bool {
+        matches!(
+            self,
+            Refusal::ClientUnspecified
+                | Refusal::ClientThisNetwork
+                | Refusal::ClientMulticast
+                | Refusal::ClientBroadcast
+                | Refusal::ClientReserved
+                | Refusal::ClientLinkLocal
+                | Refusal::ClientLoopback
+                | Refusal::ClientOwnAddress
+                | Refusal::ClientSubnetBroadcast
+                | Refusal::ClientAnycast
+                | Refusal::ClientIsListener
+                | Refusal::ClientFamily
+                | Refusal::SourceMismatch
+        )
     }
 }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,21 +16,26 @@ use crate::access::Account;
 use crate::errors::{Error, Result};
 use crate::events::{Doorbell, EventKind, Ring, ACCOUNTS, EVENTS};
 use crate::layout::{
-    level, protocol, udp_header, Endpoint, Event, ServiceConfig, SubnetRecord, HEADER_OFFSET,
-    MAX_HEADER, SCRATCH_SIZE,
+    level, protocol, udp_header, Event, ServiceConfig, SubnetRecord, HEADER_OFFSET, MAX_HEADER,
+    SCRATCH_SIZE,
 };
 use crate::log_limit::LogLimit;
-use crate::socket;
+use crate::socket::{self, Source};
 use crate::stats::{Counter, Stats, STATS_LENGTH};
 use crate::subnets::Subnets;
+use crate::trust::addresses::Nature;
+use crate::trust::client;
+use crate::trust::host::{Host, Known};
 use crate::udp::Directory;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: SocketAddr,
-    pub upstream4: SocketAddr,
-    pub upstream6: SocketAddr,
+    /// Where each family's clients go, if anywhere; one of the two is there.
+    upstream4: Option<SocketAddr>,
+    upstream6: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     pub tcp: bool,
     pub udp: bool,
     pub udp_header: u32,
@@ -48,11 +53,11 @@ pub struct Settings {
 impl Settings {
     fn new(config: &ServiceConfig) -> Result<Settings> {
         let missing = || Error::invalid("an address of the configuration is missing");
-        let address = |endpoint: &Endpoint| endpoint.socket_addr().ok_or_else(missing);
         let settings = Settings {
-            listen: address(&config.listen)?,
-            upstream4: address(&config.upstream4)?,
-            upstream6: address(&config.upstream6)?,
+            listen: config.listen.socket_addr().ok_or_else(missing)?,
+            upstream4: config.upstream4.socket_addr(),
+            upstream6: config.upstream6.socket_addr(),
+            metrics: config.metrics.socket_addr(),
             tcp: config.protocols & protocol::TCP != 0,
             udp: config.protocols & protocol::UDP != 0,
             udp_header: config.udp_header,
@@ -65,8 +70,13 @@ impl Settings {
             max_connections: config.max_connections.max(1) as usize,
             reno_over_loopback: socket::host_paces(),
         };
-        if !settings.upstream4.is_ipv4() || !settings.upstream6.is_ipv6() {
+        if settings.upstream4.is_some_and(|upstream| !upstream.is_ipv4())
+            || settings.upstream6.is_some_and(|upstream| !upstream.is_ipv6())
+        {
             return Err(Error::invalid("an upstream is not of its family"));
+        }
+        if settings.upstreams().next().is_none() {
+            return Err(missing());
         }
         if !settings.tcp && !settings.udp || settings.udp_header > udp_header::SPP {
             return Err(Error::invalid("the configuration names no protocol that there is"));
@@ -79,13 +89,33 @@ impl Settings {
         self.reno_over_loopback && service.ip().is_loopback()
     }
 
-    /// Where traffic of an address's family goes.
-    pub fn upstream(&self, of: IpAddr) -> SocketAddr {
-        if of.is_ipv4() {
-            self.upstream4
-        } else {
-            self.upstream6
-        }
+    /// Where traffic of a source goes: to the upstream of the client's family, if there is one. The
+    /// proxy's own address is nobody's: where the peer's family has no upstream, the other's will do.
+    pub fn upstream(&self, source: Source, peer: SocketAddr) -> Option<SocketAddr> {
+        let (own, other) = match source.stands_for(peer) {
+            IpAddr::V4(_) => (self.upstream4, self.upstream6),
+            IpAddr::V6(_) => (self.upstream6, self.upstream4),
+        };
+        own.or(other.filter(|_| source == Source::Own))
+    }
+
+    /// Every upstream: one or two.
+    fn upstreams(&self) -> impl Iterator<Item = SocketAddr> {
+        self.upstream4.into_iter().chain(self.upstream6)
+    }
+
+    /// Where this program itself listens, if what is sent to an upstream arrives there.
+    ///
+    /// `is_own`: whether an address is one of this host's.
+    pub fn own_listener(
+        &self,
+        upstream: SocketAddr,
+        is_own: impl Fn(IpAddr) -> bool,
+    ) -> Option<SocketAddr> {
+        [Some(self.listen), self.metrics.filter(|_| self.tcp)]
+            .into_iter()
+            .flatten()
+            .find(|listen| client::arrives_at(upstream, *listen, &is_own))
     }
 }
 
@@ -100,6 +130,10 @@ pub struct Service {
     subnets: Mutex<Option<Arc<Subnets>>>,
     /// Grows whenever `subnets` changes, so that a listener looks without taking the lock.
     subnets_version: AtomicU32,
+    /// This host's addresses, which no client from elsewhere may have.
+    pub host: Arc<Host>,
+    /// IPv4, IPv6: the log has the first client that was refused for want of an upstream.
+    told_families: [AtomicBool; 2],
     /// Set once, when the service is told to stop.
     stop_at: OnceLock<Instant>,
     doorbell: Doorbell,
@@ -136,6 +170,10 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn open(config: &ServiceConfig) -> Result<i32> {
     let settings = Settings::new(config)?;
     check_capabilities(settings.mark)?;
+    let host = Host::watch().map_err(|error| {
+        Error::system("Cannot start a thread for this host's addresses", &error)
+    })?;
+    check_loops(&settings, &host.known())?;
     check_listen(settings.listen, settings.tcp, settings.udp)?;
     let service = Arc::new(Service {
         opened: Instant::now(),
@@ -143,6 +181,8 @@ pub fn open(config: &ServiceConfig) -> Result<i32> {
         listeners: Mutex::default(),
         subnets: Mutex::default(),
         subnets_version: AtomicU32::new(0),
+        host,
+        told_families: Default::default(),
         stop_at: OnceLock::new(),
         doorbell: Doorbell::default(),
         draining: Mutex::default(),
@@ -157,6 +197,24 @@ pub fn check_capabilities(mark: u32) -> Result<()> {
         let what = if mark == 0 { "" } else { " and mark its packets" };
         Error::system(format!("Cannot use the clients' addresses{what}"), &error)
     })
+}
+
+/// Whether none of a configuration's upstreams is the program's own listener.
+pub fn check_forwarding(config: &ServiceConfig) -> Result<()> {
+    check_loops(&Settings::new(config)?, &Known::read())
+}
+
+fn check_loops(settings: &Settings, known: &Known) -> Result<()> {
+    let is_own = |ip| known.nature_of(ip) == Nature::Own;
+    for upstream in settings.upstreams() {
+        if let Some(listen) = settings.own_listener(upstream, is_own) {
+            let what = if listen == settings.listen { "listens" } else { "serves its metrics" };
+            return Err(Error::forwarding_loop(format!(
+                "Cannot forward to {upstream}: mmproxy itself {what} there, on {listen}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether this process may listen there, and nobody else does.
@@ -247,6 +305,11 @@ impl Service {
     /// The subnets whose peers may send headers; `None` allows all.
     pub fn subnets(&self) -> Option<Arc<Subnets>> {
         lock(&self.subnets).clone()
+    }
+
+    /// Whether a client of this family is the first that is refused for want of an upstream.
+    pub fn is_first_without_upstream(&self, client: SocketAddr) -> bool {
+        !self.told_families[usize::from(client.is_ipv6())].swap(true, Ordering::Relaxed)
     }
 
     /// How many listeners there are: one at least.

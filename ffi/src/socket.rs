@@ -3,6 +3,7 @@
 //! Callers pass values and get `io::Result`; nothing here keeps state or logs.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -228,7 +229,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The address whose family decides which service is meant: the client's, or without one the
+    /// The address whose family decides which upstream is meant: the client's, or without one the
     /// peer's.
     pub fn stands_for(self, peer: SocketAddr) -> IpAddr {
         match self {
@@ -244,7 +245,37 @@ pub struct Upstream {
     pub port_fallback: bool,
 }
 
-/// Starts a TCP connection to the service; it is established once the socket is writable.
+/// The error of an upstream socket that does not have its client's address, or port where that was
+/// asked for: nothing may be sent on it.
+#[derive(Debug)]
+struct OtherSource;
+
+impl std::error::Error for OtherSource {}
+
+impl fmt::Display for OtherSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the kernel would use another address than the client's")
+    }
+}
+
+/// What stands for that in place of an errno.
+pub const OTHER_SOURCE: i32 = -1;
+
+/// An error's errno, or `OTHER_SOURCE`.
+pub fn errno(error: &io::Error) -> i32 {
+    if is_other_source(error) {
+        return OTHER_SOURCE;
+    }
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Whether a socket was not opened because it would not have had its client's address.
+pub fn is_other_source(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<OtherSource>())
+}
+
+/// Starts a TCP connection to the service; it is established once the socket is writable. The socket
+/// has its client's address, or is none (`is_other_source`).
 ///
 /// `reno`: with that congestion control in place of the host's own.
 pub fn connect_tcp(
@@ -266,11 +297,64 @@ pub fn connect_tcp(
             bind_transparent(socket.as_raw_fd(), client)?;
         }
         match connect(socket.as_raw_fd(), service) {
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
-            Err(error) => Err(error),
-            Ok(()) => Ok(socket),
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
         }
+        if let Source::Client(client) = source {
+            if !has_address(socket.as_raw_fd(), client)? {
+                // The connection may stand already: its service must not take it for one that ended.
+                reset_on_close(socket.as_raw_fd());
+                return Err(io::Error::other(OtherSource));
+            }
+        }
+        Ok(socket)
     })
+}
+
+/// Whether a socket has the address of a client and, unless it is 0, the port (getsockname(2)).
+fn has_address(fd: RawFd, client: SocketAddr) -> io::Result<bool> {
+    let mut own = RawAddr::empty();
+    let mut length = RawAddr::ROOM;
+    // SAFETY: `own` has `length` bytes of room and outlives the call.
+    check(unsafe { libc::getsockname(fd, own.as_mut_ptr().cast(), &mut length) })?;
+    own.set_length(length);
+    Ok(own.socket_addr().is_some_and(|own| {
+        own.ip() == client.ip() && (client.port() == 0 || own.port() == client.port())
+    }))
+}
+
+/// Whether a UDP socket that is bound to an address would send from another: bind(2) takes a subnet's
+/// broadcast address, the kernel then picks the source, and getsockname(2) goes on showing what was
+/// bound. connect(2) to it tells: a broadcast address is refused (EACCES) until SO_BROADCAST is set. A
+/// route of type `prohibit` is refused in the same way, but then as well.
+fn is_broadcast(fd: RawFd, client: SocketAddr) -> bool {
+    /// Nothing is sent to it (discard).
+    const ANY_PORT: u16 = 9;
+    if client.is_ipv6() {
+        return false;
+    }
+    let to = SocketAddr::new(client.ip(), ANY_PORT);
+    let is_refused = connect(fd, to).is_err_and(|error| error.raw_os_error() == Some(libc::EACCES));
+    is_refused
+        && set_int(fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1).is_ok()
+        && connect(fd, to).is_ok()
+}
+
+/// Whether an address is this host's, a subnet's broadcast address among them: only those can be bound
+/// to without IP_TRANSPARENT. Where net.ipv4.ip_nonlocal_bind allows all of them, none is known to be.
+pub fn is_own(ip: IpAddr) -> bool {
+    /// Of documentation's own (RFC 5737, RFC 3849): no host has them.
+    const NOBODY: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(203, 0, 113, 77)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77)),
+    ];
+    let can_bind = |ip: IpAddr| {
+        let addr = SocketAddr::new(ip, 0);
+        Socket::new(Domain::for_address(addr), Type::DGRAM.cloexec(), None)
+            .and_then(|socket| socket.bind(&addr.into()))
+            .is_ok()
+    };
+    can_bind(ip) && !can_bind(NOBODY[usize::from(ip.is_ipv6())])
 }
 
 /// Whether this host's own congestion control spaces segments out, which only slows a connection down
@@ -297,14 +381,23 @@ fn set_reno(socket: RawFd) {
     };
 }
 
-/// Opens a UDP socket that speaks to the service alone.
+/// Opens a UDP socket that speaks to the service alone. It has its client's address, or is none
+/// (`is_other_source`).
 pub fn connect_udp(source: Source, service: SocketAddr, mark: u32) -> io::Result<Upstream> {
     with_port_fallback(source, |source| {
         let socket = upstream(libc::SOCK_DGRAM, service, mark)?;
         if let Source::Client(client) = source {
             bind_transparent(socket.as_raw_fd(), client)?;
+            if is_broadcast(socket.as_raw_fd(), client) {
+                return Err(io::Error::other(OtherSource));
+            }
         }
         connect(socket.as_raw_fd(), service)?;
+        if let Source::Client(client) = source {
+            if !has_address(socket.as_raw_fd(), client)? {
+                return Err(io::Error::other(OtherSource));
+            }
+        }
         Ok(socket)
     })
 }

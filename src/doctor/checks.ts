@@ -1,6 +1,14 @@
 /** What has to be the case, in the order in which an operator would mend it: facts in, findings out. */
 import { formatAddress } from "../address.ts";
-import { type Address, hasDefaultServices, limits, type Options } from "../config.ts";
+import {
+  type Address,
+  hasDefaultServices,
+  limits,
+  type Options,
+  refusedFamilies,
+  refusedSentence,
+  servicesOf,
+} from "../config.ts";
 import { errorText } from "../log/events.ts";
 import { commandLine, quote } from "../flags.ts";
 import { Status } from "../native/layout.ts";
@@ -48,6 +56,7 @@ export const CHECKS: readonly Check[] = [
   { name: "capabilities", run: (facts) => [capabilities(facts)] },
   { name: "subnets", run: (facts) => [subnets(facts)] },
   { name: "listen", run: (facts) => [listen(facts)] },
+  { name: "upstreams", run: (facts) => [upstreams(facts)] },
   { name: "sandbox", run: sandbox },
   { name: "nofile", run: (facts) => [openFiles(facts)] },
   { name: "service", run: (facts) => facts.services.map((service) => plain(facts, service)) },
@@ -150,6 +159,17 @@ function sandboxOf({ process, confinement }: Holder): Finding {
       noNewPrivileges ? "no new privileges" : "new privileges are possible"
     }, system calls ${filtered ? "filtered" : "not filtered"}, ${names}`,
   );
+}
+
+function upstreams({ options, loop }: Facts): Finding {
+  if (loop) {
+    return failed(
+      `${loop.message}: choose another port with --listen-addr, or name the server behind it`,
+      [`ss -lntup 'sport = :${options.listenAddr.port}'`],
+    );
+  }
+  const named = servicesOf(options).map(({ family, text }) => `IPv${family} clients to ${text}`);
+  return ok([...named, ...refusedFamilies(options).map(refusedSentence)].join("; "));
 }
 
 function openFiles({ options, fileLimit }: Facts): Finding {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { parseArguments } from "../cli.ts";
+import { servicesOf } from "../config.ts";
 import { Status } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
 import type { ProbeResult } from "../probe.ts";
@@ -45,6 +46,8 @@ function facts(
   const { options } = request;
   const { steps, notes } = planRoutes(options, { 4: reach, 6: LOCAL });
   const none: Step[] = [];
+  const [address] = servicesOf(options);
+  assert(address);
   return {
     options,
     self: ROOT,
@@ -52,7 +55,7 @@ function facts(
     sandbox: CONFINED,
     fileLimit: 65_536,
     services: [{
-      address: options.ipv4,
+      address,
       transport: options.protocol === "udp" ? "udp" : "tcp",
       plain: OK,
       spoofed: OK,
@@ -177,6 +180,31 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "--listen-addr → ss -lntup 'sport = :8443'",
   ],
   [
+    "a family without an upstream",
+    "upstreams",
+    facts("-4 127.0.0.1:22 -6 none"),
+    "ok: IPv4 clients to 127.0.0.1:22; IPv6 clients are refused: no --ipv6 upstream",
+  ],
+  [
+    "IPv6 alone",
+    "upstreams",
+    facts("-6 [::1]:22"),
+    "ok: IPv6 clients to [::1]:22; IPv4 clients are refused: no --ipv4 upstream",
+  ],
+  [
+    "both families",
+    "upstreams",
+    facts("-l 0.0.0.0:8443"),
+    "ok: IPv4 clients to 127.0.0.1:443; IPv6 clients to [::1]:443",
+  ],
+  [
+    "an upstream that is the listener",
+    "upstreams",
+    facts("-4 127.0.0.1:22 -l 0.0.0.0:22", { loop: refusal(Status.loop) }),
+    "failed: Cannot do it: choose another port with --listen-addr, or name the server behind it → " +
+    "ss -lntup 'sport = :22'",
+  ],
+  [
     "a table of connections that is nearly full",
     "conntrack",
     facts(SERVICE, {
@@ -201,7 +229,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
       assert(service);
       const six: ServiceFacts = {
         ...service,
-        address: given.options.ipv6,
+        address: given.options.ipv6 ?? assert.fail(),
         plain: { outcome: "failed", errno: 101 },
       };
       return { ...given, services: [six] };

@@ -1,6 +1,7 @@
 /** What is the case on this host, gathered once and judged afterwards. Nothing here is changed. */
 import {
   type Address,
+  encodeConfig,
   encodeEndpoint,
   type Options,
   PROTOCOLS,
@@ -39,6 +40,8 @@ export interface Facts {
   readonly listen: { readonly problem?: NativeError; readonly holder?: Holder };
   /** What the sandbox would come to here. */
   readonly sandbox: SandboxResult | NativeError;
+  /** An upstream is the program's own listener. */
+  readonly loop?: NativeError;
   /** The limit of open files. */
   readonly fileLimit: number;
   readonly services: readonly ServiceFacts[];
@@ -93,6 +96,8 @@ export async function gather(options: Options, library: Library): Promise<Facts>
   const dropped = droppedByFilter(library) - before;
   const conntrack = readConntrack(library);
   const subnets = readSubnetFile(options, library);
+  const fileLimit = library.raiseFileLimit();
+  const loop = problemOf(() => library.checkForwarding(encodeConfig(options, fileLimit)));
   const sockets = readSockets(library);
   return {
     options,
@@ -100,8 +105,9 @@ export async function gather(options: Options, library: Library): Promise<Facts>
     ...(incapable && { incapable }),
     ...(subnets !== undefined && { subnets }),
     listen: lookAtListener(options, library, sockets),
+    ...(loop && { loop }),
     sandbox: rehearse(options, library),
-    fileLimit: library.raiseFileLimit(),
+    fileLimit,
     services: targets.map(({ address, transport }, index): ServiceFacts => {
       const result = spoofed[index];
       const reach = reachOf(routing, address);
@@ -255,13 +261,11 @@ function surveyed(
   routing: Routing,
   sockets: readonly ListeningSocket[],
 ): Survey | RoutingError {
-  const { named, protocol } = options;
-  const asked = protocol === "tcp" ? named : {
-    4: named[4] && hasWildcard(sockets, options.ipv4),
-    6: named[6] && hasWildcard(sockets, options.ipv6),
-  };
+  const { ipv4, ipv6, protocol } = options;
+  const isAsked = (address: Address | undefined) =>
+    protocol === "tcp" || address !== undefined && hasWildcard(sockets, address);
   try {
-    return survey({ ...options, named: asked }, routing);
+    return survey(options, routing, { 4: isAsked(ipv4), 6: isAsked(ipv6) });
   } catch (error) {
     if (error instanceof RoutingError) return error;
     throw error;

@@ -68,6 +68,12 @@ export function endpoint<Name extends string>(view: DataView, offset: number, na
   return { [name]: address } as Record<Name, string>;
 }
 
+/** Whether a refusal is about whom a header names, or where it leads, and not about what came. */
+function isOfClient(refusal: NativeEvent["refusal"]): boolean {
+  return refusal.startsWith("client_") || refusal === "source_mismatch" ||
+    refusal === "forwarding_loop";
+}
+
 /** Writes an event's line. */
 export function logEvent(log: Log, event: NativeEvent, options: Options): void {
   const { kind, level, listener, refusal, errno, peer, client, upstream, came } = event;
@@ -83,7 +89,7 @@ export function logEvent(log: Log, event: NativeEvent, options: Options): void {
     ...(client && { client }),
     ...(upstream && { upstream }),
     ...(refused && { refusal }),
-    ...(refused && kind !== "peer_refused" &&
+    ...(refused && kind !== "peer_refused" && !isOfClient(refusal) &&
       {
         came: kind === "header_timeout" && value === 0
           ? `nothing for ${options.headerTimeout} s`
@@ -95,6 +101,9 @@ export function logEvent(log: Log, event: NativeEvent, options: Options): void {
   });
 }
 
+/** E2BIG. */
+const TOO_MANY = 7;
+
 function sentence(event: NativeEvent, options: Options): string {
   const { kind, refusal, errno, value, leftOut, came } = event;
   const peer = event.peer ?? "a peer";
@@ -104,11 +113,23 @@ function sentence(event: NativeEvent, options: Options): string {
     case "header_refused":
       return refusal === "incomplete"
         ? `Closed ${peer}: it ended before its PROXY header was complete (${came})`
-        : `Closed ${peer}: expected a PROXY header, got ${came} (${REASONS[refusal]})`;
+        : refusal === "not_proxy"
+        ? `Closed ${peer}: expected a PROXY header, got ${came} (${REASONS[refusal]})`
+        : `Closed ${peer}: its PROXY header is refused: ${came} (${REASONS[refusal]})`;
     case "header_timeout":
       return value === 0
         ? `Closed ${peer}: no PROXY header, nothing for ${options.headerTimeout} s; if the service speaks first, the load balancer must send its header at once (AWS NLB: proxy_protocol_v2.client_to_server.header_placement=on_first_ack)`
         : `Closed ${peer}: no whole PROXY header within ${options.headerTimeout} s, only ${came}`;
+    case "client_refused":
+      return `Refused ${peer}: ${clientReason(event)}`;
+    case "forwarding_loop":
+      return `Refused ${peer}: ${upstream} has become an address of this host, where mmproxy itself listens; choose another port with --listen-addr, or name the server behind it`;
+    case "addresses_unknown":
+      return errno === TOO_MANY
+        ? "Cannot keep this host's addresses, they are too many: the kernel is asked about each client"
+        : `Cannot list this host's addresses (${
+          errorText(errno)
+        }): the kernel is asked about each client; allow AF_NETLINK (RestrictAddressFamilies=) to spare that`;
     case "peer_refused":
       return `Refused ${peer}: it is not in the allowed subnets; if it is your load balancer, add it to ${
         options.allowedSubnets ?? "the file"
@@ -130,8 +151,11 @@ function sentence(event: NativeEvent, options: Options): string {
     case "connection_closed":
       return `Ended ${peer} to ${upstream} as ${client}${errno ? `: ${errorText(errno)}` : ""}`;
     case "datagrams_refused":
-      return refusal === "peer_not_allowed"
-        ? `Dropped ${count(1 + leftOut)} from ${peer}: it is not in the allowed subnets`
+      if (refusal === "peer_not_allowed") {
+        return `Dropped ${count(1 + leftOut)} from ${peer}: it is not in the allowed subnets`;
+      }
+      return isOfClient(refusal)
+        ? `Dropped ${count(1 + leftOut)}, the last from ${peer}: ${clientReason(event)}`
         : `Dropped ${count(1 + leftOut)}, the last from ${peer}: got ${came} (${
           datagramReason(event)
         })`;
@@ -145,6 +169,30 @@ function sentence(event: NativeEvent, options: Options): string {
       return `The table of UDP flows is full at ${value}: the longest idle make room for new ones; raise the limit of open files (LimitNOFILE=, ulimit -n) or lower --close-after`;
     case "events_lost":
       return `${value} log lines were lost: they came faster than they could be written`;
+  }
+}
+
+/** Why a client, or where it would have gone, is refused. */
+function clientReason({ refusal, client, upstream }: NativeEvent): string {
+  // Its port is no part of the reason, but where it is the reason.
+  const address = client?.replace(/^\[?(.*?)\]?:\d+$/, "$1") ?? "of its header";
+  switch (refusal) {
+    case "client_family": {
+      const family = address.includes(":") ? 6 : 4;
+      return `client ${address} is IPv${family} and no --ipv${family} upstream is named; further IPv${family} clients are counted and not logged`;
+    }
+    case "client_is_listener":
+      return `client ${client ?? address} is ${REASONS[refusal]}; see docs/trust.md`;
+    case "source_mismatch":
+      return `the connection to ${
+        upstream ?? "the upstream"
+      } would not have come from client ${address}, but from another address; see docs/trust.md`;
+    case "forwarding_loop":
+      return `${
+        REASONS[refusal]
+      }: choose another port with --listen-addr, or name the server behind it`;
+    default:
+      return `client ${address} is ${REASONS[refusal]}; see docs/trust.md`;
   }
 }
 
@@ -180,7 +228,22 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
   v2_short_address: "version 2: shorter than its addresses",
   v2_tlv: "version 2: a malformed TLV",
   v2_checksum: "version 2: the CRC32c does not match",
-  source_address: "a source address that no client can have",
+  v1_mixed_families:
+    "version 1: an address of another family than the line says, as nginx writes behind another balancer; see docs/trust.md",
+  client_unspecified: "no address at all",
+  client_this_network: "in 0.0.0.0/8, which no host can have",
+  client_multicast: "a multicast address",
+  client_broadcast: "the broadcast address",
+  client_reserved: "in 240.0.0.0/4, which is reserved",
+  client_link_local: "a link-local address, and no header says of which link",
+  client_loopback: "a loopback address and the peer is not local",
+  client_own_address: "an address of this host and the peer is not local",
+  client_subnet_broadcast: "the broadcast address of a subnet of this host",
+  client_anycast: "an anycast address of this host",
+  client_is_listener: "where mmproxy itself, or its upstream, listens",
+  client_family: "of a family without an upstream",
+  source_mismatch: "another address than the kernel would use",
+  forwarding_loop: "the upstream is mmproxy itself",
   spp_short: "Simple Proxy Protocol: shorter than 38 bytes",
   spp_magic: "not a Simple Proxy Protocol header: is the sender set to send one?",
   incomplete: "the header is not complete",

@@ -225,6 +225,65 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
     { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, sample: "hi" },
     /got text "hi" \(not a PROXY header: .* If only into the first, see --udp-header session\)$/,
   ],
+  [
+    {
+      kind: EventKind.client_refused,
+      refusal: Refusal.client_loopback,
+      peer: [4, [198, 51, 100, 7], 41_233],
+      client: [4, [127, 0, 0, 1], 5],
+    },
+    /^Refused 198\.51\.100\.7:41233: client 127\.0\.0\.1 is a loopback address and the peer is not local; see docs\/trust\.md$/,
+  ],
+  [
+    { kind: EventKind.client_refused, refusal: Refusal.client_own_address, client: CLIENT },
+    /client 2001:db8::1 is an address of this host and the peer is not local; see docs\/trust\.md$/,
+  ],
+  [
+    { kind: EventKind.client_refused, refusal: Refusal.client_is_listener, client: PEER },
+    /client 198\.51\.100\.7:40000 is where mmproxy itself, or its upstream, listens; see/,
+  ],
+  [
+    { kind: EventKind.client_refused, refusal: Refusal.client_family, client: CLIENT },
+    /client 2001:db8::1 is IPv6 and no --ipv6 upstream is named; further IPv6 clients are counted and not logged$/,
+  ],
+  [
+    { kind: EventKind.client_refused, refusal: Refusal.client_family, client: PEER },
+    /client 198\.51\.100\.7 is IPv4 and no --ipv4 upstream is named; further IPv4 clients/,
+  ],
+  [
+    { kind: EventKind.client_refused, refusal: Refusal.source_mismatch, ...ENDPOINTS },
+    /^Refused 198.*: the connection to \[fe80::2%3\]:443 would not have come from client 2001:db8::1, but from another address; see/,
+  ],
+  [
+    { kind: EventKind.forwarding_loop, refusal: Refusal.forwarding_loop, upstream: UPSTREAM },
+    /^Refused a peer: \[fe80::2%3\]:443 has become an address of this host, where mmproxy itself listens; choose another port/,
+  ],
+  [
+    { kind: EventKind.datagrams_refused, refusal: Refusal.forwarding_loop },
+    /^Dropped a datagram, the last from a peer: the upstream is mmproxy itself: choose another port/,
+  ],
+  [
+    {
+      kind: EventKind.datagrams_refused,
+      refusal: Refusal.client_subnet_broadcast,
+      left_out: 1,
+      client: PEER,
+    },
+    /^Dropped 2 datagrams, the last from a peer: client 198\.51\.100\.7 is the broadcast address of a subnet of this host; see docs\/trust\.md$/,
+  ],
+  [{ kind: EventKind.addresses_unknown, errno: 7 }, /^Cannot keep this host's addresses, they are/],
+  [
+    { kind: EventKind.addresses_unknown, errno: 97 },
+    /^Cannot list this host's addresses \(address family not supported \(EAFNOSUPPORT\)\): the kernel is asked about each client/,
+  ],
+  [
+    {
+      kind: EventKind.header_refused,
+      refusal: Refusal.v1_mixed_families,
+      sample: "PROXY TCP4 ::1",
+    },
+    /^Closed a peer: its PROXY header is refused: PROXY v1 line "PROXY TCP4 ::1" \(version 1: an address of another family/,
+  ],
   [{ kind: EventKind.flow_failed, errno: 13 }, /^Cannot open a flow .*CAP_NET_ADMIN is needed$/],
   [{ kind: EventKind.flows_full, value: 4 }, /^The table of UDP flows is full at 4:/],
   [{ kind: EventKind.events_lost, value: 9 }, /^9 log lines were lost/],
@@ -264,6 +323,15 @@ Deno.test("logEvent: says how many like it have no line", () => {
 Deno.test("logEvent: names an error by its constant, and an unknown one by its number", () => {
   const error = (errno: number) => lineOf({ kind: EventKind.flow_failed, errno }).details.error;
   assert.deepEqual([error(111), error(9999)], ["ECONNREFUSED", "errno 9999"]);
+});
+
+Deno.test("logEvent: a refused client is named, and what came is not shown", () => {
+  for (const kind of [EventKind.client_refused, EventKind.datagrams_refused]) {
+    const { details } = lineOf({ kind, refusal: Refusal.client_loopback, client: CLIENT });
+    assert.equal(details.client, "[2001:db8::1]:50000");
+    assert.equal(details.refusal, "client_loopback");
+    assert.equal("came" in details, false);
+  }
 });
 
 Deno.test("logEvent: says nothing of what came from a peer that may not send", () => {

@@ -5,7 +5,7 @@ import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "../pr
 
 type Service = Pick<
   Options,
-  "ipv4" | "ipv6" | "named" | "protocol" | "mark" | "connectTimeout"
+  "ipv4" | "ipv6" | "protocol" | "mark" | "connectTimeout"
 >;
 
 /** Makes a probe, or is told by a test what came of one. */

@@ -67,6 +67,7 @@ export const Status = {
   address_not_available: -4,
   system: -5,
   panic: -6,
+  loop: -7,
 } as const;
 
 /** Byte offsets of a `Verdict`; numbers in host byte order. */
@@ -128,16 +129,17 @@ export const SERVICE_CONFIG = {
   listen: 0,
   upstream4: 24,
   upstream6: 48,
-  protocols: 72,
-  udp_header: 76,
-  mark: 80,
-  header_timeout_ms: 84,
-  connect_timeout_ms: 88,
-  close_after_ms: 92,
-  log_level: 96,
-  max_flows: 100,
-  max_connections: 104,
-  size: 108,
+  metrics: 72,
+  protocols: 96,
+  udp_header: 100,
+  mark: 104,
+  header_timeout_ms: 108,
+  connect_timeout_ms: 112,
+  close_after_ms: 116,
+  log_level: 120,
+  max_flows: 124,
+  max_connections: 128,
+  size: 132,
 } as const;
 
 /** Byte offsets of a `Probe`; numbers in host byte order. */
@@ -246,7 +248,7 @@ export const Refusal = {
   v2_short_address: 12,
   v2_tlv: 13,
   v2_checksum: 14,
-  source_address: 15,
+  client_unspecified: 15,
   spp_short: 16,
   spp_magic: 17,
   incomplete: 18,
@@ -255,6 +257,20 @@ export const Refusal = {
   no_session: 21,
   datagram_too_long: 22,
   decoder: 23,
+  v1_mixed_families: 24,
+  client_this_network: 25,
+  client_multicast: 26,
+  client_broadcast: 27,
+  client_reserved: 28,
+  client_link_local: 29,
+  client_loopback: 30,
+  client_own_address: 31,
+  client_subnet_broadcast: 32,
+  client_anycast: 33,
+  client_is_listener: 34,
+  client_family: 35,
+  source_mismatch: 36,
+  forwarding_loop: 37,
 } as const;
 
 /** What an event tells: the code of each name. */
@@ -274,6 +290,9 @@ export const EventKind = {
   flow_failed: 13,
   flows_full: 14,
   events_lost: 15,
+  client_refused: 16,
+  forwarding_loop: 17,
+  addresses_unknown: 18,
 } as const;
 
 /** The counters, in the order in which `stats` writes them (u64 each). */
@@ -321,7 +340,7 @@ export const REFUSALS = [
   "v2_short_address",
   "v2_tlv",
   "v2_checksum",
-  "source_address",
+  "client_unspecified",
   "spp_short",
   "spp_magic",
   "incomplete",
@@ -330,6 +349,20 @@ export const REFUSALS = [
   "no_session",
   "datagram_too_long",
   "decoder",
+  "v1_mixed_families",
+  "client_this_network",
+  "client_multicast",
+  "client_broadcast",
+  "client_reserved",
+  "client_link_local",
+  "client_loopback",
+  "client_own_address",
+  "client_subnet_broadcast",
+  "client_anycast",
+  "client_is_listener",
+  "client_family",
+  "source_mismatch",
+  "forwarding_loop",
 ] as const;
 
 /** Behind the refusals: failed connections to the service, one an errno from 0 (u64 each). */
@@ -360,4 +393,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 361944917;
+export const ABI_VERSION = 2105127077;

@@ -166,6 +166,11 @@ export class Library {
     return record;
   }
 
+  /** Throws where an upstream of the configuration, a `ServiceConfig`, is this program's own listener. */
+  checkForwarding(config: Uint8Array<ArrayBuffer>): void {
+    this.#unwrap(this.#native.check_forwarding(config, config.length));
+  }
+
   /** Throws unless this process can listen there. `address`: an `Endpoint`; `protocols`: their bits. */
   checkListen(address: Uint8Array<ArrayBuffer>, protocols: number): void {
     this.#unwrap(this.#native.check_listen(address, address.length, protocols));

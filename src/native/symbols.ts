@@ -14,6 +14,10 @@ export const symbols = {
     parameters: ["u32"],
     result: "i32",
   },
+  check_forwarding: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
   check_listen: {
     parameters: ["buffer", "u32", "u32"],
     result: "i32",

@@ -1,6 +1,6 @@
 /** `routes up|down|show`: sets, removes or checks the routing, and says so in lines. */
 import type { RoutesRequest } from "../cli.ts";
-import type { Options } from "../config.ts";
+import { type Options, servicesOf } from "../config.ts";
 import type { Routing } from "./kernel.ts";
 import {
   compare,
@@ -40,10 +40,20 @@ export function runRoutes(request: RoutesRequest, routing: Routing, print: Print
 /** A plan, and what of it is there. */
 export interface Survey extends Plan, Comparison {}
 
-/** @throws {RoutingError} when it cannot be asked, or no routing here would do */
-export function survey(options: Options, routing: Routing): Survey {
-  const reach = { 4: routing.reach(options.ipv4), 6: routing.reach(options.ipv6) };
-  const plan = planRoutes(options, reach);
+/**
+ * @param wildcards whether a UDP service of the family may be bound to a wildcard address
+ * @throws {RoutingError} when it cannot be asked, or no routing here would do
+ */
+export function survey(
+  options: Options,
+  routing: Routing,
+  wildcards?: Parameters<typeof planRoutes>[2],
+): Survey {
+  const services = servicesOf(options);
+  const reach = Object.fromEntries(
+    services.map((service) => [service.family, routing.reach(service)]),
+  );
+  const plan = planRoutes(options, reach, wildcards);
   const names = plan.steps.flatMap((step) => step.kind === "sysctl" ? [step.name] : []);
   const sysctls = new Set(names.filter((name) => routing.isOn(name)));
   return { ...plan, ...compare(plan.steps, routing.list(options.table), sysctls) };

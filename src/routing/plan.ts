@@ -3,7 +3,14 @@
  * kernel parameters are needed, as data. Nothing here asks the kernel. docs/routes.md says why.
  */
 import { formatAddress } from "../address.ts";
-import { type Address, type Options, type Transport, transportsOf } from "../config.ts";
+import {
+  type Address,
+  hasDefaultServices,
+  type Options,
+  servicesOf,
+  type Transport,
+  transportsOf,
+} from "../config.ts";
 
 /** What routes and rules of ours are marked with (`proto` in ip-route(8) and ip-rule(8)). */
 export const ORIGIN = 123;
@@ -74,19 +81,27 @@ export class RoutingError extends Error {
   override readonly name = "RoutingError";
 }
 
-type Need = Pick<Options, "ipv4" | "ipv6" | "named" | "listenAddr" | "protocol" | "mark" | "table">;
+type Need = Pick<Options, "ipv4" | "ipv6" | "listenAddr" | "protocol" | "mark" | "table">;
 
 /**
  * What the services of `--ipv4` and `--ipv6` need on this host.
  *
  * @param reach how this host reaches each of them
+ * @param wildcards whether a UDP service of the family may be bound to a wildcard address
  * @throws {RoutingError} when it does not reach a service that the command line names
  */
-export function planRoutes(options: Need, reach: Readonly<Record<Family, Reach>>): Plan {
-  const plans = [
-    planFamily(options, options.ipv4, reach[4]),
-    planFamily(options, options.ipv6, reach[6]),
-  ];
+export function planRoutes(
+  options: Need,
+  reach: Readonly<Partial<Record<Family, Reach>>>,
+  wildcards: Readonly<Record<Family, boolean>> = { 4: true, 6: true },
+): Plan {
+  const plans = servicesOf(options).map((service) =>
+    planFamily(
+      { ...options, mayBeWildcard: wildcards[service.family] },
+      service,
+      reach[service.family] ?? { kind: "none" },
+    )
+  );
   const sysctls = new Set(plans.flatMap((plan) => plan.sysctls));
   return {
     steps: [
@@ -97,13 +112,18 @@ export function planRoutes(options: Need, reach: Readonly<Record<Family, Reach>>
   };
 }
 
+/** What a family's plan is made of. */
+interface FamilyNeed extends Need {
+  readonly mayBeWildcard: boolean;
+}
+
 interface FamilyPlan {
   readonly sysctls: readonly string[];
   readonly steps: readonly (Rule | Route)[];
   readonly notes: readonly Note[];
 }
 
-function planFamily(options: Need, service: Address, reach: Reach): FamilyPlan {
+function planFamily(options: FamilyNeed, service: Address, reach: Reach): FamilyPlan {
   switch (reach.kind) {
     case "none":
       return unreachable(options, service);
@@ -114,8 +134,9 @@ function planFamily(options: Need, service: Address, reach: Reach): FamilyPlan {
   }
 }
 
-function unreachable({ named }: Need, { family, text }: Address): FamilyPlan {
-  if (named[family]) {
+function unreachable(options: Need, { family, text }: Address): FamilyPlan {
+  // Where neither flag was given, each family is meant as far as the host has it.
+  if (!hasDefaultServices(options)) {
     throw new RoutingError(
       `This host has no route to ${text}: correct -${family}, or add the route (ip -${family} route)`,
     );
@@ -124,7 +145,7 @@ function unreachable({ named }: Need, { family, text }: Address): FamilyPlan {
 }
 
 /** Nothing but a reply to a client goes from a loopback address to another host. */
-function loopback(options: Need, service: Address): FamilyPlan {
+function loopback(options: FamilyNeed, service: Address): FamilyPlan {
   const from = service.family === 4 ? { bytes: [127, 0, 0, 1], length: 8 } : host(service);
   const wildcard = wildcardRules(options, service);
   return {
@@ -142,7 +163,7 @@ function loopback(options: Need, service: Address): FamilyPlan {
  * ones, where the kernel hands it from a connection's first packet on to the replies; UDP has no
  * connections, so there the port decides.
  */
-function local(options: Need, service: Address): FamilyPlan {
+function local(options: FamilyNeed, service: Address): FamilyPlan {
   const { family } = service;
   const marked = options.mark !== 0;
   const wildcard = wildcardRules(options, service);
@@ -216,12 +237,11 @@ function returnRoute(
 
 /**
  * A UDP service on a wildcard address sends replies that have no source yet when they are routed:
- * these look in the table for the route, and get its `src`. Only for a service that was named: on a
- * default port (443) something else may listen.
+ * these look in the table for the route, and get its `src`.
  */
-function wildcardRules(options: Need, service: Address): Rule[] {
+function wildcardRules(options: FamilyNeed, service: Address): Rule[] {
   const { family, port } = service;
-  if (!transportsOf(options.protocol).includes("udp") || !options.named[family]) return [];
+  if (!transportsOf(options.protocol).includes("udp") || !options.mayBeWildcard) return [];
   const anySource = { bytes: [0, 0, 0, 0], length: 32 };
   if (family === 4) {
     return [rule(options, service, "lo", { from: anySource, ...end("udp", service) })];

@@ -18,10 +18,8 @@ function address(text: string): Address {
 
 type Need = Parameters<typeof planRoutes>[0];
 
-const DEFAULT: Need = {
-  ipv4: address("127.0.0.1:443"),
-  ipv6: address("[::1]:443"),
-  named: { 4: true, 6: false },
+const TEXTS = { ipv4: "127.0.0.1:443", ipv6: undefined };
+const DEFAULT: Omit<Need, "ipv4" | "ipv6"> = {
   listenAddr: address("0.0.0.0:8443"),
   protocol: "tcp",
   mark: 0,
@@ -34,19 +32,21 @@ const LOOPBACK6 = [
   "ip -6 route add local default dev lo table 123 proto 123",
   "ip -6 rule add from ::1 iif lo lookup 123 protocol 123",
 ];
-const ONLY6 = { ipv6: "[2001:db8::5]:53", named: { 4: false, 6: true } };
+const ONLY6 = { ipv4: undefined, ipv6: "[2001:db8::5]:53" };
 const LOOPBACK4 = [
   "ip route add local default dev lo table 123 proto 123",
   "ip rule add from 127.0.0.1/8 iif lo lookup 123 protocol 123",
 ];
 
 type Changed = Partial<Omit<Need, "ipv4" | "ipv6" | "listenAddr">> & {
-  ipv4?: string;
-  ipv6?: string;
+  ipv4?: string | undefined;
+  ipv6?: string | undefined;
   listenAddr?: string;
 };
 
-function need({ ipv4, ipv6, listenAddr, ...rest }: Changed): Need {
+/** The defaults, changed; an address that is changed to nothing is left out. */
+function need({ listenAddr, ...changed }: Changed): Need {
+  const { ipv4, ipv6, ...rest } = { ...TEXTS, ...changed };
   return {
     ...DEFAULT,
     ...rest,
@@ -58,40 +58,34 @@ function need({ ipv4, ipv6, listenAddr, ...rest }: Changed): Need {
 
 const RECIPES: [name: string, changed: Changed, reach: Partial<Record<Family, Reach>>, string[]][] =
   [
-    ["a loopback service", {}, {}, [...LOOPBACK4, ...LOOPBACK6]],
+    ["a loopback service", {}, {}, LOOPBACK4],
+    ["both families' loopback services", { ipv6: "[::1]:443" }, {}, [...LOOPBACK4, ...LOOPBACK6]],
     ["another loopback address and table", { ipv4: "127.9.9.9:22", table: 70_000 }, {}, [
       "ip route add local default dev lo table 70000 proto 123",
       "ip rule add from 127.0.0.1/8 iif lo lookup 70000 protocol 123",
-      "ip -6 route add local default dev lo table 70000 proto 123",
-      "ip -6 rule add from ::1 iif lo lookup 70000 protocol 123",
     ]],
-    ["a mark changes nothing for loopback", { mark: 7 }, {}, [...LOOPBACK4, ...LOOPBACK6]],
+    ["a mark changes nothing for loopback", { mark: 7 }, {}, LOOPBACK4],
     ["UDP on loopback, perhaps on a wildcard", { ipv4: "127.0.0.1:53", protocol: "udp" }, {}, [
       "ip route add local default dev lo src 127.0.0.1 table 123 proto 123",
       "ip rule add from 127.0.0.1/8 iif lo lookup 123 protocol 123",
       "ip rule add from 0.0.0.0 iif lo ipproto udp sport 53 lookup 123 protocol 123",
-      ...LOOPBACK6,
     ]],
     ["an address of the host", { ipv4: "192.0.2.5:25" }, {}, [
       "ip route add local default dev lo table 123 proto 123",
       "ip rule add from 192.0.2.5 iif lo ipproto tcp sport 25 lookup 123 protocol 123",
-      ...LOOPBACK6,
     ]],
     ["an address of the host, with a mark", { ipv4: "192.0.2.5:25", mark: 255 }, {}, [
       "sysctl -w net.ipv4.tcp_fwmark_accept=1",
       "sysctl -w net.ipv4.fwmark_reflect=1",
       "ip route add local default dev lo table 123 proto 123",
       "ip rule add fwmark 0xff iif lo lookup 123 protocol 123",
-      ...LOOPBACK6,
     ]],
     ["a mark says nothing about UDP", { ipv4: "192.0.2.5:53", mark: 7, protocol: "udp" }, {}, [
       "ip route add local default dev lo src 192.0.2.5 table 123 proto 123",
       "ip rule add from 192.0.2.5 iif lo ipproto udp sport 53 lookup 123 protocol 123",
       "ip rule add from 0.0.0.0 iif lo ipproto udp sport 53 lookup 123 protocol 123",
-      ...LOOPBACK6,
     ]],
     ["an IPv6 address of the host", { ...ONLY6, protocol: "both" }, {}, [
-      ...LOOPBACK4,
       "ip -6 route add local default dev lo src 2001:db8::5 table 123 proto 123",
       "ip -6 rule add from 2001:db8::5 iif lo ipproto tcp sport 53 lookup 123 protocol 123",
       "ip -6 rule add from 2001:db8::5 iif lo ipproto udp sport 53 lookup 123 protocol 123",
@@ -100,28 +94,31 @@ const RECIPES: [name: string, changed: Changed, reach: Partial<Record<Family, Re
     ["an IPv6 address of the host, with a mark", { ...ONLY6, mark: 7 }, {}, [
       "sysctl -w net.ipv4.tcp_fwmark_accept=1",
       "sysctl -w net.ipv6.fwmark_reflect=1",
-      ...LOOPBACK4,
       "ip -6 route add local default dev lo table 123 proto 123",
       "ip -6 rule add fwmark 0x7 iif lo lookup 123 protocol 123",
     ]],
     [
       "IPv6 on the listener's own port, where no wildcard fits beside it",
       {
+        ipv4: undefined,
         ipv6: "[::1]:53",
-        named: { 4: false, 6: true },
         listenAddr: "[2001:db8::1]:53",
         protocol: "udp",
       },
       {},
-      [...LOOPBACK4, ...LOOPBACK6],
+      LOOPBACK6,
     ],
     ["a service elsewhere", { ipv4: "192.0.2.9:53", protocol: "both", mark: 7 }, { 4: LINK }, [
       "ip route add local default dev lo table 123 proto 123",
       "ip rule add from 192.0.2.9 iif eth0 ipproto tcp sport 53 lookup 123 protocol 123",
       "ip rule add from 192.0.2.9 iif eth0 ipproto udp sport 53 lookup 123 protocol 123",
-      ...LOOPBACK6,
     ]],
-    ["no IPv6, and none asked for", {}, { 6: { kind: "none" } }, LOOPBACK4],
+    [
+      "no IPv6, and none asked for",
+      { ipv6: "[::1]:443" },
+      { 6: { kind: "none" } },
+      LOOPBACK4,
+    ],
   ];
 
 for (const [name, changed, reach, commands] of RECIPES) {
@@ -130,6 +127,17 @@ for (const [name, changed, reach, commands] of RECIPES) {
     assert.deepEqual(plan.steps.map(setCommand), commands);
   });
 }
+
+Deno.test("planRoutes: a family without a service needs nothing, and is not asked about", () => {
+  const { steps } = planRoutes(need({}), { 4: { kind: "local" } });
+  assert.deepEqual(steps.map(setCommand), LOOPBACK4);
+});
+
+Deno.test("planRoutes: what is not on a wildcard address needs no rule for that", () => {
+  const udp = need({ ipv4: "127.0.0.1:53", protocol: "udp" });
+  const { steps } = planRoutes(udp, LOCAL, { 4: false, 6: false });
+  assert.deepEqual(steps.map(setCommand), LOOPBACK4);
+});
 
 Deno.test("planRoutes: refuses a named service that cannot be reached", () => {
   assert.throws(
@@ -150,7 +158,13 @@ const NOTES: [
 ][] = [
   ["direct clients without a mark", { ipv4: "192.0.2.5:25" }, {}, /\(TCP\).*--mark/, []],
   ["direct clients of UDP", { ipv4: "192.0.2.5:53", protocol: "udp" }, {}, /\(UDP\)[^-]*$/, []],
-  ["no IPv6", {}, { 6: { kind: "none" } }, /\[::1\]:443: this host has no IPv6/, []],
+  [
+    "no IPv6",
+    { ipv6: "[::1]:443" },
+    { 6: { kind: "none" } },
+    /\[::1\]:443: this host has no IPv6/,
+    [],
+  ],
   [
     "a service on the link",
     { ipv4: "192.0.2.9:53", protocol: "both" },
@@ -184,7 +198,7 @@ for (const [name, changed, reach, text, commands] of NOTES) {
 }
 
 Deno.test("planRoutes: has nothing to tell about loopback", () => {
-  assert.deepEqual(planRoutes(DEFAULT, LOCAL).notes, []);
+  assert.deepEqual(planRoutes(need({ ipv6: "[::1]:443" }), LOCAL).notes, []);
 });
 
 const STEPS = planRoutes(need({ ipv4: "192.0.2.5:53", protocol: "both" }), LOCAL).steps;

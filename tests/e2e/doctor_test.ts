@@ -109,6 +109,7 @@ Deno.test("doctor: a whole set-up has every check, and works", async () => {
     "capabilities ok",
     "subnets ok",
     "listen ok",
+    "upstreams ok",
     "sandbox ok",
     "nofile ok",
     "service ok",

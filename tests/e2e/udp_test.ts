@@ -205,7 +205,7 @@ const BAD: [name: string, datagram: Uint8Array, refusal: string][] = [
   ["a short address block", v2Raw(1, 0x22, new Uint8Array(12)), "v2_short_address"],
   ["a TLV past the end", header(CLIENT4, [Uint8Array.of(4, 0, 99)]), "v2_tlv"],
   ["a v1 line without end", bytes("PROXY TCP4 192.0.2.1"), "incomplete"],
-  ["a client at a multicast address", header({ ip: "224.0.0.1", port: 1 }), "source_address"],
+  ["a client at a multicast address", header({ ip: "224.0.0.1", port: 1 }), "client_multicast"],
   ["Simple Proxy Protocol", spp(CLIENT4, BALANCER4), "not_proxy"],
 ];
 

@@ -6,6 +6,7 @@ mod patience;
 pub mod poll;
 pub mod slab;
 pub mod tcp;
+mod trusted;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use std::time::Instant;
 use crate::access::Account;
 use crate::errors::{Error, Result};
 use crate::events::EventKind;
-use crate::layout::{action, level, AccessRecord, Endpoint, Event};
+use crate::layout::{action, level, AccessRecord, Endpoint, Event, Verdict};
 use crate::log_limit::LogLimit;
 use crate::refusal::Refusal;
 use crate::service::Listener;
@@ -24,6 +25,7 @@ use crate::stats::Counter;
 use crate::udp::Udp;
 use patience::Patience;
 use poll::{Events, Interest, Poll, Token};
+use trusted::Trusted;
 
 /// The decoder in TypeScript: the header's length in bytes and its `carrier`; an `action` comes back,
 /// and the verdict in the scratch region.
@@ -39,6 +41,8 @@ pub struct Context<'a> {
     log_limit: RefCell<LogLimit>,
     /// IPv4, IPv6: this host was told to lack it.
     told_family: [Cell<bool>; 2],
+    /// Who may be a client, as far as this host's addresses say.
+    trusted: Trusted,
 }
 
 /// Serves a listener until its service is stopped.
@@ -61,6 +65,7 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
         on_header,
         log_limit: RefCell::default(),
         told_family: Default::default(),
+        trusted: Trusted::default(),
     };
     // Edge-triggered: it tells once of each signal, and nobody needs to read it.
     cx.poll.add(listener.wake.fd(), Token::Wake, Interest::Changes).map_err(failed)?;
@@ -78,6 +83,7 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
         };
         patience.wait(&cx.poll, &mut events, timeout, streams).map_err(failed)?;
         cx.now = since(opened);
+        cx.look_at_addresses();
         if events.len() > 0 {
             streams = false;
         }
@@ -139,12 +145,6 @@ pub fn client_of(source: Source) -> Endpoint {
         Source::Client(client) => client.into(),
         Source::Own => Endpoint::default(),
     }
-}
-
-/// Whether a peer from elsewhere names a loopback address as its client's: a service that trusts its own
-/// host must not take it for that (docs/decisions/0015-loopback-clients.md).
-fn pretends_to_be_local(client: SocketAddr, peer: SocketAddr) -> bool {
-    client.ip().is_loopback() && !peer.ip().is_loopback()
 }
 
 /// Whether an error says that this host does not have the service's address family.
@@ -240,7 +240,7 @@ impl Context<'_> {
             peer: peer.into(),
             client: client_of(source),
             destination,
-            upstream: self.listener.service.settings.upstream(source.stands_for(peer)).into(),
+            upstream: self.upstream(source, peer).map(Endpoint::from).unwrap_or_default(),
             ..AccessRecord::default()
         };
         Some(Account::new(record, header))
@@ -274,28 +274,86 @@ impl Context<'_> {
             let refusal = Refusal::from_code(verdict.refusal).unwrap_or(Refusal::Decoder);
             return Err(refusal);
         }
+        let client = client_in(&verdict);
+        let source = match (answer, client.socket_addr()) {
+            (action::OWN, _) => Source::Own,
+            (action::CLIENT, Some(client)) => Source::Client(client),
+            _ => return Err(Refusal::Decoder),
+        };
+        self.trusted.judge(source, peer, &self.listener.service.settings)?;
         match verdict.version {
             1 => stats.add(Counter::HeadersV1, 1),
             2 => stats.add(Counter::HeadersV2, 1),
             _ => stats.add(Counter::HeadersSpp, 1),
         }
-        let client = Endpoint {
-            family: verdict.family,
-            port: verdict.client_port,
-            address: verdict.client_address,
-            ..Endpoint::default()
-        };
-        match (answer, client.socket_addr()) {
-            (action::OWN, _) => {
-                stats.add(Counter::HeadersOwn, 1);
-                Ok(Source::Own)
-            }
-            (action::CLIENT, Some(client)) if pretends_to_be_local(client, peer) => {
-                Err(Refusal::SourceAddress)
-            }
-            (action::CLIENT, Some(client)) => Ok(Source::Client(client)),
-            _ => Err(Refusal::Decoder),
+        if source == Source::Own {
+            stats.add(Counter::HeadersOwn, 1);
         }
+        Ok(source)
+    }
+
+    /// Where what a peer sends goes, if there is an upstream for it.
+    pub fn upstream(&self, source: Source, peer: SocketAddr) -> Option<SocketAddr> {
+        self.listener.service.settings.upstream(source, peer)
+    }
+
+    /// Takes this host's addresses anew where they have changed.
+    fn look_at_addresses(&mut self) {
+        self.trusted.refresh(&self.listener.service);
+        if let Some(errno) = self.trusted.take_unknown() {
+            let event = Event::new(EventKind::AddressesUnknown, level::WARN);
+            self.listener.tell(Event { errno, ..event });
+        }
+    }
+
+    /// A number that changes with this host's addresses: what a header means may have changed, too.
+    pub fn addresses_version(&self) -> u32 {
+        self.trusted.version()
+    }
+
+    /// The event of a refusal that concerns whom a header names, or where it would have gone; `None`
+    /// where the log has had its like. Call it before another header is decoded.
+    pub fn refused_client(&self, refusal: Refusal, peer: SocketAddr) -> Option<Event> {
+        let kind = match refusal {
+            Refusal::ForwardingLoop => EventKind::ForwardingLoop,
+            _ => EventKind::ClientRefused,
+        };
+        // SAFETY: this is the serving thread.
+        let client = client_in(&unsafe { self.listener.scratch.verdict() });
+        if refusal == Refusal::ClientFamily
+            && !self.listener.service.is_first_without_upstream(client.socket_addr()?)
+        {
+            return None;
+        }
+        let mut event = Event::new(kind, level::WARN);
+        if refusal == Refusal::ForwardingLoop {
+            let source = client.socket_addr().map_or(Source::Own, Source::Client);
+            event.upstream = self.upstream(source, peer).map(Into::into).unwrap_or_default();
+        }
+        Some(Event { refusal: refusal as u8, peer: peer.into(), client, ..event })
+    }
+
+    /// Counts and tells that an upstream socket would not have had its client's address.
+    pub fn refuse_other_source(&self, peer: SocketAddr, source: Source, upstream: SocketAddr) {
+        self.listener.stats.refuse(Refusal::SourceMismatch);
+        let event = Event::new(EventKind::ClientRefused, level::WARN);
+        self.tell_limited(Event {
+            refusal: Refusal::SourceMismatch as u8,
+            peer: peer.into(),
+            client: client_of(source),
+            upstream: upstream.into(),
+            ..event
+        });
+    }
+}
+
+/// The client that the decoder has found in a header.
+fn client_in(verdict: &Verdict) -> Endpoint {
+    Endpoint {
+        family: verdict.family,
+        port: verdict.client_port,
+        address: verdict.client_address,
+        ..Endpoint::default()
     }
 }
 
@@ -312,16 +370,6 @@ mod tests {
         assert!(!lacks_family(libc::ENETUNREACH, elsewhere));
         assert!(!lacks_family(libc::ECONNREFUSED, loopback));
         assert!(!lacks_family(0, loopback));
-    }
-
-    #[test]
-    fn only_a_local_peer_may_have_local_clients() {
-        let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
-        let (elsewhere, elsewhere6) = (address("198.51.100.1:1"), address("[2001:db8::1]:1"));
-        assert!(pretends_to_be_local(address("127.1.2.3:1"), elsewhere));
-        assert!(pretends_to_be_local(address("[::1]:1"), elsewhere6));
-        assert!(!pretends_to_be_local(address("127.0.0.1:1"), address("[::1]:9")));
-        assert!(!pretends_to_be_local(elsewhere, elsewhere6));
     }
 
     #[test]

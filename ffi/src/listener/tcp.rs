@@ -312,7 +312,10 @@ impl Listening {
         self.header_deadlines.remove(key.index);
         let connection = self.connections.get_mut(key)?;
         let settings = &cx.listener.service.settings;
-        let service = settings.upstream(source.stands_for(connection.peer));
+        // The verdict was that there is one.
+        let Some(service) = settings.upstream(source, connection.peer) else {
+            return Some(refuse(cx, connection, Refusal::ClientFamily));
+        };
         let reno = settings.wants_reno(service);
         let opened = socket::connect_tcp(source, service, settings.mark, reno).and_then(|opened| {
             let fd = opened.socket.as_raw_fd();
@@ -341,6 +344,10 @@ impl Listening {
                     }
                 }
                 None
+            }
+            Err(error) if socket::is_other_source(&error) => {
+                cx.refuse_other_source(connection.peer, source, service);
+                Some(End::Refused)
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -474,6 +481,12 @@ impl Listening {
 /// Tells that a connection ends without a header that we take, and what came in its place.
 fn refuse(cx: &Context, connection: &Connection, refusal: Refusal) -> End {
     cx.listener.stats.refuse(refusal);
+    if refusal.is_of_client() || refusal == Refusal::ForwardingLoop {
+        if let Some(event) = cx.refused_client(refusal, connection.peer) {
+            cx.tell_limited(event);
+        }
+        return End::Refused;
+    }
     let came: &[u8] = match &connection.phase {
         Phase::Header(so_far) => so_far,
         _ => &[],

@@ -1,5 +1,6 @@
 //! Routing rules and routes: lists, adds and removes what TypeScript has decided on.
 
+pub mod local;
 mod netlink;
 mod route;
 mod rule;
@@ -9,6 +10,7 @@ use std::io;
 
 use crate::errors::{Error, Result};
 use crate::layout::{reach, routing, Endpoint, ReachRecord, RoutingRecord};
+pub use netlink::Changes;
 use netlink::{Message, Refused, Request, Routing};
 
 /// The rules that look in `table`, and its routes, into `entries`; how many there are.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::socket::{check, sized};
 
@@ -110,7 +110,9 @@ impl Routing {
         Ok(came)
     }
 
-    fn exchange(
+    /// Sends a request that is answered by messages, and hands each on as it comes: for answers whose
+    /// number nothing bounds.
+    pub fn exchange(
         &self,
         request: &mut Request,
         mut take: impl FnMut(Message),
@@ -147,15 +149,57 @@ impl Routing {
     }
 
     fn receive(&self) -> io::Result<Vec<u8>> {
-        // The kernel fills at most 32 KiB at a time (netlink(7)).
-        let mut datagram = vec![0; 32 << 10];
-        // SAFETY: the buffer is valid for its length.
-        let length = sized(|| unsafe {
-            libc::recv(self.socket.as_raw_fd(), datagram.as_mut_ptr().cast(), datagram.len(), 0)
-        })?;
-        datagram.truncate(length);
-        Ok(datagram)
+        receive(self.socket.as_raw_fd(), 0)
     }
+}
+
+/// A socket on which the kernel reports changes of its routing and addresses, unasked.
+pub struct Changes {
+    socket: OwnedFd,
+}
+
+impl Changes {
+    /// Opens it for these groups, bits of `RTMGRP_*`; needs no capability (netlink(7)).
+    pub fn open(groups: libc::c_int) -> io::Result<Changes> {
+        let Routing { socket } = Routing::open()?;
+        // SAFETY: zeroes are a valid address; the kernel chooses the number (`nl_pid`) itself.
+        let mut own: libc::sockaddr_nl = unsafe { zeroed() };
+        own.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        own.nl_groups = groups as u32;
+        let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: the address is valid for its length and outlives the call.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const own).cast(), length) })?;
+        Ok(Changes { socket })
+    }
+
+    /// Waits for a message that `concerns` the caller, and takes all that wait behind it. What the
+    /// kernel could not queue (ENOBUFS) may have been one.
+    pub fn wait(&self, concerns: impl Fn(&Message) -> bool) -> io::Result<()> {
+        let mut concerned = false;
+        loop {
+            let flags = if concerned { libc::MSG_DONTWAIT } else { 0 };
+            match receive(self.socket.as_raw_fd(), flags) {
+                Ok(datagram) => {
+                    concerned |= messages(&datagram)
+                        .any(|(kind, _, body)| concerns(&Message { kind, body: body.to_vec() }));
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => concerned = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn receive(socket: RawFd, flags: libc::c_int) -> io::Result<Vec<u8>> {
+    // The kernel fills at most 32 KiB at a time (netlink(7)).
+    let mut datagram = vec![0; 32 << 10];
+    // SAFETY: the buffer is valid for its length.
+    let length = sized(|| unsafe {
+        libc::recv(socket, datagram.as_mut_ptr().cast(), datagram.len(), flags)
+    })?;
+    datagram.truncate(length);
+    Ok(datagram)
 }
 
 fn set(fd: i32, option: libc::c_int) -> io::Result<()> {

@@ -251,6 +251,7 @@ impl<K: Kinds> Engine<K> {
         self.cache.clear();
         let allowed = |peer| edge.allows(peer);
         self.sessions.retain(|path| path.peer.socket_addr().is_some_and(allowed));
+        self.sessions.forget_flows();
     }
 
     /// Ends every flow.

@@ -25,6 +25,9 @@ pub struct FlowRef {
 }
 
 impl FlowRef {
+    /// Leads to no flow.
+    pub const NONE: FlowRef = FlowRef { index: u32::MAX, serial: u64::MAX };
+
     /// What its events carry.
     pub fn key(self) -> Key {
         Key { index: self.index, generation: self.serial as u32 & Key::GENERATIONS }

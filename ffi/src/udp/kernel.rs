@@ -30,6 +30,8 @@ pub struct State {
     pub outgoing: Outgoing,
     pub replies: Replies,
     pub allowed: Allowed,
+    /// The version of this host's addresses by which headers were judged.
+    addresses: u32,
     /// When the log was last told that flows make room.
     full_at: Option<u64>,
 }
@@ -41,8 +43,15 @@ impl State {
             outgoing: Outgoing::new(),
             replies: Replies::new(),
             allowed: Allowed::default(),
+            addresses: 0,
             full_at: None,
         }
+    }
+
+    /// Looks whether what headers mean may have changed: who may send them, and whom they may name.
+    pub fn look_at_trust(&mut self, cx: &Context) -> bool {
+        let before = std::mem::replace(&mut self.addresses, cx.addresses_version());
+        self.allowed.refresh(&cx.listener.service) | (before != self.addresses)
     }
 }
 
@@ -82,7 +91,9 @@ impl Edge<Real> for Kernel<'_, '_> {
     fn open(&mut self, owner: Owner, peer: SocketAddr) -> io::Result<Upstream> {
         let settings = &self.cx.listener.service.settings;
         let source = owner.source();
-        let upstream = settings.upstream(owner.address().ip());
+        // The verdict was that there is one.
+        let upstream = self.cx.upstream(source, owner.address());
+        let upstream = upstream.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let opened = socket::connect_udp(source, upstream, settings.mark)?;
         if opened.port_fallback {
             tell_fallback(self.cx, peer, source, upstream);
@@ -170,15 +181,27 @@ impl Edge<Real> for Kernel<'_, '_> {
 
     fn refuse(&mut self, refusal: Refusal, received: &Received) {
         self.cx.listener.stats.refuse(refusal);
-        let peer = received.path.peer.socket_addr().map(Into::into).unwrap_or_default();
+        let peer = received.path.peer.socket_addr();
         let event = Event::new(EventKind::DatagramsRefused, level::WARN);
-        let event = Event { refusal: refusal as u8, peer, ..event };
+        let event = Event {
+            refusal: refusal as u8,
+            peer: peer.map(Into::into).unwrap_or_default(),
+            ..event
+        };
+        if refusal.is_of_client() || refusal == Refusal::ForwardingLoop {
+            let named = peer.and_then(|peer| self.cx.refused_client(refusal, peer));
+            let Some(Event { client, upstream, .. }) = named else { return };
+            return self.cx.tell_limited(Event { client, upstream, ..event });
+        }
         self.cx.tell_limited(event.with_sample(received.data));
     }
 
     fn flow_failed(&mut self, owner: Owner, peer: SocketAddr, errno: i32) {
-        let upstream = self.cx.listener.service.settings.upstream(owner.address().ip());
         let source = owner.source();
+        let Some(upstream) = self.cx.upstream(source, owner.address()) else { return };
+        if errno == socket::OTHER_SOURCE {
+            return self.cx.refuse_other_source(peer, source, upstream);
+        }
         self.cx.tell_failure(EventKind::FlowFailed, errno, Some(peer), source, upstream);
     }
 
@@ -208,7 +231,7 @@ fn tell_flow(cx: &Context, kind: EventKind, owner: Owner, peer: Option<SocketAdd
     cx.listener.tell(Event {
         peer: peer.map(Into::into).unwrap_or_default(),
         client: client_of(owner.source()),
-        upstream: cx.listener.service.settings.upstream(owner.address().ip()).into(),
+        upstream: cx.upstream(owner.source(), owner.address()).map(Into::into).unwrap_or_default(),
         ..event
     });
 }

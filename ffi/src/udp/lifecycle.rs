@@ -9,6 +9,7 @@ use super::engine::Engine;
 use super::flow::{Flow, Owner};
 use super::flow_table::{FlowRef, Place, State};
 use crate::access::Ending;
+use crate::socket;
 use crate::stats::Counter;
 
 /// How long a flow that could not be opened is not tried again.
@@ -57,7 +58,7 @@ impl<K: Kinds> Engine<K> {
             Ok(Claim::Elsewhere(flow)) => self.flows.insert_elsewhere(owner, &flow),
             Err(error) => {
                 edge.count(Counter::FlowErrors, 1);
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                let errno = socket::errno(&error);
                 self.flows.insert_failed(owner, now + RETRY_MS, errno)
             }
         }

@@ -144,7 +144,7 @@ impl Udp {
 
     fn take_in(&mut self, cx: &Context) {
         let Some(socket) = self.state.socket else { return };
-        let trust_changed = self.state.allowed.refresh(&cx.listener.service);
+        let trust_changed = self.state.look_at_trust(cx);
         let mut edge = Kernel { cx, state: &mut self.state };
         if trust_changed {
             self.engine.trust_changed(&edge);

@@ -109,6 +109,11 @@ impl Sessions {
         });
     }
 
+    /// Whose each session is must be found again, by its header.
+    pub fn forget_flows(&mut self) {
+        self.by_path.values_mut().for_each(|session| session.flow = FlowRef::NONE);
+    }
+
     /// When `expire` is worth a call.
     pub fn next_check(&self) -> Option<u64> {
         self.idle.next_check()

@@ -97,8 +97,10 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
     ) -> Result<Source, Refusal> {
         self.interleave();
         match read_client(header, carrier) {
-            Some(client) if client.ip().is_loopback() => Err(Refusal::SourceAddress),
-            Some(client) => Ok(Source::Client(client)),
+            Some(client) if client.ip().is_loopback() => Err(Refusal::ClientLoopback),
+            Some(client) => {
+                self.world.possible(self.worker, Owner::Client(client)).map(|owner| owner.source())
+            }
             None => Ok(Source::Own),
         }
     }

@@ -83,6 +83,9 @@ pub struct World<'a> {
     /// By peer: the program's list, and each worker's copy of it.
     pub allowed: RefCell<Vec<bool>>,
     pub copies: Vec<RefCell<Vec<bool>>>,
+    /// Clients that this host's addresses make impossible: now, and as each worker knows it.
+    pub impossible: RefCell<HashSet<SocketAddr>>,
+    pub known_impossible: Vec<RefCell<HashSet<SocketAddr>>>,
     pub trust_version: Cell<u64>,
     pub seen_version: Vec<Cell<u64>>,
     pub unreachable: RefCell<HashSet<SocketAddr>>,
@@ -141,6 +144,8 @@ impl<'a> World<'a> {
             clients: (0..clients).map(|at| client(at as u8)).collect(),
             allowed: RefCell::new(vec![true; peers as usize]),
             copies: (0..workers).map(|_| RefCell::new(vec![true; peers as usize])).collect(),
+            impossible: RefCell::default(),
+            known_impossible: (0..workers).map(|_| RefCell::default()).collect(),
             trust_version: Cell::new(0),
             seen_version: vec![Cell::new(0); workers],
             unreachable: RefCell::default(),
@@ -188,10 +193,16 @@ impl<'a> World<'a> {
         self.counters.borrow().get(&(counter as usize)).copied().unwrap_or(0)
     }
 
-    /// The list of allowed peers changes.
+    /// The list of allowed peers changes, or this host's addresses do.
     pub fn reload(&self) {
-        for allowed in self.allowed.borrow_mut().iter_mut() {
-            *allowed = self.below(4) != 0;
+        if self.below(2) == 0 {
+            for allowed in self.allowed.borrow_mut().iter_mut() {
+                *allowed = self.below(4) != 0;
+            }
+        } else {
+            let mut impossible = self.impossible.borrow_mut();
+            impossible.clear();
+            impossible.extend(self.clients.iter().filter(|_| self.below(4) == 0));
         }
         self.trust_version.set(self.trust_version.get() + 1);
     }
@@ -214,6 +225,7 @@ impl<'a> World<'a> {
             .retain(|_, session| session.last_used + self.close_after > now);
         if self.seen_version[worker].replace(self.trust_version.get()) != self.trust_version.get() {
             self.copies[worker].borrow_mut().clone_from(&self.allowed.borrow());
+            self.known_impossible[worker].borrow_mut().clone_from(&self.impossible.borrow());
             engine.trust_changed(&edge);
             self.sessions[worker].borrow_mut().retain(|path, _| self.trusts(worker, path));
         }
@@ -244,6 +256,16 @@ impl<'a> World<'a> {
         at.is_some_and(|at| self.copies[worker].borrow()[at])
     }
 
+    /// Whom a header names, unless a worker knows that it can be no client.
+    pub fn possible(&self, worker: usize, owner: Owner) -> Result<Owner, Refusal> {
+        match owner {
+            Owner::Client(client) if self.known_impossible[worker].borrow().contains(&client) => {
+                Err(Refusal::ClientOwnAddress)
+            }
+            _ => Ok(owner),
+        }
+    }
+
     /// The next datagram that arrives at a worker, with the model's expectation. Peers are spread over
     /// the workers as the kernel spreads them; a worker that has none gets nothing.
     pub fn datagram(&self, worker: usize) -> Option<Datagram> {
@@ -262,7 +284,7 @@ impl<'a> World<'a> {
             15 => (Vec::new(), Err(Refusal::NoSession)),
             0 => self.garbage(),
             1 if self.mode != udp_header::SPP => (v2_local(), Ok(Owner::Peer(peer))),
-            2 => (self.header(refused_client()), Err(Refusal::SourceAddress)),
+            2 => (self.header(refused_client()), Err(Refusal::ClientLoopback)),
             3 if self.mode != udp_header::SPP => (v1(client), Ok(Owner::Client(client))),
             _ => (self.header(client), Ok(Owner::Client(client))),
         };
@@ -324,7 +346,7 @@ impl<'a> World<'a> {
             return match sessions.get_mut(path) {
                 Some(session) => {
                     session.last_used = now;
-                    Fate::Delivered(session.owner)
+                    self.possible(worker, session.owner).map_or_else(Fate::Refused, Fate::Delivered)
                 }
                 None if trusted => Fate::Refused(Refusal::NoSession),
                 None => Fate::Refused(Refusal::PeerNotAllowed),
@@ -339,7 +361,11 @@ impl<'a> World<'a> {
                 | Refusal::Incomplete
                 | Refusal::NotProxy)
         );
-        let judged = if framed && !trusted { Err(Refusal::PeerNotAllowed) } else { owner };
+        let judged = match owner {
+            _ if framed && !trusted => Err(Refusal::PeerNotAllowed),
+            Ok(owner) => self.possible(worker, owner),
+            refused => refused,
+        };
         if self.mode != udp_header::SESSION {
             return judged.map_or_else(Fate::Refused, Fate::Delivered);
         }
