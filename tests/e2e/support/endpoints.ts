@@ -43,11 +43,13 @@ export interface SocketRow {
   state: number;
 }
 
-/** Every socket of this namespace that has `port` at either end. */
+/** Every socket of this thread's network namespace that has `port` at either end. */
 export function socketsOf(port: number): SocketRow[] {
   const rows: SocketRow[] = [];
   for (const table of ["tcp", "tcp6", "udp", "udp6"] as const) {
-    for (const line of Deno.readTextFileSync(`/proc/net/${table}`).split("\n").slice(1)) {
+    for (
+      const line of Deno.readTextFileSync(`/proc/thread-self/net/${table}`).split("\n").slice(1)
+    ) {
       const [, local, remote, state] = line.trim().split(/\s+/);
       if (local === undefined || remote === undefined || state === undefined) continue;
       const row = {

@@ -142,7 +142,7 @@ export class TcpService implements AsyncDisposable {
   }
 
   async #accept(handler: Handler): Promise<void> {
-    for await (const conn of this.#listener) {
+    for (let conn = await this.#next(); conn !== undefined; conn = await this.#next()) {
       const { hostname, port } = conn.remoteAddr;
       const client = show({ ip: hostname, port });
       const stream = new Stream(conn);
@@ -157,6 +157,20 @@ export class TcpService implements AsyncDisposable {
           this.#handlers.delete(done);
         });
       this.#handlers.add(done);
+    }
+  }
+
+  /** The next connection that is not reset already; nothing once the listener is closed. */
+  async #next(): Promise<Deno.TcpConn | undefined> {
+    for (;;) {
+      try {
+        return await this.#listener.accept();
+      } catch (error) {
+        if (error instanceof Deno.errors.NotConnected) continue;
+        if (error instanceof Deno.errors.BadResource) return undefined;
+        if (error instanceof Deno.errors.Interrupted) return undefined;
+        throw error;
+      }
     }
   }
 
