@@ -51,6 +51,8 @@ export interface DoctorRequest {
 }
 
 const MOST_SECONDS = 4_000_000;
+/** The kernel's (tcp(7), TCP_KEEPIDLE). */
+const MOST_KEEPALIVE = 32_767;
 /** Tables that the kernel itself uses (rt_tables, linux/rtnetlink.h): compat, default, main, local. */
 const KERNEL_TABLES = [252, 253, 254, 255];
 
@@ -96,6 +98,8 @@ function readOptions(flags: Flags, given: (name: keyof Flags) => boolean): Optio
     mark: number("-m, --mark", flags.mark, 0, 0xffff_ffff),
     headerTimeout: number("--header-timeout", flags.headerTimeout, 3, MOST_SECONDS, "seconds"),
     connectTimeout: number("--connect-timeout", flags.connectTimeout, 1, MOST_SECONDS, "seconds"),
+    keepalive: number("--keepalive", flags.keepalive, 0, MOST_KEEPALIVE, "seconds"),
+    idleTimeout: number("--idle-timeout", flags.idleTimeout, 0, MOST_SECONDS, "seconds"),
     udpHeader: choice<UdpHeaderName>("--udp-header", flags.udpHeader, [
       "datagram",
       "session",
@@ -208,6 +212,8 @@ function routesCommand(asked: (request: Request) => void) {
 const NOT_THE_DOCTORS = new Set([
   "closeAfter",
   "headerTimeout",
+  "keepalive",
+  "idleTimeout",
   "udpHeader",
   "logLevel",
   "logFormat",
@@ -272,6 +278,21 @@ function withServiceFlags(command: Command) {
     )
     .addOption(
       flag("--connect-timeout <s>", "seconds for the service to accept", DEFAULTS.connectTimeout),
+    )
+    .addOption(
+      flag(
+        "--keepalive <s>",
+        "seconds of silence after which a TCP connection's host is asked whether it is there, on both " +
+          "sides; 0: as the system says",
+        DEFAULTS.keepalive,
+      ),
+    )
+    .addOption(
+      flag(
+        "--idle-timeout <s>",
+        "seconds without a byte after which a TCP connection ends; 0: never",
+        DEFAULTS.idleTimeout,
+      ),
     )
     .addOption(
       flag(

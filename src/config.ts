@@ -35,6 +35,10 @@ export interface Options {
   readonly mark: number;
   readonly headerTimeout: number;
   readonly connectTimeout: number;
+  /** Silence of a TCP connection after which its host is asked; 0 leaves it to the system. */
+  readonly keepalive: number;
+  /** How long a relayed TCP connection may carry nothing; 0 is for ever. */
+  readonly idleTimeout: number;
   readonly udpHeader: UdpHeaderName;
   readonly logLevel: LevelName;
   readonly logFormat: LogFormat;
@@ -59,6 +63,8 @@ export const DEFAULTS = {
   mark: "0",
   headerTimeout: "10",
   connectTimeout: "5",
+  keepalive: "15",
+  idleTimeout: "0",
   udpHeader: "datagram",
   logLevel: "info",
   logFormat: "text",
@@ -100,28 +106,38 @@ export function hasDefaultServices({ ipv4, ipv6 }: Services): boolean {
   return ipv4?.text === DEFAULTS.ipv4 && ipv6?.text === DEFAULTS.ipv6;
 }
 
-/** Descriptors that the runtime, pipes and each listener need for themselves. */
+/** Descriptors that the runtime and each listener need for themselves. */
 const RESERVED_FILES = 48;
 const RESERVED_FILES_A_LISTENER = 12;
 const MOST_FLOWS = 65_536;
+/** Each may hold 1 MiB while its reader stalls. */
+const MOST_PIPES = 1024;
+const FILES_A_PIPE = 2;
+const FILES_A_CONNECTION = 2;
+/** The part of TCP's descriptors that is for pipes. */
+const SHARE_OF_PIPES = 1 / 8;
 /** So few are tried even where the reckoning leaves none. */
 const FEWEST = 4;
 
 /**
- * How many UDP flows and TCP connections there may be at once. A flow takes one file descriptor, a
- * connection two; a connection that cannot get its second one would be lost, so it is not accepted.
+ * How many UDP flows, TCP connections and pipes there may be at once. A flow takes one file descriptor, a
+ * connection two; a connection that cannot get its second one would be lost, so it is not accepted. Two
+ * pipes more for each would be too many to set aside: there are fewer, and who gets none is copied.
  *
  * @param fileLimit the limit of open files
  */
 export function limits(
   { protocol, listeners }: Pick<Options, "protocol" | "listeners">,
   fileLimit: number,
-): { flows: number; connections: number } {
+): { flows: number; connections: number; pipes: number } {
   const free = fileLimit - RESERVED_FILES - RESERVED_FILES_A_LISTENER * listeners;
   const share = protocol === "both" ? free / 2 : free;
+  const pipes = Math.floor(Math.max(0, share) * SHARE_OF_PIPES / FILES_A_PIPE);
+  const lent = Math.min(MOST_PIPES, pipes);
   return {
     flows: Math.max(FEWEST, Math.min(MOST_FLOWS, Math.floor(share))),
-    connections: Math.max(FEWEST, Math.floor(share / 2)),
+    connections: Math.max(FEWEST, Math.floor((share - lent * FILES_A_PIPE) / FILES_A_CONNECTION)),
+    pipes: lent,
   };
 }
 
@@ -142,9 +158,12 @@ export function encodeConfig(options: Options, fileLimit: number): Uint8Array<Ar
   number(SERVICE_CONFIG.connect_timeout_ms, options.connectTimeout * 1000);
   number(SERVICE_CONFIG.close_after_ms, options.closeAfter * 1000);
   number(SERVICE_CONFIG.log_level, Level[options.logLevel]);
-  const { flows, connections } = limits(options, fileLimit);
+  const { flows, connections, pipes } = limits(options, fileLimit);
   number(SERVICE_CONFIG.max_flows, flows);
   number(SERVICE_CONFIG.max_connections, connections);
+  number(SERVICE_CONFIG.max_pipes, pipes);
+  number(SERVICE_CONFIG.keepalive_ms, options.keepalive * 1000);
+  number(SERVICE_CONFIG.idle_timeout_ms, options.idleTimeout * 1000);
   return record;
 }
 

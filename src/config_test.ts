@@ -20,6 +20,8 @@ const OPTIONS: Options = {
   mark: 0x8000_0001,
   headerTimeout: 11,
   connectTimeout: 6,
+  keepalive: 16,
+  idleTimeout: 3601,
   udpHeader: "spp",
   logLevel: "access",
   logFormat: "json",
@@ -74,6 +76,9 @@ Deno.test("encodeConfig: writes each field where the native core reads it", () =
     log_level: Level.access,
     max_flows: limits(OPTIONS, FILE_LIMIT).flows,
     max_connections: limits(OPTIONS, FILE_LIMIT).connections,
+    max_pipes: limits(OPTIONS, FILE_LIMIT).pipes,
+    keepalive_ms: 16_000,
+    idle_timeout_ms: 3_601_000,
   });
 });
 
@@ -96,8 +101,10 @@ Deno.test("encodeConfig: writes each protocol as its bits", () => {
 });
 
 Deno.test("encodeConfig: the longest times of the command line fit", () => {
-  const longest = fields({ ...OPTIONS, closeAfter: 4_000_000 }) as Record<string, unknown>;
-  assert.equal(longest.close_after_ms, 4_000_000_000);
+  const most = 4_000_000;
+  const options = { ...OPTIONS, closeAfter: most, idleTimeout: most };
+  const longest = fields(options) as Record<string, unknown>;
+  assert.deepEqual([longest.close_after_ms, longest.idle_timeout_ms], [4e9, 4e9]);
 });
 
 const LIMITS: readonly (readonly [
@@ -106,27 +113,29 @@ const LIMITS: readonly (readonly [
   fileLimit: number,
   flows: number,
   connections: number,
+  pipes: number,
 ])[] = [
-  ["tcp", 1, 1024, 964, 482],
-  ["udp", 1, 1024, 964, 482],
-  ["both", 1, 1024, 482, 241],
-  ["both", 4, 1024, 464, 232],
-  ["udp", 1, 1_048_576, 65_536, 524_258],
-  ["both", 1, 71, 5, 4],
-  ["tcp", 1, 60, 4, 4],
-  ["tcp", 8, 64, 4, 4],
-  ["both", 1024, 0, 4, 4],
+  ["tcp", 1, 1024, 964, 422, 60],
+  ["udp", 1, 1024, 964, 422, 60],
+  ["both", 1, 1024, 482, 211, 30],
+  ["both", 4, 1024, 464, 203, 29],
+  ["udp", 1, 1_048_576, 65_536, 523_234, 1024],
+  ["both", 1, 71, 5, 4, 0],
+  ["tcp", 1, 60, 4, 4, 0],
+  ["tcp", 8, 64, 4, 4, 0],
+  ["both", 1024, 0, 4, 4, 0],
 ];
 
-for (const [protocol, listeners, fileLimit, flows, connections] of LIMITS) {
+for (const [protocol, listeners, fileLimit, flows, connections, pipes] of LIMITS) {
   Deno.test(`limits: ${protocol} on ${listeners} listeners with ${fileLimit} files`, () => {
-    assert.deepEqual(limits({ protocol, listeners }, fileLimit), { flows, connections });
+    const expected = { flows, connections, pipes };
+    assert.deepEqual(limits({ protocol, listeners }, fileLimit), expected);
   });
 }
 
-Deno.test("limits: flows and connections together leave files for the runtime", () => {
-  for (const fileLimit of [128, 1024, 4096, 65_535]) {
-    const { flows, connections } = limits({ protocol: "both", listeners: 1 }, fileLimit);
-    assert(flows + 2 * connections < fileLimit - 48, `${fileLimit}`);
+Deno.test("limits: what there may be at once leaves files for the runtime", () => {
+  for (const fileLimit of [128, 1024, 4096, 65_535, 1_048_576]) {
+    const { flows, connections, pipes } = limits({ protocol: "both", listeners: 1 }, fileLimit);
+    assert(flows + 2 * connections + 2 * pipes < fileLimit - 48, `${fileLimit}`);
   }
 });

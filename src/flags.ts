@@ -1,7 +1,16 @@
 /** Options as flags again: command lines for the operator to paste. */
 import { DEFAULTS, hasDefaultServices, type Options } from "./config.ts";
 
-type Need = Omit<Options, "logLevel" | "logFormat" | "headerTimeout" | "closeAfter" | "udpHeader">;
+type Need = Omit<
+  Options,
+  | "logLevel"
+  | "logFormat"
+  | "headerTimeout"
+  | "closeAfter"
+  | "udpHeader"
+  | "keepalive"
+  | "idleTimeout"
+>;
 
 /**
  * A command of this program that checks or mends the set-up of these options.

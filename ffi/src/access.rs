@@ -23,7 +23,7 @@ named! {
         ConnectFailed = 5, "connect_failed";
         /// The service did not answer within the connect timeout.
         ConnectTimeout = 6, "connect_timeout";
-        /// A flow carried nothing for `--close-after`.
+        /// A flow carried nothing for `--close-after`, or a connection for `--idle-timeout`.
         Idle = 7, "idle";
         /// A flow made room for a newer one.
         Displaced = 8, "displaced";

@@ -217,6 +217,12 @@ pub struct ServiceConfig {
     pub max_flows: u32,
     /// How many TCP connections there may be at once, over all listeners: more wait to be accepted.
     pub max_connections: u32,
+    /// How many pipes there may be at once, over all listeners, two descriptors each; 0 splices nothing.
+    pub max_pipes: u32,
+    /// Silence after which the host at the other end of a connection is asked; 0: as the system says.
+    pub keepalive_ms: u32,
+    /// How long a relayed connection may carry nothing; 0: for ever.
+    pub idle_timeout_ms: u32,
 }
 
 /// One try to reach the service.
@@ -552,6 +558,9 @@ fn describe_body() -> String {
         log_level,
         max_flows,
         max_connections,
+        max_pipes,
+        keepalive_ms,
+        idle_timeout_ms,
     );
     offsets!(out, "PROBE", Probe, client, service, protocol, mark, timeout_ms);
     codes!(

@@ -14,6 +14,7 @@ mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod keepalive;
 mod layout;
 mod listener;
 mod log_limit;

@@ -15,6 +15,7 @@ use socket2::Socket;
 use crate::access::Account;
 use crate::errors::{Error, Result};
 use crate::events::{Doorbell, EventKind, Ring, ACCOUNTS, EVENTS};
+use crate::keepalive::Keepalive;
 use crate::layout::{
     level, protocol, udp_header, Event, ServiceConfig, SubnetRecord, HEADER_OFFSET, MAX_HEADER,
     SCRATCH_SIZE,
@@ -46,6 +47,9 @@ pub struct Settings {
     pub log_level: u8,
     pub max_flows: usize,
     pub max_connections: usize,
+    pub max_pipes: usize,
+    pub keepalive: Keepalive,
+    pub idle_timeout: Option<Duration>,
     /// Connections to a service on loopback use reno.
     reno_over_loopback: bool,
 }
@@ -68,6 +72,10 @@ impl Settings {
             log_level: u8::try_from(config.log_level).unwrap_or(level::DEBUG),
             max_flows: config.max_flows.max(1) as usize,
             max_connections: config.max_connections.max(1) as usize,
+            max_pipes: config.max_pipes as usize,
+            keepalive: Keepalive::new(config.keepalive_ms / 1000),
+            idle_timeout: (config.idle_timeout_ms > 0)
+                .then(|| Duration::from_millis(u64::from(config.idle_timeout_ms))),
             reno_over_loopback: socket::host_paces(),
         };
         if settings.upstream4.is_some_and(|upstream| !upstream.is_ipv4())
@@ -82,6 +90,31 @@ impl Settings {
             return Err(Error::invalid("the configuration names no protocol that there is"));
         }
         Ok(settings)
+    }
+
+    /// Settings with an IPv4 upstream, the rest for tests to change.
+    #[cfg(test)]
+    pub fn for_tests(upstream: SocketAddr) -> Settings {
+        Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            upstream4: Some(upstream),
+            upstream6: None,
+            metrics: None,
+            tcp: true,
+            udp: false,
+            udp_header: udp_header::DATAGRAM,
+            mark: 0,
+            header_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            close_after: Duration::from_secs(60),
+            log_level: level::DEBUG,
+            max_flows: 16,
+            max_connections: 16,
+            max_pipes: 4,
+            keepalive: Keepalive::new(15),
+            idle_timeout: None,
+            reno_over_loopback: false,
+        }
     }
 
     /// Whether a connection to this service does without the host's own congestion control.
@@ -175,20 +208,7 @@ pub fn open(config: &ServiceConfig) -> Result<i32> {
     })?;
     check_loops(&settings, &host.known())?;
     check_listen(settings.listen, settings.tcp, settings.udp)?;
-    let service = Arc::new(Service {
-        opened: Instant::now(),
-        flows: Arc::default(),
-        listeners: Mutex::default(),
-        subnets: Mutex::default(),
-        subnets_version: AtomicU32::new(0),
-        host,
-        told_families: Default::default(),
-        stop_at: OnceLock::new(),
-        doorbell: Doorbell::default(),
-        draining: Mutex::default(),
-        settings,
-    });
-    Ok(register(&SERVICES, service))
+    Ok(register(&SERVICES, Service::new(settings, host)))
 }
 
 /// Whether this process may use the clients' addresses and, unless it is 0, the mark.
@@ -230,29 +250,7 @@ pub fn check_listen(listen: SocketAddr, tcp: bool, udp: bool) -> Result<()> {
 
 /// Opens a listener of a service; returns its handle.
 pub fn open_listener(service: u32) -> Result<i32> {
-    let service = find(service)?;
-    let listen = service.settings.listen;
-    let open = |wanted: bool, stream: bool, open: fn(SocketAddr) -> io::Result<Socket>| {
-        if !wanted {
-            return Ok(None);
-        }
-        open(listen).map(Some).map_err(|error| cannot_listen(listen, stream, &error))
-    };
-    let mut siblings = lock(&service.listeners);
-    let listener = Arc::new(Listener {
-        index: siblings.len() as u32,
-        stats: Stats::default(),
-        scratch: Scratch::new(),
-        wake: Wake::new().map_err(|error| Error::system("Cannot open an eventfd", &error))?,
-        tcp: Mutex::new(open(service.settings.tcp, true, socket::tcp_listener)?),
-        udp: Mutex::new(open(service.settings.udp, false, socket::udp_listener)?),
-        serving: Mutex::default(),
-        events: Ring::new(EVENTS),
-        accounts: (service.settings.log_level >= level::ACCESS).then(|| Ring::new(ACCOUNTS)),
-        service: service.clone(),
-    });
-    siblings.push(listener.clone());
-    Ok(register(&LISTENERS, listener))
+    Ok(register(&LISTENERS, Listener::open(&find(service)?)?))
 }
 
 /// The service of a handle.
@@ -284,6 +282,23 @@ fn cannot_listen(on: SocketAddr, stream: bool, error: &io::Error) -> Error {
 }
 
 impl Service {
+    /// A service without a listener yet. Nothing of the system is checked.
+    pub fn new(settings: Settings, host: Arc<Host>) -> Arc<Service> {
+        Arc::new(Service {
+            opened: Instant::now(),
+            flows: Arc::default(),
+            listeners: Mutex::default(),
+            subnets: Mutex::default(),
+            subnets_version: AtomicU32::new(0),
+            host,
+            told_families: Default::default(),
+            stop_at: OnceLock::new(),
+            doorbell: Doorbell::default(),
+            draining: Mutex::default(),
+            settings,
+        })
+    }
+
     /// Replaces the allowed subnets. An empty set is refused: it would look like "allow all".
     pub fn set_subnets(&self, records: &[SubnetRecord]) -> Result<i32> {
         if records.is_empty() {
@@ -320,6 +335,11 @@ impl Service {
     /// How many TCP connections each listener may have.
     pub fn connections_a_listener(&self) -> usize {
         (self.settings.max_connections / self.listeners()).max(1)
+    }
+
+    /// How many pipes each listener may have; perhaps none.
+    pub fn pipes_a_listener(&self) -> usize {
+        self.settings.max_pipes / self.listeners()
     }
 
     /// How many UDP flows each listener may have.
@@ -437,6 +457,30 @@ fn drain(
 }
 
 impl Listener {
+    /// One more listener of a service: its sockets are open.
+    pub fn open(service: &Arc<Service>) -> Result<Arc<Listener>> {
+        let listen = service.settings.listen;
+        let (tcp, udp) = (service.settings.tcp, service.settings.udp);
+        let keepalive = service.settings.keepalive;
+        let tcp = tcp.then(|| socket::tcp_listener(listen, keepalive)).transpose();
+        let udp = udp.then(|| socket::udp_listener(listen)).transpose();
+        let mut siblings = lock(&service.listeners);
+        let listener = Arc::new(Listener {
+            index: siblings.len() as u32,
+            stats: Stats::default(),
+            scratch: Scratch::new(),
+            wake: Wake::new().map_err(|error| Error::system("Cannot open an eventfd", &error))?,
+            tcp: Mutex::new(tcp.map_err(|error| cannot_listen(listen, true, &error))?),
+            udp: Mutex::new(udp.map_err(|error| cannot_listen(listen, false, &error))?),
+            serving: Mutex::default(),
+            events: Ring::new(EVENTS),
+            accounts: (service.settings.log_level >= level::ACCESS).then(|| Ring::new(ACCOUNTS)),
+            service: service.clone(),
+        });
+        siblings.push(listener.clone());
+        Ok(listener)
+    }
+
     /// Whether events of this level are wanted. Ask before building one on a busy path.
     #[inline]
     pub fn logs(&self, level: u8) -> bool {

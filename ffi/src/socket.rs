@@ -12,6 +12,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use libc::{c_int, socklen_t};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::keepalive::Keepalive;
+
 /// An address in the kernel's form, 28 bytes at most: compared and hashed as it is.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -122,13 +124,14 @@ impl PartialOrd for RawAddr {
 
 /// A listening TCP socket of a reuseport group (socket(7), SO_REUSEPORT).
 ///
-/// TCP_NODELAY and SO_KEEPALIVE are inherited by what it accepts (tcp(7)), which saves two system
-/// calls a connection: a relay must not wait to fill segments, and the service can no longer notice
-/// by itself that a client has vanished.
-pub fn tcp_listener(addr: SocketAddr) -> io::Result<Socket> {
+/// Its options are inherited by what it accepts (tcp(7)), which saves system calls a connection: a
+/// relay must not wait to fill segments, the upstream can no longer notice by itself that a client has
+/// vanished, and urgent bytes keep their place in the stream.
+pub fn tcp_listener(addr: SocketAddr, keepalive: Keepalive) -> io::Result<Socket> {
     let socket = bound(addr, Type::STREAM, Sharing::Reuseport)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_keepalive(true)?;
+    socket.set_out_of_band_inline(true)?;
+    keepalive.apply(socket.as_raw_fd())?;
     socket.listen(4096)?;
     Ok(socket)
 }
@@ -290,6 +293,8 @@ pub fn connect_tcp(
             set_reno(socket.as_raw_fd());
         }
         set_int(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_NODELAY, 1)?;
+        // Before the first byte: an urgent one that came earlier would be left out of the stream.
+        set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
         if let Source::Client(client) = source {
             // The port may be in TIME_WAIT, or in use towards another service: connect(2) then
             // decides by the whole 4-tuple, not bind(2) by the port alone.
@@ -497,6 +502,31 @@ pub fn take_error(fd: RawFd) -> i32 {
     }
 }
 
+/// How long nothing has come from the other end of a connection, and how often it was asked in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// Milliseconds since data or an acknowledgement came.
+    pub ms: u32,
+    /// Retransmissions, or probes, that nothing has answered.
+    pub tries: u8,
+}
+
+/// How things stand with a connection; all is well where the kernel does not say (tcp(7), TCP_INFO).
+pub fn unanswered(fd: RawFd) -> Unanswered {
+    // SAFETY: zeroes are a valid `tcp_info`.
+    let mut info: libc::tcp_info = unsafe { zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as socklen_t;
+    // SAFETY: `info` has `length` bytes and outlives the call; what an older kernel leaves out stays
+    // zero.
+    unsafe {
+        libc::getsockopt(fd, libc::SOL_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut length)
+    };
+    Unanswered {
+        ms: info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv),
+        tries: info.tcpi_retransmits.max(info.tcpi_probes),
+    }
+}
+
 /// Receives bytes; 0 is the end of the stream (recv(2)).
 #[inline]
 pub fn receive(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
@@ -507,8 +537,28 @@ pub fn receive(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
 /// Sends bytes, perhaps not all; a closed peer is an error, not a signal (send(2)).
 #[inline]
 pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    send_with(fd, bytes, 0)
+}
+
+/// The same, with the last of the bytes marked as urgent (tcp(7)).
+pub fn send_urgent(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    send_with(fd, bytes, libc::MSG_OOB)
+}
+
+#[inline]
+fn send_with(fd: RawFd, bytes: &[u8], flags: c_int) -> io::Result<usize> {
+    let flags = flags | libc::MSG_NOSIGNAL;
     // SAFETY: the buffer is valid for its length.
-    sized(|| unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
+    sized(|| unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// Whether the next byte is the one that is marked as urgent (sockatmark(3)).
+pub fn is_at_mark(fd: RawFd) -> bool {
+    // asm-generic/sockios.h; the crate libc does not have it.
+    const SIOCATMARK: libc::Ioctl = 0x8905;
+    let mut at: c_int = 0;
+    // SAFETY: the kernel writes an int to `at`. A socket that cannot say has no mark.
+    unsafe { libc::ioctl(fd, SIOCATMARK, &mut at) == 0 && at != 0 }
 }
 
 /// Moves up to `length` bytes between a socket and a pipe, within the kernel (splice(2)).
@@ -528,8 +578,19 @@ pub fn finish_sending(fd: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-fn set_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+/// Sets an option that is a number (setsockopt(2)).
+pub fn set_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     set_option(fd, level, name, &value)
+}
+
+/// Reads an option that is a number (getsockopt(2)).
+#[cfg(test)]
+pub fn get_int(fd: RawFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut length = size_of::<c_int>() as socklen_t;
+    // SAFETY: `value` has `length` bytes and outlives the call.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut length) })?;
+    Ok(value)
 }
 
 fn set_option<T>(fd: RawFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
@@ -569,6 +630,10 @@ pub fn sized(mut call: impl FnMut() -> isize) -> io::Result<usize> {
 mod tests {
     use super::*;
 
+    fn listen(addr: SocketAddr) -> io::Result<Socket> {
+        tcp_listener(addr, Keepalive::new(0))
+    }
+
     #[test]
     fn addresses_keep_their_value_in_the_kernels_form() {
         for text in ["192.0.2.1:80", "[2001:db8::1]:65535", "[fe80::1%3]:1"] {
@@ -581,7 +646,7 @@ mod tests {
 
     #[test]
     fn a_connection_uses_reno_where_it_is_asked_for() {
-        let listener = tcp_listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let service = listener.local_addr().unwrap().as_socket().unwrap();
         let control_of = |reno| {
             let connection = connect_tcp(Source::Own, service, 0, reno).unwrap().socket;
@@ -595,10 +660,10 @@ mod tests {
     #[test]
     fn a_busy_port_is_noticed_in_spite_of_reuseport() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let tcp = tcp_listener(any).unwrap();
+        let tcp = listen(any).unwrap();
         let taken = tcp.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(check_free(taken, true).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
-        assert!(tcp_listener(taken).is_ok(), "the group itself may grow");
+        assert!(listen(taken).is_ok(), "the group itself may grow");
         let udp = udp_listener(any).unwrap();
         let taken = udp.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(check_free(taken, false).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
@@ -608,7 +673,7 @@ mod tests {
     #[test]
     fn a_free_port_is_free_twice() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let free = tcp_listener(any).unwrap().local_addr().unwrap().as_socket().unwrap();
+        let free = listen(any).unwrap().local_addr().unwrap().as_socket().unwrap();
         check_free(free, true).unwrap();
         check_free(free, true).unwrap();
     }

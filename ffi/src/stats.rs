@@ -32,6 +32,8 @@ named! {
         BytesUp, "bytes_up";
         /// Bytes from the service to clients, TCP.
         BytesDown, "bytes_down";
+        /// TCP connections ended because no byte moved for the idle timeout.
+        IdleTimeouts, "idle_timeouts";
         /// Times that accepting paused for want of file descriptors or memory.
         AcceptPauses, "accept_pauses";
         /// Datagrams from clients to the service.

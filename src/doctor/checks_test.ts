@@ -356,9 +356,9 @@ Deno.test("clients: another host is told what to set", () => {
 });
 
 Deno.test("nofile: fails where there is room for few", () => {
-  assert.match(said("nofile", facts(SERVICE)), /^ok: A limit of 65536 .* 32738 connections$/);
+  assert.match(said("nofile", facts(SERVICE)), /^ok: A limit of 65536 .* 31714 connections$/);
   assert.match(
     said("nofile", facts(`${SERVICE} -p both`, { fileLimit: 256 })),
-    /^failed: A limit of 256 .* 49 connections and 98 UDP flows.* → ulimit -n 4096$/,
+    /^failed: A limit of 256 .* 43 connections and 98 UDP flows.* → ulimit -n 4096$/,
   );
 });

@@ -86,6 +86,11 @@ export function families(stats: Stats, around: Surroundings): Family[] {
       count("port_fallbacks"),
     ),
     counter(
+      "mmproxy_idle_timeouts_total",
+      "TCP connections ended because they carried nothing for the idle timeout.",
+      count("idle_timeouts"),
+    ),
+    counter(
       "mmproxy_accept_pauses_total",
       "Times that accepting paused for want of file descriptors or memory.",
       count("accept_pauses"),

@@ -139,7 +139,10 @@ export const SERVICE_CONFIG = {
   log_level: 120,
   max_flows: 124,
   max_connections: 128,
-  size: 132,
+  max_pipes: 132,
+  keepalive_ms: 136,
+  idle_timeout_ms: 140,
+  size: 144,
 } as const;
 
 /** Byte offsets of a `Probe`; numbers in host byte order. */
@@ -309,6 +312,7 @@ export const COUNTERS = [
   "port_fallbacks",
   "bytes_up",
   "bytes_down",
+  "idle_timeouts",
   "accept_pauses",
   "datagrams_up",
   "datagrams_down",
@@ -393,4 +397,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 2105127077;
+export const ABI_VERSION = 1457419034;

@@ -7,8 +7,10 @@ pub mod poll;
 pub mod slab;
 pub mod tcp;
 mod trusted;
+mod watch;
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::TryLockError;
 use std::time::Instant;
@@ -55,18 +57,10 @@ pub fn serve(listener: &Listener, on_header: OnHeader) -> Result<i32> {
             return Err(Error::invalid("the listener is served by another thread"))
         }
     };
-    let failed = |error: std::io::Error| Error::system("Cannot serve a listener", &error);
+    let failed = |error: io::Error| Error::system("Cannot serve a listener", &error);
     listener.stats.clear_gauges();
     let opened = listener.service.opened;
-    let mut cx = Context {
-        listener,
-        poll: Poll::new().map_err(failed)?,
-        now: since(opened),
-        on_header,
-        log_limit: RefCell::default(),
-        told_family: Default::default(),
-        trusted: Trusted::default(),
-    };
+    let mut cx = Context::new(listener, on_header).map_err(failed)?;
     // Edge-triggered: it tells once of each signal, and nobody needs to read it.
     cx.poll.add(listener.wake.fd(), Token::Wake, Interest::Changes).map_err(failed)?;
     let mut tcp = tcp::Listening::start(&cx).map_err(failed)?;
@@ -164,7 +158,19 @@ impl Drop for Context<'_> {
     }
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    fn new(listener: &'a Listener, on_header: OnHeader) -> io::Result<Context<'a>> {
+        Ok(Context {
+            listener,
+            poll: Poll::new()?,
+            now: since(listener.service.opened),
+            on_header,
+            log_limit: RefCell::default(),
+            told_family: Default::default(),
+            trusted: Trusted::default(),
+        })
+    }
+
     /// Logs what a stranger can cause, once a second for each reason. Anything else: `Listener::tell`.
     pub fn tell_limited(&self, event: Event) {
         if !self.listener.logs(event.level) {

@@ -78,7 +78,9 @@ impl Interest {
     fn bits(self) -> u32 {
         (match self {
             Interest::Readable => libc::EPOLLIN,
-            Interest::Changes => libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET,
+            Interest::Changes => {
+                libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET
+            }
         }) as u32
     }
 }

@@ -8,6 +8,7 @@ use super::allowed::Allowed;
 use super::deadlines::Deadlines;
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
+use super::watch::{Due, Watch, Watched};
 use super::{client_of, Context};
 use crate::access::{Account, Ending};
 use crate::events::EventKind;
@@ -38,6 +39,7 @@ pub struct Listening {
     ready_now: Vec<Key>,
     header_deadlines: Deadlines,
     connect_deadlines: Deadlines,
+    watch: Watch,
     tools: Tools,
     allowed: Allowed,
 }
@@ -67,6 +69,7 @@ struct Upstream {
     service: SocketAddr,
     /// When it was asked to connect.
     asked_at: u64,
+    watched: Watched,
 }
 
 /// Why a connection ends.
@@ -77,8 +80,20 @@ enum End {
     Unreachable(i32),
     /// The relay is over, with the error that broke it, if any.
     Over(Option<i32>),
+    /// No byte moved for the idle timeout.
+    Idle,
     /// The program stops.
     Stopped,
+}
+
+impl Connection {
+    /// Whether something that was sent may not have been delivered.
+    fn owes(&self) -> bool {
+        match &self.phase {
+            Phase::Relaying(upstream) => upstream.relay.owes(&self.client, &upstream.side),
+            Phase::Header(_) | Phase::Connecting(_) => true,
+        }
+    }
 }
 
 impl Listening {
@@ -99,7 +114,8 @@ impl Listening {
             ready_now: Vec::new(),
             header_deadlines: Deadlines::new(settings.header_timeout.as_millis() as u64),
             connect_deadlines: Deadlines::new(settings.connect_timeout.as_millis() as u64),
-            tools: Tools::new(),
+            watch: Watch::new(settings),
+            tools: Tools::new(cx.listener.service.pipes_a_listener()),
             allowed: Allowed::default(),
         })
     }
@@ -116,8 +132,12 @@ impl Listening {
 
     /// When `turn` must be called at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
-        let deadlines =
-            [self.header_deadlines.next(), self.connect_deadlines.next(), self.resume_at];
+        let deadlines = [
+            self.header_deadlines.next(),
+            self.connect_deadlines.next(),
+            self.watch.next(),
+            self.resume_at,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -333,6 +353,7 @@ impl Listening {
                     source,
                     service,
                     asked_at: cx.now,
+                    watched: Watched::new(cx.now),
                 };
                 let greeted = upstream.relay.greet(&mut upstream.side, &mut self.tools);
                 connection.phase = Phase::Connecting(upstream);
@@ -390,7 +411,9 @@ impl Listening {
         self.connect_deadlines.remove(key.index);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let phase = std::mem::replace(&mut connection.phase, Phase::Header(Vec::new()));
-        let Phase::Connecting(upstream) = phase else { return };
+        let Phase::Connecting(mut upstream) = phase else { return };
+        upstream.watched = Watched::new(cx.now);
+        self.watch.push(key.index, cx.now);
         cx.listener.stats.add(Counter::Connected, 1);
         cx.listener.stats.observe(Histogram::ConnectTime, cx.now - upstream.asked_at);
         if cx.listener.logs(level::DEBUG) {
@@ -404,8 +427,12 @@ impl Listening {
         let connection = self.connections.get_mut(key)?;
         let Phase::Relaying(upstream) = &mut connection.phase else { return None };
         let turn = upstream.relay.turn(&mut connection.client, &mut upstream.side, &mut self.tools);
-        cx.listener.stats.add(Counter::BytesUp, upstream.relay.up.take_bytes());
-        cx.listener.stats.add(Counter::BytesDown, upstream.relay.down.take_bytes());
+        let (up, down) = (upstream.relay.up.take_bytes(), upstream.relay.down.take_bytes());
+        cx.listener.stats.add(Counter::BytesUp, up);
+        cx.listener.stats.add(Counter::BytesDown, down);
+        if up + down > 0 {
+            upstream.watched.moved_at = cx.now;
+        }
         match turn {
             Turn::Waiting => None,
             Turn::Ready => {
@@ -434,9 +461,43 @@ impl Listening {
                 self.end(cx, key, end);
             }
         }
+        while let Some(index) = self.watch.pop_due(cx.now) {
+            if let Some(key) = self.connections.key_at(index) {
+                if let Some(end) = self.look_at(cx, key) {
+                    self.end(cx, key, end);
+                }
+            }
+        }
         if self.resume_at.is_some_and(|at| at <= cx.now) {
             self.resume_accepting(cx);
         }
+    }
+
+    /// Looks at a connection that is relayed; why it ends, if it does.
+    fn look_at(&mut self, cx: &Context, key: Key) -> Option<End> {
+        let connection = self.connections.get_mut(key)?;
+        let Phase::Relaying(upstream) = &mut connection.phase else { return None };
+        let keepalive = self.watch.keepalive;
+        match self.watch.look(&mut upstream.watched, cx.now) {
+            Due::Nothing => {}
+            Due::Idle => return Some(End::Idle),
+            Due::Hosts { first } => {
+                if first {
+                    // As late as the first question could be due: a short connection needs none. One
+                    // that cannot be asked is looked at all the same.
+                    let _ = keepalive.apply(upstream.side.fd.as_raw_fd());
+                }
+                let sides = [(&connection.client, Party::Client), (&upstream.side, Party::Service)];
+                for (side, party) in sides {
+                    if keepalive.has_lost(side.fd.as_raw_fd()) {
+                        upstream.relay.give_up(party);
+                        return Some(End::Over(Some(libc::ETIMEDOUT)));
+                    }
+                }
+            }
+        }
+        self.watch.push(key.index, cx.now);
+        None
     }
 
     fn resume_accepting(&mut self, cx: &Context) {
@@ -450,14 +511,20 @@ impl Listening {
     fn end(&mut self, cx: &Context, key: Key, end: End) {
         self.header_deadlines.remove(key.index);
         self.connect_deadlines.remove(key.index);
+        self.watch.remove(key.index);
         let Some(mut connection) = self.connections.remove(key) else { return };
         if let Some(account) = connection.account.take() {
             tell_account(cx, account, &connection, &end);
         }
         let stats = &cx.listener.stats;
         stats.lower(Counter::ConnectionsActive);
+        if let End::Idle = end {
+            stats.add(Counter::IdleTimeouts, 1);
+        }
         let reset = match end {
-            End::Refused | End::Stopped => false,
+            End::Refused => false,
+            // A stream that is cut short must not look complete.
+            End::Idle | End::Stopped => connection.owes(),
             End::Unreachable(_) => true,
             End::Over(error) => error.is_some(),
         };
@@ -531,6 +598,7 @@ fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection
     };
     let (ending, errno) = match *end {
         End::Refused => return,
+        End::Idle => (Ending::Idle, 0),
         End::Stopped => (Ending::Stopped, 0),
         End::Unreachable(0) => (Ending::ConnectTimeout, 0),
         End::Unreachable(errno) => (Ending::ConnectFailed, errno),
@@ -561,3 +629,7 @@ fn described(event: Event, peer: SocketAddr, upstream: &Upstream) -> Event {
         ..event
     }
 }
+
+#[cfg(test)]
+#[path = "tcp_tests.rs"]
+mod tests;

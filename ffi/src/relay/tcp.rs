@@ -2,6 +2,10 @@
 //!
 //! Small reads are copied through one buffer a thread; a full read shows bulk, which is spliced. A
 //! direction that waits for its reader holds what it could not deliver, and reads nothing more.
+//!
+//! Urgent data (tcp(7)) stays in its place in the stream, and the mark is passed on. A read stops in
+//! front of the mark, and a splice never gets past it, not even to say that the stream has ended: so
+//! what is near a mark is copied, and an end that splice reports is asked for again.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -25,6 +29,8 @@ pub struct Side {
     /// The peer will send no more: read to the end, a short read does not say "drained".
     hung_up: bool,
     failed: bool,
+    /// An urgent byte waits, or lies behind what waits: a short read may have stopped in front of it.
+    urgent: bool,
 }
 
 /// What a thread lends to every relay in turn.
@@ -96,6 +102,7 @@ enum Held {
         bytes: Box<[u8]>,
         sent: usize,
     },
+    UrgentByte(u8),
     InPipe {
         pipe: Pipe,
         left: usize,
@@ -109,15 +116,16 @@ enum Failure {
 }
 
 impl Tools {
-    pub fn new() -> Tools {
-        Tools { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Pipes::default() }
+    /// With at most so many pipes; without one, all is copied.
+    pub fn new(pipes: usize) -> Tools {
+        Tools { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Pipes::new(pipes) }
     }
 }
 
 impl Side {
     /// A socket of which nothing is known yet.
     pub fn new(fd: OwnedFd) -> Side {
-        Side { fd, readable: false, writable: false, hung_up: false, failed: false }
+        Side { fd, readable: false, writable: false, hung_up: false, failed: false, urgent: false }
     }
 
     /// Takes note of epoll's bits.
@@ -125,7 +133,8 @@ impl Side {
     pub fn note(&mut self, events: u32) {
         let has = |bit: i32| events & bit as u32 != 0;
         let gone = has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR);
-        self.readable |= has(libc::EPOLLIN) || gone;
+        self.urgent |= has(libc::EPOLLPRI);
+        self.readable |= has(libc::EPOLLIN | libc::EPOLLPRI) || gone;
         self.writable |= has(libc::EPOLLOUT | libc::EPOLLERR);
         self.hung_up |= gone;
         self.failed |= has(libc::EPOLLERR);
@@ -151,8 +160,12 @@ impl Side {
     pub fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let received = socket::receive(self.fd.as_raw_fd(), into);
         match &received {
-            Ok(count) => self.readable = *count == into.len() || self.hung_up,
-            Err(error) if is_blocked(error) => self.readable = false,
+            Ok(count) => self.readable = *count == into.len() || self.hung_up || self.urgent,
+            Err(error) if is_blocked(error) => {
+                self.readable = false;
+                // The mark is passed; or it is still to come, with another event.
+                self.urgent = false;
+            }
             Err(_) => {}
         }
         received
@@ -174,6 +187,16 @@ impl Relay {
         self.broken = Some(error);
         self.failed = Some(Party::Service);
         self.up.state = State::Done;
+    }
+
+    /// One side is given up: the relay will end with an error that no call has met.
+    pub fn give_up(&mut self, party: Party) {
+        self.failed.get_or_insert(party);
+    }
+
+    /// Whether something was read that is not delivered, or may wait to be read.
+    pub fn owes(&self, client: &Side, upstream: &Side) -> bool {
+        self.up.owes(client) || self.down.owes(upstream)
     }
 
     /// Whose side failed first, if one did.
@@ -277,7 +300,7 @@ impl Direction {
             if !from.readable {
                 return Ok(false);
             }
-            let moved = if self.splicing {
+            let moved = if self.splicing && !from.urgent {
                 self.splice(from, to, tools)?
             } else {
                 self.copy(from, to, tools)?
@@ -308,18 +331,27 @@ impl Direction {
         to: &mut Side,
         tools: &mut Tools,
     ) -> Result<Moved, Failure> {
-        let received = match from.receive(&mut tools.buffer) {
+        // The urgent byte goes by itself, so that it can be sent as one.
+        let urgent = from.urgent && socket::is_at_mark(from.fd.as_raw_fd());
+        let room = if urgent { 1 } else { tools.buffer.len() };
+        let received = match from.receive(&mut tools.buffer[..room]) {
             Ok(0) => return Ok(Moved::End),
             Ok(received) => received,
             Err(error) if is_blocked(&error) => return Ok(Moved::Nothing),
             Err(error) => return Err(Failure::Source(code(&error))),
         };
-        self.splicing = received == tools.buffer.len();
         let bytes = &tools.buffer[..received];
+        if urgent {
+            self.send_urgent(bytes[0], to)?;
+            return Ok(Moved::Some);
+        }
         let sent = self.send(bytes, to)?;
         if sent < received {
             self.held = Held::Bytes { bytes: bytes[sent..].into(), sent: 0 };
         }
+        // The last pipe is for readers that keep up.
+        let needed = if sent < received { 2 } else { 1 };
+        self.splicing = received == tools.buffer.len() && tools.pipes.left() >= needed;
         Ok(Moved::Some)
     }
 
@@ -329,18 +361,25 @@ impl Direction {
         to: &mut Side,
         tools: &mut Tools,
     ) -> Result<Moved, Failure> {
-        let Ok(pipe) = tools.pipes.take() else {
+        let Some(pipe) = tools.pipes.take() else {
             // No descriptors for a pipe: copying needs none.
             self.splicing = false;
             return self.copy(from, to, tools);
         };
-        let received = socket::splice(from.fd.as_raw_fd(), pipe.inlet(), pipe.capacity());
+        // The last pipe is not left with a reader that stalls (`deliver_held`): it brings no more than
+        // a copy would.
+        let most = if tools.pipes.left() == 0 { BUFFER } else { pipe.capacity() };
+        let received = socket::splice(from.fd.as_raw_fd(), pipe.inlet(), most);
         let received = match received {
             Ok(received) if received > 0 => received,
             nothing => {
                 tools.pipes.put(pipe);
                 return match nothing {
-                    Ok(_) => Ok(Moved::End),
+                    // The end, or an urgent mark behind which more waits.
+                    Ok(_) => {
+                        self.splicing = false;
+                        self.copy(from, to, tools)
+                    }
                     Err(error) if is_blocked(&error) => {
                         from.readable = false;
                         Ok(Moved::Nothing)
@@ -379,6 +418,7 @@ impl Direction {
                 }
                 Ok(true)
             }
+            Held::UrgentByte(byte) => self.send_urgent(byte, to),
             Held::InPipe { pipe, mut left } => {
                 // A splice may stop short of a full socket, at the edge of a buffer.
                 while left > 0 {
@@ -389,7 +429,7 @@ impl Direction {
                         }
                         Err(error) if is_blocked(&error) => {
                             to.writable = false;
-                            self.held = Held::InPipe { pipe, left };
+                            self.keep(pipe, left, tools)?;
                             return Ok(false);
                         }
                         Err(error) => return Err(self.lose_reader(&error)),
@@ -399,6 +439,21 @@ impl Direction {
                 Ok(true)
             }
         }
+    }
+
+    /// Keeps what the reader has not taken yet: in the pipe, unless that is the last one and others
+    /// wait for it.
+    fn keep(&mut self, pipe: Pipe, left: usize, tools: &mut Tools) -> Result<(), Failure> {
+        if tools.pipes.left() > 0 || left > BUFFER {
+            self.held = Held::InPipe { pipe, left };
+            return Ok(());
+        }
+        let bytes = &mut tools.buffer[..left];
+        pipe.empty(bytes).map_err(|error| Failure::Source(code(&error)))?;
+        self.held = Held::Bytes { bytes: (*bytes).into(), sent: 0 };
+        self.splicing = false;
+        tools.pipes.put(pipe);
+        Ok(())
     }
 
     /// Sends; how much went. Less than all means that the socket is full.
@@ -414,6 +469,22 @@ impl Direction {
             to.writable = false;
         }
         Ok(sent)
+    }
+
+    /// Sends an urgent byte, or holds it; whether it went.
+    fn send_urgent(&mut self, byte: u8, to: &mut Side) -> Result<bool, Failure> {
+        match socket::send_urgent(to.fd.as_raw_fd(), &[byte]) {
+            Ok(sent) if sent > 0 => {
+                self.bytes += 1;
+                Ok(true)
+            }
+            Err(error) if !is_blocked(&error) => Err(self.lose_reader(&error)),
+            _ => {
+                to.writable = false;
+                self.held = Held::UrgentByte(byte);
+                Ok(false)
+            }
+        }
     }
 
     fn lose_reader(&mut self, error: &io::Error) -> Failure {
@@ -432,6 +503,11 @@ impl Direction {
     /// Bytes that `take_bytes` has handed out, all in all.
     pub fn taken(&self) -> u64 {
         self.taken
+    }
+
+    fn owes(&self, from: &Side) -> bool {
+        self.state != State::Done
+            && (!self.holds_nothing() || self.state == State::Running && from.readable)
     }
 
     fn holds_nothing(&self) -> bool {
@@ -460,3 +536,7 @@ fn take_error(side: &Side) -> i32 {
         error => error,
     }
 }
+
+#[cfg(test)]
+#[path = "tcp_tests.rs"]
+mod tests;
