@@ -51,6 +51,9 @@ named! {
         ForwardingLoop = 17, "forwarding_loop";
         /// This host's addresses cannot be read: the kernel is asked about each client. Said once.
         AddressesUnknown = 18, "addresses_unknown";
+        /// A connection without a complete header made room for others. `value`: how many such the peer
+        /// had.
+        HeaderEvicted = 19, "header_evicted";
     }
 }
 

@@ -84,6 +84,8 @@ named! {
         SourceMismatch = 36, "source_mismatch";
         /// The upstream's address has become one on which the proxy itself listens.
         ForwardingLoop = 37, "forwarding_loop";
+        /// A connection without a complete header made room for others.
+        Evicted = 38, "evicted";
     }
 }
 

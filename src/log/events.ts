@@ -130,6 +130,8 @@ function sentence(event: NativeEvent, options: Options): string {
         : `Cannot list this host's addresses (${
           errorText(errno)
         }): the kernel is asked about each client; allow AF_NETLINK (RestrictAddressFamilies=) to spare that`;
+    case "header_evicted":
+      return `Closed ${peer} to make room: its PROXY header was not complete (${came}), and its peer had ${value} such connections, the most of all; if that was your load balancer, raise the limit of open files (LimitNOFILE=, ulimit -n), else see --allowed-subnets`;
     case "peer_refused":
       return `Refused ${peer}: it is not in the allowed subnets; if it is your load balancer, add it to ${
         options.allowedSubnets ?? "the file"
@@ -252,6 +254,7 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
   no_session: "no session: a peer's first datagram must carry a header",
   datagram_too_long: "longer than any UDP datagram",
   decoder: "the decoder failed: please report it",
+  evicted: "it made room for others",
 };
 
 const ROUTES = "mmproxy routes show, with the same flags, tells what is missing";

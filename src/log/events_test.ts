@@ -286,6 +286,10 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   ],
   [{ kind: EventKind.flow_failed, errno: 13 }, /^Cannot open a flow .*CAP_NET_ADMIN is needed$/],
   [{ kind: EventKind.flows_full, value: 4 }, /^The table of UDP flows is full at 4:/],
+  [
+    { kind: EventKind.header_evicted, refusal: Refusal.evicted, value: 480, peer: PEER },
+    /^Closed 198.* to make room: its PROXY header was not complete \(nothing\), and its peer had 480/,
+  ],
   [{ kind: EventKind.events_lost, value: 9 }, /^9 log lines were lost/],
 ];
 

@@ -274,6 +274,7 @@ export const Refusal = {
   client_family: 35,
   source_mismatch: 36,
   forwarding_loop: 37,
+  evicted: 38,
 } as const;
 
 /** What an event tells: the code of each name. */
@@ -296,6 +297,7 @@ export const EventKind = {
   client_refused: 16,
   forwarding_loop: 17,
   addresses_unknown: 18,
+  header_evicted: 19,
 } as const;
 
 /** The counters, in the order in which `stats` writes them (u64 each). */
@@ -367,6 +369,7 @@ export const REFUSALS = [
   "client_family",
   "source_mismatch",
   "forwarding_loop",
+  "evicted",
 ] as const;
 
 /** Behind the refusals: failed connections to the service, one an errno from 0 (u64 each). */
@@ -397,4 +400,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 1457419034;
+export const ABI_VERSION = 1746373225;

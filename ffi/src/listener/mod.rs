@@ -3,6 +3,7 @@
 pub mod allowed;
 mod deadlines;
 mod patience;
+mod pending;
 pub mod poll;
 pub mod slab;
 pub mod tcp;

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::allowed::Allowed;
 use super::deadlines::Deadlines;
+use super::pending::{Limits, Pending};
 use super::poll::{Interest, Key, Token};
 use super::slab::Slab;
 use super::watch::{Due, Watch, Watched};
@@ -13,7 +14,7 @@ use super::{client_of, Context};
 use crate::access::{Account, Ending};
 use crate::events::EventKind;
 use crate::frame::{self, Frame};
-use crate::layout::{carrier, level, protocol, Event};
+use crate::layout::{carrier, level, protocol, Event, MAX_HEADER};
 use crate::refusal::Refusal;
 use crate::relay::tcp::{Party, Relay, Side, Tools, Turn};
 use crate::service::lock;
@@ -37,6 +38,8 @@ pub struct Listening {
     /// Those that have more to move without waiting for an event.
     ready: Vec<Key>,
     ready_now: Vec<Key>,
+    /// Those whose header is not complete.
+    pending: Pending,
     header_deadlines: Deadlines,
     connect_deadlines: Deadlines,
     watch: Watch,
@@ -76,6 +79,8 @@ struct Upstream {
 enum End {
     /// It was refused; nothing was relayed.
     Refused,
+    /// It made room for others before its header was complete.
+    Evicted,
     /// The service could not be reached; an error of 0 is a timeout.
     Unreachable(i32),
     /// The relay is over, with the error that broke it, if any.
@@ -104,11 +109,14 @@ impl Listening {
         if let Some(socket) = socket {
             cx.poll.add(socket, Token::TcpListener, Interest::Readable)?;
         }
+        let most_connections = cx.listener.service.connections_a_listener();
+        let limits = Limits::of_a_listener(cx.listener.service.listeners(), most_connections);
         Ok(Listening {
             socket,
             acceptable: false,
             resume_at: None,
-            most_connections: cx.listener.service.connections_a_listener(),
+            most_connections,
+            pending: Pending::new(limits),
             connections: Slab::default(),
             ready: Vec::new(),
             ready_now: Vec::new(),
@@ -194,14 +202,16 @@ impl Listening {
     fn accept(&mut self, cx: &mut Context) {
         let Some(socket) = self.socket else { return };
         for _ in 0..ACCEPTS_A_TURN {
-            if self.connections.len() >= self.most_connections {
+            if !self.make_room(cx) {
                 return self.pause_accepting(cx, socket, libc::EMFILE);
             }
             match socket::accept(socket) {
                 Ok((client, peer)) => self.admit(cx, client, peer),
                 Err(error) => match error.raw_os_error() {
                     Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
-                        return self.pause_accepting(cx, socket, errno)
+                        if !self.evict(cx, self.pending.oldest_of_most()) {
+                            return self.pause_accepting(cx, socket, errno);
+                        }
                     }
                     // EAGAIN: that was all. Anything else concerns the one connection that is gone
                     // (ECONNABORTED, a network error: accept(2)); level-triggered epoll comes back.
@@ -209,6 +219,43 @@ impl Listening {
                 },
             }
         }
+    }
+
+    /// Ends connections without a header until there is room for one more. Whether there is.
+    fn make_room(&mut self, cx: &mut Context) -> bool {
+        while self.connections.len() >= self.most_connections {
+            if !self.evict(cx, self.pending.oldest_of_most()) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends a connection without a header, unless the header has come meanwhile. Whether there was one.
+    fn evict(&mut self, cx: &mut Context, slot: Option<u32>) -> bool {
+        let Some(key) = slot.and_then(|slot| self.connections.key_at(slot)) else { return false };
+        if let Some(connection) = self.connections.get_mut(key) {
+            // In a burst, headers wait in their sockets: epoll has not said so yet.
+            connection.client.note(libc::EPOLLIN as u32);
+            self.advance(cx, key);
+        }
+        self.end_pending(cx, key);
+        true
+    }
+
+    /// Ends a connection that still has no header.
+    fn end_pending(&mut self, cx: &Context, key: Key) {
+        let siblings = self.pending.siblings(key.index);
+        let Some(Connection { phase: Phase::Header(so_far), peer, .. }) = self.connections.get(key)
+        else {
+            return;
+        };
+        cx.listener.stats.refuse(Refusal::Evicted);
+        let event = Event::new(EventKind::HeaderEvicted, level::WARN);
+        let (refusal, value) = (Refusal::Evicted as u8, siblings as u32);
+        let event = Event { refusal, value, peer: (*peer).into(), ..event };
+        cx.tell_limited(event.with_sample(so_far));
+        self.end(cx, key, End::Evicted);
     }
 
     fn pause_accepting(&mut self, cx: &Context, socket: RawFd, errno: i32) {
@@ -241,9 +288,11 @@ impl Listening {
             account: None,
         });
         self.header_deadlines.push(key.index, cx.now);
+        self.pending.enter(key.index, peer.ip());
         if cx.poll.add(fd, Token::Client(key), Interest::Changes).is_err() {
-            self.end(cx, key, End::Refused);
+            return self.end(cx, key, End::Refused);
         }
+        self.evict(cx, self.pending.oldest_of_too_many(key.index));
     }
 
     /// Takes a connection as far as it goes without waiting.
@@ -276,41 +325,46 @@ impl Listening {
     }
 
     fn read_header(&mut self, cx: &mut Context, key: Key) -> Option<End> {
-        let connection = self.connections.get_mut(key)?;
-        let Phase::Header(so_far) = &mut connection.phase else { return None };
-        let buffer = &mut self.tools.buffer;
-        while connection.client.is_readable() {
-            let received = match connection.client.receive(buffer) {
+        loop {
+            let connection = self.connections.get_mut(key)?;
+            let Phase::Header(so_far) = &mut connection.phase else { return None };
+            if !connection.client.is_readable() {
+                return None;
+            }
+            let peer = connection.peer;
+            let received = match connection.client.receive(&mut self.tools.buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(_) => 0,
             };
             if received == 0 {
-                return Some(refuse(cx, connection, Refusal::Incomplete));
+                return Some(refuse(cx, peer, Refusal::Incomplete, so_far));
             }
             // One piece is the rule, and needs no copy; more pieces are collected.
-            let bytes = if so_far.is_empty() {
-                &buffer[..received]
+            let piece = &self.tools.buffer[..received];
+            let is_first = so_far.is_empty();
+            let bytes = if is_first {
+                piece
             } else {
-                so_far.extend_from_slice(&buffer[..received]);
+                collect(so_far, piece);
                 &so_far[..]
             };
             match frame::stream(bytes) {
-                Frame::Partial if so_far.is_empty() => *so_far = bytes.to_vec(),
-                Frame::Partial => {}
-                Frame::Refused(refusal) => {
-                    *so_far = bytes.to_vec();
-                    return Some(refuse(cx, connection, refusal));
+                Frame::Partial => {
+                    if is_first {
+                        collect(so_far, piece);
+                    }
+                    let held = so_far.capacity();
+                    self.pending.hold(key.index, held);
+                    self.keep_budget(cx, key);
                 }
+                Frame::Refused(refusal) => return Some(refuse(cx, peer, refusal, bytes)),
                 Frame::Header(length) => {
                     let payload: Box<[u8]> = bytes[length..].into();
-                    let (header, peer) = (&bytes[..length], connection.peer);
+                    let header = &bytes[..length];
                     let source = match cx.decode(header, carrier::STREAM, peer) {
                         Ok(source) => source,
-                        Err(refusal) => {
-                            *so_far = header.to_vec();
-                            return Some(refuse(cx, connection, refusal));
-                        }
+                        Err(refusal) => return Some(refuse(cx, peer, refusal, header)),
                     };
                     connection.account = cx.account(protocol::TCP, header, peer, source);
                     let took = cx.now - connection.accepted_at;
@@ -319,7 +373,14 @@ impl Listening {
                 }
             }
         }
-        None
+    }
+
+    /// Ends connections, this one or others, while half-read headers hold more bytes than they may.
+    fn keep_budget(&mut self, cx: &Context, key: Key) {
+        while let Some(slot) = self.pending.oldest_of_too_much(key.index) {
+            let Some(victim) = self.connections.key_at(slot) else { return };
+            self.end_pending(cx, victim);
+        }
     }
 
     fn connect(
@@ -330,20 +391,28 @@ impl Listening {
         payload: Box<[u8]>,
     ) -> Option<End> {
         self.header_deadlines.remove(key.index);
-        let connection = self.connections.get_mut(key)?;
+        self.pending.leave(key.index);
+        let connection = self.connections.get(key)?;
+        let peer = connection.peer;
         let settings = &cx.listener.service.settings;
         // The verdict was that there is one.
-        let Some(service) = settings.upstream(source, connection.peer) else {
-            return Some(refuse(cx, connection, Refusal::ClientFamily));
+        let Some(service) = settings.upstream(source, peer) else {
+            return Some(refuse(cx, peer, Refusal::ClientFamily, &[]));
         };
         let reno = settings.wants_reno(service);
-        let opened = socket::connect_tcp(source, service, settings.mark, reno).and_then(|opened| {
+        let open = || {
+            let opened = socket::connect_tcp(source, service, settings.mark, reno)?;
             let fd = opened.socket.as_raw_fd();
             cx.poll.add(fd, Token::Upstream(key), Interest::Changes)?;
             Ok(opened)
-        });
+        };
+        let mut opened = open();
+        while is_out_of_files(&opened) && self.end_oldest(cx) {
+            opened = open();
+        }
         match opened {
             Ok(opened) => {
+                let connection = self.connections.get_mut(key)?;
                 if opened.port_fallback {
                     tell_fallback(cx, connection.peer, source, service);
                 }
@@ -367,7 +436,7 @@ impl Listening {
                 None
             }
             Err(error) if socket::is_other_source(&error) => {
-                cx.refuse_other_source(connection.peer, source, service);
+                cx.refuse_other_source(peer, source, service);
                 Some(End::Refused)
             }
             Err(error) => {
@@ -375,6 +444,14 @@ impl Listening {
                 Some(self.failed_to_connect(cx, key, source, service, errno))
             }
         }
+    }
+
+    /// Ends the connection whose turn it is to make room. Whether there was one.
+    fn end_oldest(&mut self, cx: &Context) -> bool {
+        let oldest = self.pending.oldest_of_most();
+        let Some(key) = oldest.and_then(|slot| self.connections.key_at(slot)) else { return false };
+        self.end_pending(cx, key);
+        true
     }
 
     fn unreachable(&mut self, cx: &Context, key: Key, errno: i32) -> End {
@@ -449,8 +526,10 @@ impl Listening {
     fn pass_deadlines(&mut self, cx: &mut Context) {
         while let Some(index) = self.header_deadlines.pop_due(cx.now) {
             if let Some(key) = self.connections.key_at(index) {
-                if let Some(connection) = self.connections.get(key) {
-                    let end = refuse(cx, connection, Refusal::Timeout);
+                if let Some(Connection { phase: Phase::Header(so_far), peer, .. }) =
+                    self.connections.get(key)
+                {
+                    let end = refuse(cx, *peer, Refusal::Timeout, so_far);
                     self.end(cx, key, end);
                 }
             }
@@ -512,6 +591,7 @@ impl Listening {
         self.header_deadlines.remove(key.index);
         self.connect_deadlines.remove(key.index);
         self.watch.remove(key.index);
+        self.pending.leave(key.index);
         let Some(mut connection) = self.connections.remove(key) else { return };
         if let Some(account) = connection.account.take() {
             tell_account(cx, account, &connection, &end);
@@ -525,7 +605,8 @@ impl Listening {
             End::Refused => false,
             // A stream that is cut short must not look complete.
             End::Idle | End::Stopped => connection.owes(),
-            End::Unreachable(_) => true,
+            // A reset leaves no socket behind that waits in the kernel.
+            End::Evicted | End::Unreachable(_) => true,
             End::Over(error) => error.is_some(),
         };
         if reset {
@@ -545,19 +626,32 @@ impl Listening {
     }
 }
 
-/// Tells that a connection ends without a header that we take, and what came in its place.
-fn refuse(cx: &Context, connection: &Connection, refusal: Refusal) -> End {
+/// Whether a socket could not be had for want of descriptors.
+fn is_out_of_files<T>(opened: &io::Result<T>) -> bool {
+    let errno = opened.as_ref().err().and_then(io::Error::raw_os_error);
+    matches!(errno, Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Adds a piece to a header that is not complete. The room for it grows twofold, but not beyond the
+/// largest header.
+fn collect(so_far: &mut Vec<u8>, piece: &[u8]) {
+    let needed = so_far.len() + piece.len();
+    if needed > so_far.capacity() {
+        let room = needed.max(MAX_HEADER.min(2 * so_far.capacity()));
+        so_far.reserve_exact(room - so_far.len());
+    }
+    so_far.extend_from_slice(piece);
+}
+
+/// Logs that a connection ends without a header that we take, and what came in its place.
+fn refuse(cx: &Context, peer: SocketAddr, refusal: Refusal, came: &[u8]) -> End {
     cx.listener.stats.refuse(refusal);
     if refusal.is_of_client() || refusal == Refusal::ForwardingLoop {
-        if let Some(event) = cx.refused_client(refusal, connection.peer) {
+        if let Some(event) = cx.refused_client(refusal, peer) {
             cx.tell_limited(event);
         }
         return End::Refused;
     }
-    let came: &[u8] = match &connection.phase {
-        Phase::Header(so_far) => so_far,
-        _ => &[],
-    };
     // Load balancers and monitors probe a port by opening and closing it.
     let probe = refusal == Refusal::Incomplete && came.is_empty();
     let kind = match refusal {
@@ -565,8 +659,8 @@ fn refuse(cx: &Context, connection: &Connection, refusal: Refusal) -> End {
         _ => EventKind::HeaderRefused,
     };
     let event = Event::new(kind, if probe { level::DEBUG } else { level::WARN });
-    let (refusal, value, peer) = (refusal as u8, came.len() as u32, connection.peer.into());
-    let event = Event { refusal, value, peer, ..event }.with_sample(came);
+    let (refusal, value) = (refusal as u8, came.len() as u32);
+    let event = Event { refusal, value, peer: peer.into(), ..event }.with_sample(came);
     if probe {
         cx.listener.tell(event);
     } else {
@@ -597,7 +691,7 @@ fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection
         _ => None,
     };
     let (ending, errno) = match *end {
-        End::Refused => return,
+        End::Refused | End::Evicted => return,
         End::Idle => (Ending::Idle, 0),
         End::Stopped => (Ending::Stopped, 0),
         End::Unreachable(0) => (Ending::ConnectTimeout, 0),
