@@ -54,6 +54,8 @@ named! {
         /// A connection without a complete header made room for others. `value`: how many such the peer
         /// had.
         HeaderEvicted = 19, "header_evicted";
+        /// Most connections time out without a byte: said once. `value`: how many did.
+        MostlySilent = 20, "mostly_silent";
     }
 }
 

@@ -170,6 +170,8 @@ pub struct Service {
     /// Set once, when the service is told to stop.
     stop_at: OnceLock<Instant>,
     doorbell: Doorbell,
+    /// Somebody was told that most connections time out without a byte.
+    pub told_silence: AtomicBool,
     /// Held by the one reader of the rings: what the listeners have told alike is one line, too.
     draining: Mutex<LogLimit>,
 }
@@ -294,6 +296,7 @@ impl Service {
             told_families: Default::default(),
             stop_at: OnceLock::new(),
             doorbell: Doorbell::default(),
+            told_silence: AtomicBool::new(false),
             draining: Mutex::default(),
             settings,
         })

@@ -12,6 +12,9 @@ named! {
         Accepted, "accepted";
         /// TCP connections open now.
         ConnectionsActive, "connections_active";
+        /// TCP connections on which nothing ever came: probes, or a sender that waits. They are in the
+        /// refusals `incomplete` or `timeout` as well.
+        Silent, "silent";
         /// Headers by version: version 1.
         HeadersV1, "headers_v1";
         /// Version 2.

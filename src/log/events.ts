@@ -118,7 +118,7 @@ function sentence(event: NativeEvent, options: Options): string {
         : `Closed ${peer}: its PROXY header is refused: ${came} (${REASONS[refusal]})`;
     case "header_timeout":
       return value === 0
-        ? `Closed ${peer}: no PROXY header, nothing for ${options.headerTimeout} s; if the service speaks first, the load balancer must send its header at once (AWS NLB: proxy_protocol_v2.client_to_server.header_placement=on_first_ack)`
+        ? `Closed ${peer}: no PROXY header, nothing came for ${options.headerTimeout} s`
         : `Closed ${peer}: no whole PROXY header within ${options.headerTimeout} s, only ${came}`;
     case "client_refused":
       return `Refused ${peer}: ${clientReason(event)}`;
@@ -132,6 +132,8 @@ function sentence(event: NativeEvent, options: Options): string {
         }): the kernel is asked about each client; allow AF_NETLINK (RestrictAddressFamilies=) to spare that`;
     case "header_evicted":
       return `Closed ${peer} to make room: its PROXY header was not complete (${came}), and its peer had ${value} such connections, the most of all; if that was your load balancer, raise the limit of open files (LimitNOFILE=, ulimit -n), else see --allowed-subnets`;
+    case "mostly_silent":
+      return `Most connections send no PROXY header: ${value} of the latest timed out without a byte; if the service speaks first, the load balancer must send its header at once (AWS NLB: proxy_protocol_v2.client_to_server.header_placement=on_first_ack)`;
     case "peer_refused":
       return `Refused ${peer}: it is not in the allowed subnets; if it is your load balancer, add it to ${
         options.allowedSubnets ?? "the file"

@@ -290,6 +290,10 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
     { kind: EventKind.header_evicted, refusal: Refusal.evicted, value: 480, peer: PEER },
     /^Closed 198.* to make room: its PROXY header was not complete \(nothing\), and its peer had 480/,
   ],
+  [
+    { kind: EventKind.mostly_silent, value: 10 },
+    /^Most connections .*: 10 of the latest timed out .*header_placement=on_first_ack\)$/,
+  ],
   [{ kind: EventKind.events_lost, value: 9 }, /^9 log lines were lost/],
 ];
 
@@ -301,7 +305,7 @@ for (const [fields, sentence] of SENTENCES) {
 
 Deno.test("logEvent: a peer that sent no byte is told from one that sent some", () => {
   const silent = lineOf({ kind: EventKind.header_timeout, refusal: Refusal.timeout, peer: PEER });
-  assert.match(silent.message, /^Closed 198.*: no PROXY header, nothing for 10 s; if the service/);
+  assert.match(silent.message, /^Closed 198.*: no PROXY header, nothing came for 10 s$/);
   assert.equal(silent.details.came, "nothing for 10 s");
   const slow = lineOf({
     kind: EventKind.header_timeout,

@@ -47,6 +47,11 @@ export function families(stats: Stats, around: Surroundings): Family[] {
       "TCP connections taken from the listening sockets.",
       count("accepted"),
     ),
+    counter(
+      "mmproxy_silent_connections_total",
+      "TCP connections on which nothing ever came: probes, or a sender that waits for the client.",
+      count("silent"),
+    ),
     gauge("mmproxy_connections_active", "TCP connections open now.", count("connections_active")),
     labelled(
       "mmproxy_refused_total",

@@ -298,12 +298,14 @@ export const EventKind = {
   forwarding_loop: 17,
   addresses_unknown: 18,
   header_evicted: 19,
+  mostly_silent: 20,
 } as const;
 
 /** The counters, in the order in which `stats` writes them (u64 each). */
 export const COUNTERS = [
   "accepted",
   "connections_active",
+  "silent",
   "headers_v1",
   "headers_v2",
   "headers_spp",
@@ -400,4 +402,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 1746373225;
+export const ABI_VERSION = 4209910832;

@@ -47,15 +47,26 @@ Deno.test("aws nlb: with on_first_ack_with_payload, a client that speaks first i
   assert.equal(text(await nlb.exactly(16)), "SSH-2.0-client\r\n");
 });
 
-Deno.test("aws nlb: with on_first_ack_with_payload, a client that waits for the service is cut, and the log names the setting", async () => {
+Deno.test("aws nlb: with on_first_ack_with_payload, clients that wait for the service are cut, and the log names the setting once", async () => {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({
     args: ["-4", service.address, "--header-timeout", "3"],
+    logLevel: "info",
   });
-  using nlb = await Stream.connect(program.listen.port);
-  assert.equal(await nlb.end(), "closed");
-  const { message } = await program.event("header_timeout");
+  await Promise.all(Array.from({ length: 25 }, async () => {
+    using nlb = await Stream.connect(program.listen.port);
+    assert.equal(await nlb.end(), "closed");
+  }));
+  const { message } = await program.event("mostly_silent");
   assert.match(message, /header_placement=on_first_ack\b/);
+  const counters = await program.stop();
+  assert.equal(program.all("mostly_silent").length, 1);
+  assert.deepEqual(program.events.filter(({ level }) => level === "warn").map((e) => e.event), [
+    "all_allowed",
+    "mostly_silent",
+  ]);
+  assert.equal(counters.get("silent"), 25);
+  assert.equal(counters.get("refused_timeout"), 25);
   assert.deepEqual(service.clients, []);
 });
 

@@ -129,7 +129,19 @@ Deno.test("tcp refusal: a peer that sends nothing is cut by the header timeout",
   assert.ok(took > 2900 && took < 8000, `${took} ms`);
   const event = await program.event("header_timeout");
   assert.match(event.came ?? "", /nothing for 3 s/);
-  assert.equal((await program.stop()).get("refused_timeout"), 1);
+  assert.equal(event.level, "debug");
+  const counters = await program.stop();
+  assert.deepEqual(["refused_timeout", "silent"].map((name) => counters.get(name)), [1, 1]);
+});
+
+Deno.test("tcp refusal: a probe that opens and closes is counted, and no warning", async () => {
+  await using program = await Program.start();
+  using client = await Stream.connect(program.listen.port);
+  await client.finish();
+  await client.end();
+  assert.equal((await program.event("header_refused")).level, "debug");
+  const counters = await program.stop();
+  assert.deepEqual(["refused_incomplete", "silent"].map((name) => counters.get(name)), [1, 1]);
 });
 
 Deno.test("tcp refusal: a peer that drips is cut by the same absolute deadline", async () => {

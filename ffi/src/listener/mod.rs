@@ -5,6 +5,7 @@ mod deadlines;
 mod patience;
 mod pending;
 pub mod poll;
+mod silence;
 pub mod slab;
 pub mod tcp;
 mod trusted;

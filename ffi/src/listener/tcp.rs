@@ -3,11 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use super::allowed::Allowed;
 use super::deadlines::Deadlines;
 use super::pending::{Limits, Pending};
 use super::poll::{Interest, Key, Token};
+use super::silence::{Outcome, Silence};
 use super::slab::Slab;
 use super::watch::{Due, Watch, Watched};
 use super::{client_of, Context};
@@ -43,6 +45,7 @@ pub struct Listening {
     header_deadlines: Deadlines,
     connect_deadlines: Deadlines,
     watch: Watch,
+    silence: Silence,
     tools: Tools,
     allowed: Allowed,
 }
@@ -124,6 +127,7 @@ impl Listening {
             connect_deadlines: Deadlines::new(settings.connect_timeout.as_millis() as u64),
             watch: Watch::new(settings),
             tools: Tools::new(cx.listener.service.pipes_a_listener()),
+            silence: Silence::default(),
             allowed: Allowed::default(),
         })
     }
@@ -358,14 +362,23 @@ impl Listening {
                     self.pending.hold(key.index, held);
                     self.keep_budget(cx, key);
                 }
-                Frame::Refused(refusal) => return Some(refuse(cx, peer, refusal, bytes)),
+                Frame::Refused(refusal) => {
+                    self.silence.count(Outcome::Spoke);
+                    return Some(refuse(cx, peer, refusal, bytes));
+                }
                 Frame::Header(length) => {
                     let payload: Box<[u8]> = bytes[length..].into();
                     let header = &bytes[..length];
                     let source = match cx.decode(header, carrier::STREAM, peer) {
                         Ok(source) => source,
-                        Err(refusal) => return Some(refuse(cx, peer, refusal, header)),
+                        Err(refusal) => {
+                            self.silence.count(Outcome::Spoke);
+                            return Some(refuse(cx, peer, refusal, header));
+                        }
                     };
+                    if source != Source::Own {
+                        self.silence.count(Outcome::Spoke);
+                    }
                     connection.account = cx.account(protocol::TCP, header, peer, source);
                     let took = cx.now - connection.accepted_at;
                     cx.listener.stats.observe(Histogram::HeaderTime, took);
@@ -530,6 +543,10 @@ impl Listening {
                     self.connections.get(key)
                 {
                     let end = refuse(cx, *peer, Refusal::Timeout, so_far);
+                    if so_far.is_empty() {
+                        let most = self.silence.count(Outcome::TimedOut);
+                        most.into_iter().for_each(|timed_out| tell_silence(cx, timed_out));
+                    }
                     self.end(cx, key, end);
                 }
             }
@@ -653,20 +670,32 @@ fn refuse(cx: &Context, peer: SocketAddr, refusal: Refusal, came: &[u8]) -> End 
         return End::Refused;
     }
     // Load balancers and monitors probe a port by opening and closing it.
-    let probe = refusal == Refusal::Incomplete && came.is_empty();
+    let silent = came.is_empty() && matches!(refusal, Refusal::Incomplete | Refusal::Timeout);
+    if silent {
+        cx.listener.stats.add(Counter::Silent, 1);
+    }
     let kind = match refusal {
         Refusal::Timeout => EventKind::HeaderTimeout,
         _ => EventKind::HeaderRefused,
     };
-    let event = Event::new(kind, if probe { level::DEBUG } else { level::WARN });
+    let event = Event::new(kind, if silent { level::DEBUG } else { level::WARN });
     let (refusal, value) = (refusal as u8, came.len() as u32);
     let event = Event { refusal, value, peer: peer.into(), ..event }.with_sample(came);
-    if probe {
+    if silent {
         cx.listener.tell(event);
     } else {
         cx.tell_limited(event);
     }
     End::Refused
+}
+
+/// Logs, once a process, that most connections time out without a byte.
+fn tell_silence(cx: &Context, timed_out: u32) {
+    if cx.listener.service.told_silence.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let event = Event::new(EventKind::MostlySilent, level::WARN);
+    cx.listener.tell(Event { value: timed_out, ..event });
 }
 
 /// Counts and tells that a client's port could not be had.
