@@ -56,6 +56,8 @@ named! {
         HeaderEvicted = 19, "header_evicted";
         /// Most connections time out without a byte: said once. `value`: how many did.
         MostlySilent = 20, "mostly_silent";
+        /// No port is free from the client's address, or the proxy's own, towards the upstream.
+        PortsExhausted = 21, "ports_exhausted";
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::errors::{Error, Result};
 use crate::layout::{protocol, Probe};
-use crate::socket::{self, Source};
+use crate::socket::{self, Source, TcpOptions};
 
 /// Tries it and waits for the outcome, no longer than the probe says.
 ///
@@ -32,7 +32,8 @@ pub fn run(probe: &Probe, payload: &[u8]) -> Result<i32> {
 }
 
 fn try_tcp(source: Source, service: SocketAddr, mark: u32, deadline: Instant) -> io::Result<()> {
-    let upstream = socket::connect_tcp(source, service, mark, false)?;
+    let options = TcpOptions { mark, ..TcpOptions::default() };
+    let upstream = socket::connect_tcp(source, service, options)?;
     wait(&upstream.socket, libc::POLLOUT, deadline)?;
     match socket::take_error(upstream.socket.as_raw_fd()) {
         0 => Ok(()),

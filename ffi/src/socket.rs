@@ -277,19 +277,26 @@ pub fn is_other_source(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<OtherSource>())
 }
 
+/// How a TCP connection to the upstream is made.
+#[derive(Clone, Copy, Default)]
+pub struct TcpOptions {
+    pub mark: u32,
+    /// With that congestion control in place of the host's own.
+    pub reno: bool,
+    /// No search for a free port, where none was found a moment ago: EADDRNOTAVAIL at once.
+    pub no_search: bool,
+}
+
 /// Starts a TCP connection to the service; it is established once the socket is writable. The socket
 /// has its client's address, or is none (`is_other_source`).
-///
-/// `reno`: with that congestion control in place of the host's own.
 pub fn connect_tcp(
     source: Source,
     service: SocketAddr,
-    mark: u32,
-    reno: bool,
+    options: TcpOptions,
 ) -> io::Result<Upstream> {
-    with_port_fallback(source, |source| {
-        let socket = upstream(libc::SOCK_STREAM, service, mark)?;
-        if reno {
+    with_port_fallback(source, options.no_search, |source| {
+        let socket = upstream(libc::SOCK_STREAM, service, options.mark)?;
+        if options.reno {
             set_reno(socket.as_raw_fd());
         }
         set_int(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_NODELAY, 1)?;
@@ -389,7 +396,7 @@ fn set_reno(socket: RawFd) {
 /// Opens a UDP socket that speaks to the service alone. It has its client's address, or is none
 /// (`is_other_source`).
 pub fn connect_udp(source: Source, service: SocketAddr, mark: u32) -> io::Result<Upstream> {
-    with_port_fallback(source, |source| {
+    with_port_fallback(source, false, |source| {
         let socket = upstream(libc::SOCK_DGRAM, service, mark)?;
         if let Source::Client(client) = source {
             bind_transparent(socket.as_raw_fd(), client)?;
@@ -409,10 +416,18 @@ pub fn connect_udp(source: Source, service: SocketAddr, mark: u32) -> io::Result
 
 fn with_port_fallback(
     source: Source,
+    no_search: bool,
     open: impl Fn(Source) -> io::Result<OwnedFd>,
 ) -> io::Result<Upstream> {
+    let none_free = || Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
+    if no_search && !matches!(source, Source::Client(client) if client.port() != 0) {
+        return none_free();
+    }
     match (open(source), source) {
         (Err(error), Source::Client(client)) if client.port() != 0 && is_port_taken(&error) => {
+            if no_search {
+                return none_free();
+            }
             let ephemeral = Source::Client(SocketAddr::new(client.ip(), 0));
             Ok(Upstream { socket: open(ephemeral)?, port_fallback: true })
         }
@@ -438,6 +453,15 @@ fn upstream(kind: c_int, service: SocketAddr, mark: u32) -> io::Result<OwnedFd> 
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     set_mark(fd, mark)?;
     Ok(socket)
+}
+
+/// Whether this host has a way to an address, and an address of its own for it: the kernel looks for
+/// both when a UDP socket is connected, and sends nothing. What else may fail leaves it at yes.
+pub fn has_way_to(addr: SocketAddr) -> bool {
+    let connected = Socket::new(Domain::for_address(addr), Type::DGRAM.cloexec(), None)
+        .and_then(|socket| socket.connect(&addr.into()));
+    let errno = connected.err().and_then(|error| error.raw_os_error());
+    !matches!(errno, Some(libc::EAFNOSUPPORT | libc::ENETUNREACH | libc::EADDRNOTAVAIL))
 }
 
 fn set_mark(fd: RawFd, mark: u32) -> io::Result<()> {
@@ -649,12 +673,22 @@ mod tests {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let service = listener.local_addr().unwrap().as_socket().unwrap();
         let control_of = |reno| {
-            let connection = connect_tcp(Source::Own, service, 0, reno).unwrap().socket;
+            let options = TcpOptions { reno, ..TcpOptions::default() };
+            let connection = connect_tcp(Source::Own, service, options).unwrap().socket;
             String::from_utf8(Socket::from(connection).tcp_congestion().unwrap()).unwrap()
         };
         let hosts = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
         assert_eq!(control_of(true).trim_end_matches('\0'), "reno");
         assert_eq!(control_of(false).trim_end_matches('\0'), hosts.trim_end());
+    }
+
+    #[test]
+    fn a_search_that_is_not_wanted_costs_nothing_and_an_exact_port_needs_none() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let service = listener.local_addr().unwrap().as_socket().unwrap();
+        let options = TcpOptions { no_search: true, ..TcpOptions::default() };
+        let refused = connect_tcp(Source::Own, service, options).err().unwrap();
+        assert_eq!(refused.raw_os_error(), Some(libc::EADDRNOTAVAIL));
     }
 
     #[test]

@@ -29,6 +29,8 @@ named! {
         ConnectErrors, "connect_errors";
         /// Connections to the service that were not answered within the connect timeout.
         ConnectTimeouts, "connect_timeouts";
+        /// Connections to the service that failed for want of a free port: they are errors as well.
+        PortsExhausted, "ports_exhausted";
         /// The client's port could not be had; an ephemeral one was used.
         PortFallbacks, "port_fallbacks";
         /// Bytes from clients to the service, TCP.

@@ -140,6 +140,8 @@ function sentence(event: NativeEvent, options: Options): string {
       }`;
     case "connect_failed":
       return `Cannot connect to ${upstream} as ${client}: ${connectProblem(errno, options)}`;
+    case "ports_exhausted":
+      return `Cannot connect to ${upstream} as ${client}: no port is free, all of net.ipv4.ip_local_port_range are in use or in TIME_WAIT between the two; widen the range, or set net.ipv4.tcp_tw_reuse=1`;
     case "port_fallback":
       return `Connected to ${upstream} as ${client} from another port: port ${value} ${
         value === 0 ? "says nothing" : "is taken"

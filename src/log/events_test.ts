@@ -294,6 +294,10 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
     { kind: EventKind.mostly_silent, value: 10 },
     /^Most connections .*: 10 of the latest timed out .*header_placement=on_first_ack\)$/,
   ],
+  [
+    { kind: EventKind.ports_exhausted, ...ENDPOINTS, errno: 99 },
+    /^Cannot connect to .* as \[2001:db8::1\]:50000: no port is free, all of net\.ipv4\.ip_local_/,
+  ],
   [{ kind: EventKind.events_lost, value: 9 }, /^9 log lines were lost/],
 ];
 

@@ -86,6 +86,11 @@ export function families(stats: Stats, around: Surroundings): Family[] {
       connectErrors(stats),
     ),
     counter(
+      "mmproxy_ports_exhausted_total",
+      "TCP connections to the service that failed for want of a free port; EADDRNOTAVAIL counts them too.",
+      count("ports_exhausted"),
+    ),
+    counter(
       "mmproxy_port_fallbacks_total",
       "Connections and flows that could not have the client's port and took another.",
       count("port_fallbacks"),

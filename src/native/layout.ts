@@ -299,6 +299,7 @@ export const EventKind = {
   addresses_unknown: 18,
   header_evicted: 19,
   mostly_silent: 20,
+  ports_exhausted: 21,
 } as const;
 
 /** The counters, in the order in which `stats` writes them (u64 each). */
@@ -313,6 +314,7 @@ export const COUNTERS = [
   "connected",
   "connect_errors",
   "connect_timeouts",
+  "ports_exhausted",
   "port_fallbacks",
   "bytes_up",
   "bytes_down",
@@ -402,4 +404,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 4209910832;
+export const ABI_VERSION = 1892791051;

@@ -5,6 +5,7 @@ mod deadlines;
 mod patience;
 mod pending;
 pub mod poll;
+mod ports;
 mod silence;
 pub mod slab;
 pub mod tcp;
@@ -24,7 +25,7 @@ use crate::layout::{action, level, AccessRecord, Endpoint, Event, Verdict};
 use crate::log_limit::LogLimit;
 use crate::refusal::Refusal;
 use crate::service::Listener;
-use crate::socket::Source;
+use crate::socket::{self, Source};
 use crate::stats::Counter;
 use crate::udp::Udp;
 use patience::Patience;
@@ -143,8 +144,9 @@ pub fn client_of(source: Source) -> Endpoint {
     }
 }
 
-/// Whether an error says that this host does not have the service's address family.
-fn lacks_family(errno: i32, service: SocketAddr) -> bool {
+/// Whether an error may say that this host does not have the service's address family. No free port has
+/// the same number: `socket::has_way_to` tells them apart.
+fn may_lack_family(errno: i32, service: SocketAddr) -> bool {
     // Nothing lies between a host and its own loopback but the family itself.
     let unroutable = matches!(errno, libc::ENETUNREACH | libc::EADDRNOTAVAIL);
     errno == libc::EAFNOSUPPORT || unroutable && service.ip().is_loopback()
@@ -202,7 +204,7 @@ impl<'a> Context<'a> {
         service: SocketAddr,
     ) {
         let mut event = Event::new(kind, level::WARN);
-        if lacks_family(errno, service) {
+        if may_lack_family(errno, service) && !socket::has_way_to(service) {
             let family = if service.is_ipv4() { 4 } else { 6 };
             if self.told_family[usize::from(service.is_ipv6())].replace(true) {
                 return;
@@ -373,11 +375,11 @@ mod tests {
     fn a_host_without_a_family_is_told_from_a_missing_route() {
         let (loopback, elsewhere) =
             ("[::1]:443".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap());
-        assert!(lacks_family(libc::EAFNOSUPPORT, elsewhere));
-        assert!(lacks_family(libc::ENETUNREACH, loopback));
-        assert!(!lacks_family(libc::ENETUNREACH, elsewhere));
-        assert!(!lacks_family(libc::ECONNREFUSED, loopback));
-        assert!(!lacks_family(0, loopback));
+        assert!(may_lack_family(libc::EAFNOSUPPORT, elsewhere));
+        assert!(may_lack_family(libc::ENETUNREACH, loopback));
+        assert!(!may_lack_family(libc::ENETUNREACH, elsewhere));
+        assert!(!may_lack_family(libc::ECONNREFUSED, loopback));
+        assert!(!may_lack_family(0, loopback));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::allowed::Allowed;
 use super::deadlines::Deadlines;
 use super::pending::{Limits, Pending};
 use super::poll::{Interest, Key, Token};
+use super::ports::Exhausted;
 use super::silence::{Outcome, Silence};
 use super::slab::Slab;
 use super::watch::{Due, Watch, Watched};
@@ -20,7 +21,7 @@ use crate::layout::{carrier, level, protocol, Event, MAX_HEADER};
 use crate::refusal::Refusal;
 use crate::relay::tcp::{Party, Relay, Side, Tools, Turn};
 use crate::service::lock;
-use crate::socket::{self, RawAddr, Source};
+use crate::socket::{self, RawAddr, Source, TcpOptions};
 use crate::stats::{Counter, Histogram};
 
 /// Connections accepted before the others have their turn.
@@ -46,6 +47,7 @@ pub struct Listening {
     connect_deadlines: Deadlines,
     watch: Watch,
     silence: Silence,
+    exhausted: Exhausted,
     tools: Tools,
     allowed: Allowed,
 }
@@ -128,6 +130,7 @@ impl Listening {
             watch: Watch::new(settings),
             tools: Tools::new(cx.listener.service.pipes_a_listener()),
             silence: Silence::default(),
+            exhausted: Exhausted::default(),
             allowed: Allowed::default(),
         })
     }
@@ -412,9 +415,13 @@ impl Listening {
         let Some(service) = settings.upstream(source, peer) else {
             return Some(refuse(cx, peer, Refusal::ClientFamily, &[]));
         };
-        let reno = settings.wants_reno(service);
+        let options = TcpOptions {
+            mark: settings.mark,
+            reno: settings.wants_reno(service),
+            no_search: self.exhausted.knows(source, service, cx.now),
+        };
         let open = || {
-            let opened = socket::connect_tcp(source, service, settings.mark, reno)?;
+            let opened = socket::connect_tcp(source, service, options)?;
             let fd = opened.socket.as_raw_fd();
             cx.poll.add(fd, Token::Upstream(key), Interest::Changes)?;
             Ok(opened)
@@ -454,7 +461,15 @@ impl Listening {
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                Some(self.failed_to_connect(cx, key, source, service, errno))
+                let no_port = errno == libc::EADDRNOTAVAIL
+                    && (options.no_search || socket::has_way_to(service));
+                if !no_port {
+                    return Some(self.failed_to_connect(cx, key, source, service, errno));
+                }
+                if !options.no_search {
+                    self.exhausted.note(source, service, cx.now);
+                }
+                Some(self.find_no_port(cx, key, source, service))
             }
         }
     }
@@ -474,6 +489,25 @@ impl Listening {
         };
         let (source, service) = (upstream.source, upstream.service);
         self.failed_to_connect(cx, key, source, service, errno)
+    }
+
+    /// Counts and logs that no port is free towards the service.
+    fn find_no_port(&self, cx: &Context, key: Key, source: Source, service: SocketAddr) -> End {
+        let errno = libc::EADDRNOTAVAIL;
+        let stats = &cx.listener.stats;
+        stats.add(Counter::PortsExhausted, 1);
+        stats.add(Counter::ConnectErrors, 1);
+        stats.fail_to_connect(errno);
+        let peer = self.connections.get(key).map(|connection| connection.peer.into());
+        let event = Event::new(EventKind::PortsExhausted, level::WARN);
+        cx.tell_limited(Event {
+            errno,
+            peer: peer.unwrap_or_default(),
+            client: client_of(source),
+            upstream: service.into(),
+            ..event
+        });
+        End::Unreachable(errno)
     }
 
     /// Tells why the service was not reached; an `errno` of 0 is a timeout.

@@ -141,7 +141,8 @@ fn connection(buffers: Option<i32>) -> (OwnedFd, OwnedFd) {
         }
     }
     let address = listener.local_addr().unwrap().as_socket().unwrap();
-    let opened = socket::connect_tcp(socket::Source::Own, address, 0, false).unwrap().socket;
+    let options = socket::TcpOptions::default();
+    let opened = socket::connect_tcp(socket::Source::Own, address, options).unwrap().socket;
     let accepted = loop {
         match socket::accept(listener.as_raw_fd()) {
             Ok((accepted, _)) => break accepted,
