@@ -132,6 +132,8 @@ pub fn tcp_listener(addr: SocketAddr, keepalive: Keepalive) -> io::Result<Socket
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
     keepalive.apply(socket.as_raw_fd())?;
+    // A kernel that cannot keep them (before Linux 4.2) only costs the DSCP.
+    let _ = set_int(socket.as_raw_fd(), libc::SOL_TCP, TCP_SAVE_SYN, 1);
     socket.listen(4096)?;
     Ok(socket)
 }
@@ -283,6 +285,8 @@ pub struct TcpOptions {
     pub mark: u32,
     /// With that congestion control in place of the host's own.
     pub reno: bool,
+    /// For all its packets: see `peer_dscp`.
+    pub dscp: u8,
     /// No search for a free port, where none was found a moment ago: EADDRNOTAVAIL at once.
     pub no_search: bool,
 }
@@ -299,6 +303,7 @@ pub fn connect_tcp(
         if options.reno {
             set_reno(socket.as_raw_fd());
         }
+        set_dscp(socket.as_raw_fd(), service, options.dscp);
         set_int(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_NODELAY, 1)?;
         // Before the first byte: an urgent one that came earlier would be left out of the stream.
         set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
@@ -462,6 +467,50 @@ pub fn has_way_to(addr: SocketAddr) -> bool {
         .and_then(|socket| socket.connect(&addr.into()));
     let errno = connected.err().and_then(|error| error.raw_os_error());
     !matches!(errno, Some(libc::EAFNOSUPPORT | libc::ENETUNREACH | libc::EADDRNOTAVAIL))
+}
+
+/// The SYN's headers, from the network layer on, are kept for who asks first (tcp(7)).
+const TCP_SAVE_SYN: c_int = 27;
+const TCP_SAVED_SYN: c_int = 28;
+
+/// The DSCP of the SYN that opened an accepted connection, as the octet in which it lies; 0 when asked
+/// again, or where the kernel has not kept the SYN (under SYN cookies).
+pub fn peer_dscp(fd: RawFd) -> u8 {
+    let mut headers = [0u8; 256];
+    let mut length = headers.len() as socklen_t;
+    // SAFETY: `headers` has `length` bytes and outlives the call.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_TCP, TCP_SAVED_SYN, headers.as_mut_ptr().cast(), &mut length)
+    };
+    if result != 0 {
+        return 0;
+    }
+    dscp_of(&headers[..headers.len().min(length as usize)])
+}
+
+/// The DSCP of a packet that begins with its network header (RFC 791, RFC 8200); 0 without one.
+fn dscp_of(packet: &[u8]) -> u8 {
+    let &[first, second, ..] = packet else { return 0 };
+    let traffic_class = match first >> 4 {
+        4 => second,
+        6 => first << 4 | second >> 4,
+        _ => 0,
+    };
+    traffic_class & DSCP
+}
+
+/// Gives all packets that a TCP socket sends from now on a DSCP; `other_end` says which family they
+/// have. Congestion's bits stay the kernel's (ip(7), IP_TOS).
+pub fn set_dscp(fd: RawFd, other_end: SocketAddr, dscp: u8) {
+    if dscp == 0 {
+        return;
+    }
+    let (level, name) = match other_end {
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TOS),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TCLASS),
+    };
+    // A priority that cannot be had is no reason to refuse the client.
+    let _ = set_int(fd, level, name, c_int::from(dscp & DSCP));
 }
 
 fn set_mark(fd: RawFd, mark: u32) -> io::Result<()> {
@@ -680,6 +729,47 @@ mod tests {
         let hosts = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
         assert_eq!(control_of(true).trim_end_matches('\0'), "reno");
         assert_eq!(control_of(false).trim_end_matches('\0'), hosts.trim_end());
+    }
+
+    #[test]
+    fn a_syns_dscp_is_read_and_set_without_the_bits_below() {
+        for any in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let listener = listen(any.parse().unwrap()).unwrap();
+            let mut service = listener.local_addr().unwrap().as_socket().unwrap();
+            if service.ip().is_unspecified() {
+                // IPv4 by way of an IPv6 socket.
+                service.set_ip([127, 0, 0, 1].into());
+            }
+            for dscp in [0, 0xb8, 0x04] {
+                let options = TcpOptions { dscp: dscp | 3, ..TcpOptions::default() };
+                let _peer = connect_tcp(Source::Own, service, options).unwrap();
+                let accepted = loop {
+                    match accept(listener.as_raw_fd()) {
+                        Ok((accepted, _)) => break accepted,
+                        Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                    }
+                };
+                assert_eq!(peer_dscp(accepted.as_raw_fd()), dscp, "{any}");
+                assert_eq!(peer_dscp(accepted.as_raw_fd()), 0, "the kernel has let it go");
+                set_dscp(accepted.as_raw_fd(), service, dscp | 1);
+                let accepted = Socket::from(accepted);
+                let set = match service {
+                    SocketAddr::V4(_) => accepted.tos_v4(),
+                    SocketAddr::V6(_) => accepted.tclass_v6(),
+                };
+                assert_eq!(set.unwrap(), u32::from(dscp), "{any}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dscp_is_six_bits_of_either_header() {
+        assert_eq!(dscp_of(&[0x45, 0xbb, 0, 60]), 0xb8);
+        assert_eq!(dscp_of(&[0x6b, 0xb0, 0, 0]), 0xb8);
+        assert_eq!(dscp_of(&[0x60, 0x30, 0, 0]), 0);
+        for none in [&[][..], &[0x45], &[0x15, 0xb8]] {
+            assert_eq!(dscp_of(none), 0);
+        }
     }
 
     #[test]

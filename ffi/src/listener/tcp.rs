@@ -415,9 +415,13 @@ impl Listening {
         let Some(service) = settings.upstream(source, peer) else {
             return Some(refuse(cx, peer, Refusal::ClientFamily, &[]));
         };
+        let client = connection.client.fd.as_raw_fd();
+        let dscp = socket::peer_dscp(client);
+        socket::set_dscp(client, peer, dscp);
         let options = TcpOptions {
             mark: settings.mark,
             reno: settings.wants_reno(service),
+            dscp,
             no_search: self.exhausted.knows(source, service, cx.now),
         };
         let open = || {
