@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Once;
 
 use crate::layout::status;
 
@@ -46,6 +47,24 @@ impl Error {
 
 thread_local! {
     static LAST: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Where this thread's last panic was.
+    static PANICKED_AT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// From now on a panic only notes where it was, for its error's text. Left to itself it is printed on
+/// standard error, where it waits for whoever reads that, and the worker with it.
+pub fn keep_panics_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if cfg!(test) {
+                print(panic);
+            }
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            PANICKED_AT.with(|last| *last.borrow_mut() = place);
+        }));
+    });
 }
 
 /// Runs the body of an export: its value, or a status below zero whose text `last_error` keeps for
@@ -76,7 +95,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    format!("the native core panicked: {said}")
+    let place = PANICKED_AT.take();
+    let at = if place.is_empty() { "" } else { " at " };
+    format!("the native core panicked: {said}{at}{place}")
 }
 
 #[cfg(test)]
@@ -100,9 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_becomes_a_status() {
+    fn a_panic_becomes_a_status_and_says_where_it_was() {
+        keep_panics_quiet();
         assert_eq!(guard(|| panic!("on purpose")), status::PANIC);
-        assert_eq!(last(), "the native core panicked: on purpose");
+        let text = last();
+        assert!(text.starts_with("the native core panicked: on purpose at "), "{text}");
+        assert!(text.contains("errors.rs:"), "{text}");
     }
 
     #[test]

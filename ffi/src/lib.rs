@@ -18,6 +18,7 @@ mod keepalive;
 mod layout;
 mod listener;
 mod log_limit;
+mod log_queue;
 mod named;
 mod notify;
 mod probe;
@@ -31,6 +32,7 @@ mod stats;
 mod subnets;
 mod trust;
 mod udp;
+mod usr1;
 
 pub use layout::describe;
 
@@ -93,6 +95,54 @@ pub unsafe extern "C" fn read_file(
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn raise_file_limit() -> u32 {
     files::raise_limit()
+}
+
+/// Queues whole lines for standard error: 1, or 0 when there is no room and they are dropped. Never waits
+/// for whoever reads them.
+///
+/// # Safety
+/// `lines` is valid for reading `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn log_push(lines: Buffer, length: u32) -> i32 {
+    // SAFETY: the caller's promise.
+    guard(|| log_queue::STDERR.push(unsafe { bytes(lines, length) }))
+}
+
+/// How many queued lines could not be written so far, because the reader is gone or the disk is full.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn log_failed() -> u32 {
+    log_queue::STDERR.failed()
+}
+
+/// Waits up to `timeout_ms` milliseconds until all that was queued is written: 1, or 0 when it is not.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn log_flush(timeout_ms: u32) -> i32 {
+    guard(|| Ok(log_queue::STDERR.flush(Duration::from_millis(u64::from(timeout_ms)))))
+}
+
+/// Has SIGUSR1 counted and nothing else done, in place of Deno's handler, which opens a debugger; returns
+/// 1 when somebody else had a handler for it, else 0.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn take_usr1() -> i32 {
+    guard(usr1::take_over)
+}
+
+/// How many SIGUSR1 came since the last call.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn usr1_received() -> u32 {
+    usr1::received()
+}
+
+/// Whether this process listens where Deno's debugger does, on 127.0.0.1:9229: 1 or 0.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn debugger_listens() -> i32 {
+    guard(|| Ok(i32::from(usr1::debugger_listens())))
 }
 
 /// Tells the service manager `state`, assignments of sd_notify(3), one a line; returns 1, or 0 when

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use crate::access::Account;
-use crate::errors::{Error, Result};
+use crate::errors::{self, Error, Result};
 use crate::events::{Doorbell, EventKind, Ring, ACCOUNTS, EVENTS};
 use crate::keepalive::Keepalive;
 use crate::layout::{
@@ -203,6 +203,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Checks the system and registers a service; returns its handle.
 pub fn open(config: &ServiceConfig) -> Result<i32> {
+    errors::keep_panics_quiet();
     let settings = Settings::new(config)?;
     check_capabilities(settings.mark)?;
     let host = Host::watch().map_err(|error| {

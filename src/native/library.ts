@@ -77,6 +77,37 @@ export class Library {
     return this.#native.raise_file_limit();
   }
 
+  /** Queues whole lines for standard error; whether there was room. Never waits. */
+  pushLog(lines: string): boolean {
+    const bytes = new TextEncoder().encode(lines);
+    return this.#unwrap(this.#native.log_push(bytes, bytes.length)) === 1;
+  }
+
+  /** How many queued lines could not be written so far. */
+  failedLogLines(): number {
+    return this.#native.log_failed();
+  }
+
+  /** Waits up to `timeout` milliseconds until what was queued is written; whether it is. */
+  flushLog(timeout: number): boolean {
+    return this.#unwrap(this.#native.log_flush(timeout)) === 1;
+  }
+
+  /** Has SIGUSR1 counted and nothing else done; whether somebody else had a handler for it. */
+  takeUsr1(): boolean {
+    return this.#unwrap(this.#native.take_usr1()) === 1;
+  }
+
+  /** How many SIGUSR1 came since the last call. */
+  usr1Received(): number {
+    return this.#native.usr1_received();
+  }
+
+  /** Whether this process listens where Deno's debugger does. */
+  debuggerListens(): boolean {
+    return this.#unwrap(this.#native.debugger_listens()) === 1;
+  }
+
   /** Reads a whole file. */
   readFile(path: string): Uint8Array {
     const name = new TextEncoder().encode(path);

@@ -22,6 +22,10 @@ export const symbols = {
     parameters: ["buffer", "u32", "u32"],
     result: "i32",
   },
+  debugger_listens: {
+    parameters: [],
+    result: "i32",
+  },
   enter_sandbox: {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
@@ -36,6 +40,18 @@ export const symbols = {
   },
   list_routing: {
     parameters: ["u32", "buffer", "u32"],
+    result: "i32",
+  },
+  log_failed: {
+    parameters: [],
+    result: "u32",
+  },
+  log_flush: {
+    parameters: ["u32"],
+    result: "i32",
+  },
+  log_push: {
+    parameters: ["buffer", "u32"],
     result: "i32",
   },
   next_access: {
@@ -107,6 +123,14 @@ export const symbols = {
   stop: {
     parameters: ["u32", "u32"],
     result: "i32",
+  },
+  take_usr1: {
+    parameters: [],
+    result: "i32",
+  },
+  usr1_received: {
+    parameters: [],
+    result: "u32",
   },
   watchdog_ms: {
     parameters: [],
