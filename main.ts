@@ -2,13 +2,21 @@
 import config from "./deno.json" with { type: "json" };
 import { parseArguments, UsageError } from "./src/cli.ts";
 import { runDoctor } from "./src/doctor/command.ts";
-import { openLog } from "./src/log/log.ts";
+import { keepDebuggerShut } from "./src/debugger.ts";
+import { lostLines, openLog } from "./src/log/log.ts";
+import { LogOutput } from "./src/log/output.ts";
 import { LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
 import { KernelRouting } from "./src/routing/kernel.ts";
 import { RoutingError } from "./src/routing/plan.ts";
 import { runRoutes } from "./src/routing/command.ts";
 import { runService } from "./src/service.ts";
 import { StartError } from "./src/start_error.ts";
+
+/** How long an end waits for the log's reader. */
+const FLUSH_MS = 1_000;
+
+/** The log's, once it is open. */
+let output: LogOutput | undefined;
 
 /** Runs a command line; the process's exit code. */
 async function main(args: readonly string[]): Promise<number> {
@@ -20,26 +28,38 @@ async function main(args: readonly string[]): Promise<number> {
     }
     const { options } = request;
     const library = loadLibrary(libraryPlaces(new URL("./", import.meta.url)));
+    await keepDebuggerShut(library);
     switch (request.kind) {
-      case "run":
-        await runService(options, library, openLog(options.logLevel, options.logFormat));
+      case "run": {
+        const { logLevel, logFormat } = options;
+        const lines = output = new LogOutput(library, (count) => lostLines(count, logFormat));
+        const log = openLog(logLevel, logFormat, (line) => lines.write(line));
+        await runService(options, library, log, lines);
         return 0;
+      }
       case "routes":
         return runRoutes(request, new KernelRouting(library), (line) => console.log(line));
       case "doctor":
         return await runDoctor(request, library, (text) => console.log(text));
     }
   } catch (error) {
-    if (error instanceof UsageError) return fail(error, 2);
+    if (error instanceof UsageError) return fail(error.message, 2);
     const known = [LibraryError, StartError, RoutingError];
-    if (known.some((kind) => error instanceof kind)) return fail(error as Error, 1);
-    throw error;
+    if (known.some((kind) => error instanceof kind)) return fail((error as Error).message, 1);
+    const text = error instanceof Error ? error.stack ?? error.message : String(error);
+    return fail(`internal error, please report it: ${text}`, 1);
   }
 }
 
-function fail(error: Error, code: number): number {
-  console.error(`mmproxy: ${error.message}`);
+function fail(message: string, code: number): number {
+  const line = `mmproxy: ${message}\n`;
+  if (output) output.write(line);
+  else Deno.stderr.writeSync(new TextEncoder().encode(line));
   return code;
 }
 
-if (import.meta.main) Deno.exit(await main(Deno.args));
+if (import.meta.main) {
+  const code = await main(Deno.args);
+  output?.flush(FLUSH_MS);
+  Deno.exit(code);
+}

@@ -53,6 +53,8 @@ export interface DoctorRequest {
 const MOST_SECONDS = 4_000_000;
 /** The kernel's (tcp(7), TCP_KEEPIDLE). */
 const MOST_KEEPALIVE = 32_767;
+/** A timer of JavaScript ends at 24 days. */
+const LONGEST_DELAY_S = 86_400;
 /** Tables that the kernel itself uses (rt_tables, linux/rtnetlink.h): compat, default, main, local. */
 const KERNEL_TABLES = [252, 253, 254, 255];
 
@@ -100,6 +102,8 @@ function readOptions(flags: Flags, given: (name: keyof Flags) => boolean): Optio
     connectTimeout: number("--connect-timeout", flags.connectTimeout, 1, MOST_SECONDS, "seconds"),
     keepalive: number("--keepalive", flags.keepalive, 0, MOST_KEEPALIVE, "seconds"),
     idleTimeout: number("--idle-timeout", flags.idleTimeout, 0, MOST_SECONDS, "seconds"),
+    drainTimeout: number("--drain-timeout", flags.drainTimeout, 0, MOST_SECONDS, "seconds"),
+    shutdownDelay: number("--shutdown-delay", flags.shutdownDelay, 0, LONGEST_DELAY_S, "seconds"),
     udpHeader: choice<UdpHeaderName>("--udp-header", flags.udpHeader, [
       "datagram",
       "session",
@@ -214,6 +218,8 @@ const NOT_THE_DOCTORS = new Set([
   "headerTimeout",
   "keepalive",
   "idleTimeout",
+  "drainTimeout",
+  "shutdownDelay",
   "udpHeader",
   "logLevel",
   "logFormat",
@@ -296,6 +302,20 @@ function withServiceFlags(command: Command) {
     )
     .addOption(
       flag(
+        "--drain-timeout <s>",
+        "seconds that connections may go on after SIGTERM or SIGINT",
+        DEFAULTS.drainTimeout,
+      ),
+    )
+    .addOption(
+      flag(
+        "--shutdown-delay <s>",
+        "seconds that new connections are still taken before that, while /readyz says no",
+        DEFAULTS.shutdownDelay,
+      ),
+    )
+    .addOption(
+      flag(
         "--udp-header <where>",
         "datagram: every datagram has a header; session: a peer's first one; spp: Cloudflare's " +
           "Simple Proxy Protocol",
@@ -329,9 +349,9 @@ const EPILOGUE = `
 Example:
   mmproxy -l 0.0.0.0:8443 -4 127.0.0.1:443 -a /etc/mmproxy/subnets --auto-routes
 
-Signals: SIGINT or SIGTERM stops accepting and lets connections finish for 10 seconds; a second one
-ends at once. SIGHUP reads the subnet file again. Exit codes: 0 stopped, 1 cannot run, 2 wrong command
-line.`;
+Signals: SIGINT or SIGTERM stops accepting after --shutdown-delay and lets connections finish for up to
+--drain-timeout; a second one ends at once. SIGHUP reads the subnet file again. SIGUSR1 does nothing.
+Exit codes: 0 stopped, 1 cannot run, 2 wrong command line.`;
 
 function flag<const Flags extends string>(flags: Flags, description: string, value: string) {
   return new Option(flags, description).default(value);

@@ -52,6 +52,8 @@ const WITHOUT_FLAGS = {
   connectTimeout: 5,
   keepalive: 15,
   idleTimeout: 0,
+  drainTimeout: 10,
+  shutdownDelay: 0,
   udpHeader: "datagram",
   logLevel: "info",
   logFormat: "text",

@@ -39,6 +39,10 @@ export interface Options {
   readonly keepalive: number;
   /** How long a relayed TCP connection may carry nothing; 0 is for ever. */
   readonly idleTimeout: number;
+  /** How long connections may go on once no new ones are taken. */
+  readonly drainTimeout: number;
+  /** How long new connections are taken after the signal to stop. */
+  readonly shutdownDelay: number;
   readonly udpHeader: UdpHeaderName;
   readonly logLevel: LevelName;
   readonly logFormat: LogFormat;
@@ -65,6 +69,8 @@ export const DEFAULTS = {
   connectTimeout: "5",
   keepalive: "15",
   idleTimeout: "0",
+  drainTimeout: "10",
+  shutdownDelay: "0",
   udpHeader: "datagram",
   logLevel: "info",
   logFormat: "text",
@@ -109,6 +115,10 @@ export function hasDefaultServices({ ipv4, ipv6 }: Services): boolean {
 /** Descriptors that the runtime and each listener need for themselves. */
 const RESERVED_FILES = 48;
 const RESERVED_FILES_A_LISTENER = 12;
+/** Connections that the metrics port has at once. */
+export const METRICS_CONNECTIONS = 32;
+/** Those, the port itself, and the sockets with which readiness tries the upstreams. */
+const RESERVED_FILES_FOR_METRICS = METRICS_CONNECTIONS + 3;
 const MOST_FLOWS = 65_536;
 /** Each may hold 1 MiB while its reader stalls. */
 const MOST_PIPES = 1024;
@@ -127,10 +137,11 @@ const FEWEST = 4;
  * @param fileLimit the limit of open files
  */
 export function limits(
-  { protocol, listeners }: Pick<Options, "protocol" | "listeners">,
+  { protocol, listeners, metricsAddr }: Pick<Options, "protocol" | "listeners" | "metricsAddr">,
   fileLimit: number,
 ): { flows: number; connections: number; pipes: number } {
-  const free = fileLimit - RESERVED_FILES - RESERVED_FILES_A_LISTENER * listeners;
+  const metrics = metricsAddr ? RESERVED_FILES_FOR_METRICS : 0;
+  const free = fileLimit - RESERVED_FILES - RESERVED_FILES_A_LISTENER * listeners - metrics;
   const share = protocol === "both" ? free / 2 : free;
   const pipes = Math.floor(Math.max(0, share) * SHARE_OF_PIPES / FILES_A_PIPE);
   const lent = Math.min(MOST_PIPES, pipes);

@@ -22,6 +22,8 @@ const OPTIONS: Options = {
   connectTimeout: 6,
   keepalive: 16,
   idleTimeout: 3601,
+  drainTimeout: 12,
+  shutdownDelay: 3,
   udpHeader: "spp",
   logLevel: "access",
   logFormat: "json",
@@ -138,4 +140,13 @@ Deno.test("limits: what there may be at once leaves files for the runtime", () =
     const { flows, connections, pipes } = limits({ protocol: "both", listeners: 1 }, fileLimit);
     assert(flows + 2 * connections + 2 * pipes < fileLimit - 48, `${fileLimit}`);
   }
+});
+
+Deno.test("limits: the metrics port has descriptors of its own", () => {
+  const options = { protocol: "tcp", listeners: 1 } as const;
+  const files = ({ connections, pipes }: ReturnType<typeof limits>) => 2 * (connections + pipes);
+  const without = files(limits(options, 1024));
+  const beside = files(limits({ ...options, metricsAddr: address("127.0.0.1:9100") }, 1024));
+  // An odd one is left over.
+  assert.equal(without - beside, 36);
 });

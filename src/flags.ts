@@ -10,6 +10,8 @@ type Need = Omit<
   | "udpHeader"
   | "keepalive"
   | "idleTimeout"
+  | "drainTimeout"
+  | "shutdownDelay"
 >;
 
 /**

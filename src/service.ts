@@ -1,4 +1,5 @@
 /** A service from its start to its end: the native core, the workers, signals and the log. */
+import { watchUsr1 } from "./debugger.ts";
 import { accessLog } from "./log/access.ts";
 import { setAutoRoutes } from "./routing/auto.ts";
 import {
@@ -11,6 +12,7 @@ import {
 import { logEvent, readEvent } from "./log/events.ts";
 import { KernelRouting } from "./routing/kernel.ts";
 import type { Log } from "./log/log.ts";
+import type { LogOutput } from "./log/output.ts";
 import { EVENT, Level, Status } from "./native/layout.ts";
 import { type Library, NativeError } from "./native/library.ts";
 import { observe } from "./monitoring/observation.ts";
@@ -20,45 +22,64 @@ import { ServiceManager } from "./service_manager.ts";
 import { StartError } from "./start_error.ts";
 import { spawnWorker, Supervisor } from "./supervisor.ts";
 import { unansweredWatch } from "./unanswered.ts";
+import { logDefect, logUnhandled } from "./unhandled.ts";
 import { workerUrl } from "./worker_source.ts";
 
-/** How long connections may go on after the first signal. */
-const GRACE_MS = 10_000;
 const EVENTS_AT_ONCE = 256;
 const EVENTS_WAIT_MS = 1_000;
 /** While stopping nothing wakes the log when the last worker has ended. */
 const STOPPING_WAIT_MS = 50;
+/** How long the second signal waits for the log's reader. */
+const LAST_WORDS_MS = 100;
 
 /**
- * Serves until SIGINT or SIGTERM, then lets connections finish for up to 10 seconds.
+ * Serves until SIGINT or SIGTERM, goes on for `--shutdown-delay`, then lets connections finish for up to
+ * `--drain-timeout`.
  *
+ * @param output what `log` writes to
  * @throws {StartError} when it cannot start
  */
-export async function runService(options: Options, library: Library, log: Log): Promise<void> {
+export async function runService(
+  options: Options,
+  library: Library,
+  log: Log,
+  output: LogOutput,
+): Promise<void> {
+  logUnhandled(log);
   const service = open(options, library, log);
   const listeners = explained(
     options,
     () => Array.from({ length: options.listeners }, () => library.openListener(service)),
   );
 
-  const phase: Phase = { stopping: false, over: false, lastReloadGood: true };
+  const phase: Phase = { stopping: false, draining: false, over: false, lastReloadGood: true };
   const supervisor = new Supervisor({
     spawn: spawnWorker(workerUrl()),
     log,
     now: () => performance.now(),
     sleep: (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds)),
   });
-  const metrics = await observe(options, library, service, supervisor, phase);
+  const metrics = await observe(options, library, service, supervisor, phase, log, output);
   const manager = new ServiceManager(library, log);
-  const onSignal = signalHandler(() => {
-    const open = library.stats(service).get("connections_active");
-    const stopping = `Stopping: ${open} connections may finish for ${GRACE_MS / 1000} s`;
-    log("info", stopping, { event: "stopping", value: open });
-    manager.stopping(stopping);
-    phase.stopping = true;
+  const drain = () => {
+    phase.draining = true;
     supervisor.stop();
-    library.stop(service, GRACE_MS);
-  });
+    library.stop(service, options.drainTimeout * 1000);
+  };
+  const stop = () => {
+    const { shutdownDelay, drainTimeout } = options;
+    const open = library.stats(service).get("connections_active");
+    const first = shutdownDelay > 0
+      ? `new connections are taken for ${shutdownDelay} s, then `
+      : "";
+    const stopping = `Stopping: ${first}${open} connections may finish for ${drainTimeout} s`;
+    log("info", stopping, { event: "stopping", value: open });
+    manager.stopping(stopping, shutdownDelay + drainTimeout);
+    phase.stopping = true;
+    if (shutdownDelay > 0) setTimeout(drain, shutdownDelay * 1000);
+    else drain();
+  };
+  const onSignal = signalHandler(stop, output);
   Deno.addSignalListener("SIGINT", onSignal.SIGINT);
   Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
   Deno.addSignalListener("SIGHUP", () => {
@@ -76,7 +97,7 @@ export async function runService(options: Options, library: Library, log: Log): 
     removeRoutes?.();
     throw error;
   }
-  const logging = logEvents(options, library, service, log, phase);
+  const logging = logEvents(options, library, service, log, output, phase);
   const { ready, ended } = supervisor.start(library.path, listeners);
   await ready;
   // A signal may have come meanwhile.
@@ -96,7 +117,8 @@ export async function runService(options: Options, library: Library, log: Log): 
   metrics?.close();
   removeRoutes?.();
   const counters = Object.fromEntries(
-    [...library.stats(service).flat()].filter(([, value]) => value !== 0),
+    [...library.stats(service).flat(), ["log_lines_lost", output.lost] as const]
+      .filter(([, value]) => value !== 0),
   );
   const summary = Object.entries(counters).map(([name, value]) => `${name}=${value}`).join(" ");
   log("info", `Stopped${summary && `: ${summary}`}`, { event: "stopped", counters });
@@ -104,7 +126,10 @@ export async function runService(options: Options, library: Library, log: Log): 
 
 /** How far the service's life has come. */
 interface Phase {
+  /** A signal has come. */
   stopping: boolean;
+  /** No new connections are taken. */
+  draining: boolean;
   /** Every worker has ended. */
   over: boolean;
   /** What the last SIGHUP came to. */
@@ -203,6 +228,7 @@ async function logEvents(
   library: Library,
   service: number,
   log: Log,
+  output: LogOutput,
   phase: Readonly<Phase>,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
@@ -210,27 +236,41 @@ async function logEvents(
   const logAccess = Level[options.logLevel] >= Level.access
     ? accessLog(library, service, log)
     : undefined;
+  const usr1 = watchUsr1(library, log);
   for (;;) {
     // Asked before the events: those of the last moments are still to be fetched.
     const last = phase.over;
-    const wait = last ? 0 : phase.stopping ? STOPPING_WAIT_MS : EVENTS_WAIT_MS;
+    const wait = last ? 0 : phase.draining ? STOPPING_WAIT_MS : EVENTS_WAIT_MS;
     const count = await library.nextEvents(service, records, wait);
-    for (let index = 0; index < count; index++) {
-      const event = readEvent(records, index * EVENT.size);
-      if (!event) continue;
-      logEvent(log, event, options);
-      watchUnanswered(event);
+    try {
+      for (let index = 0; index < count; index++) {
+        const event = readEvent(records, index * EVENT.size);
+        if (!event) continue;
+        logEvent(log, event, options);
+        watchUnanswered(event);
+      }
+      logAccess?.();
+      usr1();
+      output.tellLost();
+    } catch (error) {
+      // A line that cannot be made must not be the last.
+      logDefect(log, error);
     }
-    logAccess?.();
     if (last && count === 0) return;
   }
 }
 
 /** The first signal stops, a second one ends the process at once. */
-function signalHandler(stop: () => void): Record<"SIGINT" | "SIGTERM", () => void> {
+function signalHandler(
+  stop: () => void,
+  output: LogOutput,
+): Record<"SIGINT" | "SIGTERM", () => void> {
   let stopping = false;
   const on = (code: number) => () => {
-    if (stopping) Deno.exit(code);
+    if (stopping) {
+      output.flush(LAST_WORDS_MS);
+      Deno.exit(code);
+    }
     stopping = true;
     stop();
   };

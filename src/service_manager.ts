@@ -10,6 +10,8 @@ type Native = Pick<Library, "notify" | "watchdogMilliseconds">;
 
 /** Signs of life for each interval of the watchdog: one that comes late is made up for. */
 const SIGNS_AN_INTERVAL = 4;
+/** What an end takes when the last connection is gone: removing routes, the log's last lines. */
+const TO_END_S = 10;
 
 /** The service manager's end of the line. */
 export class ServiceManager {
@@ -31,10 +33,15 @@ export class ServiceManager {
     this.#tell("READY=1", `STATUS=${status}`);
   }
 
-  /** New connections are no longer taken. `status` as for `ready`. */
-  stopping(status: string): void {
+  /**
+   * The end has begun. `status` as for `ready`.
+   *
+   * @param seconds how long it may take, beside what the service manager grants anyway (TimeoutStopSec)
+   */
+  stopping(status: string, seconds: number): void {
     this.#status = undefined;
-    this.#tell("STOPPING=1", `STATUS=${status}`);
+    const microseconds = (seconds + TO_END_S) * 1_000_000;
+    this.#tell("STOPPING=1", `EXTEND_TIMEOUT_USEC=${microseconds}`, `STATUS=${status}`);
   }
 
   /**

@@ -38,10 +38,10 @@ function pause(milliseconds: number): Promise<void> {
 Deno.test("ready, stopping: are told with their status, in one line each", () => {
   const { manager, told } = new Stage();
   manager.ready("Listening on 192.0.2.1:80");
-  manager.stopping("2 connections\nmay finish");
+  manager.stopping("2 connections\nmay finish", 13);
   assert.deepEqual(told, [
     "READY=1\nSTATUS=Listening on 192.0.2.1:80",
-    "STOPPING=1\nSTATUS=2 connections may finish",
+    "STOPPING=1\nEXTEND_TIMEOUT_USEC=23000000\nSTATUS=2 connections may finish",
   ]);
 });
 
@@ -72,7 +72,7 @@ Deno.test("reload: before the service is ready, and while it stops, nothing is t
   assert.equal(manager.reload(() => 1), 1);
   assert.deepEqual(told, []);
   manager.ready("Listening");
-  manager.stopping("Stopping");
+  manager.stopping("Stopping", 10);
   assert.equal(manager.reload(() => 2), 2);
   assert.equal(told.length, 2);
 });
@@ -111,7 +111,7 @@ Deno.test("ready: a notification that fails is logged once, and stops nothing", 
   const stage = new Stage();
   stage.failure = new NativeError(Status.system, "Cannot notify /run/x: No such file");
   stage.manager.ready("Listening");
-  stage.manager.stopping("Stopping");
+  stage.manager.stopping("Stopping", 10);
   assert.deepEqual(stage.lines.map(({ details }) => details.event), ["notify_failed"]);
   assert.match(stage.lines[0]?.message ?? "", /^Cannot notify \/run\/x: No such file; /);
 });

@@ -31,14 +31,10 @@ const NAMES = new Map(Object.entries(LOGTAPE).map(([ours, theirs]) => [theirs, o
 /**
  * Sets the log up, once.
  *
- * @param write takes whole lines; standard error unless a test listens
+ * @param write takes whole lines, and holds nobody up
  */
-export function openLog(
-  level: LevelName,
-  format: LogFormat,
-  write: (line: string) => void = writeToStderr,
-): Log {
-  const line = format === "json" ? formatJson : formatText;
+export function openLog(level: LevelName, format: LogFormat, write: (line: string) => void): Log {
+  const line = FORMATS[format];
   configureSync({
     reset: true,
     sinks: { lines: (record: LogRecord) => write(line(record)) },
@@ -51,15 +47,32 @@ export function openLog(
   return (level, message, details) => emit(logger, level, message, details);
 }
 
+/** The line that stands for `count` lines which found no room. */
+export function lostLines(count: number, format: LogFormat): string {
+  const lines = count === 1 ? "1 line was" : `${count} lines were`;
+  const message = `${lines} left out here: standard error did not take them`;
+  const details = { event: "log_lines_lost", value: count };
+  return FORMATS[format]({ category: ["mmproxy"], ...recordOf("warn", message, details) });
+}
+
+const FORMATS: Record<LogFormat, (record: LogRecord) => string> = {
+  text: formatText,
+  json: formatJson,
+};
+
 function emit(logger: Logger, level: LevelName, message: string, details: Details): void {
-  // A message is not a template: braces in it are the operator's.
-  logger.emit({
+  logger.emit(recordOf(level, message, details));
+}
+
+function recordOf(level: LevelName, message: string, details: Details) {
+  return {
     timestamp: Date.now(),
     level: LOGTAPE[level],
+    // A message is not a template: braces in it are the operator's.
     message: [message],
     rawMessage: message,
     properties: details,
-  });
+  };
 }
 
 /** `2026-11-23T06:22:18.123Z WARN  message` */
@@ -80,16 +93,4 @@ function formatJson(record: LogRecord): string {
 
 function levelName(record: LogRecord): string {
   return NAMES.get(record.level) ?? record.level;
-}
-
-const encoder = new TextEncoder();
-
-function writeToStderr(line: string): void {
-  const bytes = encoder.encode(line);
-  let written = 0;
-  try {
-    while (written < bytes.length) written += Deno.stderr.writeSync(bytes.subarray(written));
-  } catch {
-    // A closed or full standard error is no reason to stop serving.
-  }
 }

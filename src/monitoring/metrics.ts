@@ -32,6 +32,8 @@ export interface Surroundings {
   readonly restarts: number;
   /** Whether the last SIGHUP brought a good subnet file. */
   readonly lastReloadGood: boolean;
+  /** Log lines that standard error did not take. */
+  readonly linesLost: number;
 }
 
 /** Errors that every scrape names, so that their first increase shows. */
@@ -173,8 +175,8 @@ export function families(stats: Stats, around: Surroundings): Family[] {
     ),
     counter(
       "mmproxy_log_lines_lost_total",
-      "Log lines lost because they came faster than they could be written.",
-      count("events_lost"),
+      "Log lines lost because they came faster than they were written, or could not be written.",
+      count("events_lost") + around.linesLost,
     ),
     {
       name: "mmproxy_build_info",

@@ -12,6 +12,7 @@ const AROUND: Surroundings = {
   serving: 3,
   restarts: 2,
   lastReloadGood: false,
+  linesLost: 0,
 };
 
 /** Every number has its own value: its place, from 1. */

@@ -6,6 +6,8 @@ import { families } from "./metrics.ts";
 import { type MetricsServer, serveMetrics } from "./server.ts";
 import type { Library } from "../native/library.ts";
 import { checkService } from "./service_check.ts";
+import type { Log } from "../log/log.ts";
+import type { LogOutput } from "../log/output.ts";
 import type { Supervisor } from "../supervisor.ts";
 
 /** How far the service's life has come. */
@@ -25,6 +27,8 @@ export async function observe(
   service: number,
   supervisor: Pick<Supervisor, "serving" | "restarts">,
   phase: Phase,
+  log: Log,
+  output: Pick<LogOutput, "lost">,
 ): Promise<MetricsServer | undefined> {
   if (!options.metricsAddr) return undefined;
   const workers = (): Workers => ({
@@ -48,8 +52,9 @@ export async function observe(
         serving: supervisor.serving,
         restarts: supervisor.restarts,
         lastReloadGood: phase.lastReloadGood,
+        linesLost: output.lost,
       }),
     health: () => healthOf(workers()),
     readiness: () => readiness.get(),
-  });
+  }, log);
 }

@@ -1,8 +1,11 @@
 /** `--metrics-addr`: /metrics for Prometheus, /healthz and /readyz for whoever restarts and routes. */
 import { formatAddress } from "../address.ts";
-import type { Address } from "../config.ts";
+import { type Address, METRICS_CONNECTIONS } from "../config.ts";
+import { type Answer, HttpServer, type Question, type Troubles } from "./http.ts";
+import type { Log } from "../log/log.ts";
 import type { Family } from "./metrics.ts";
 import { StartError } from "../start_error.ts";
+import { logDefect } from "../unhandled.ts";
 
 /** An answer to "is it well?": whether, and a line that says why not. */
 export interface Health {
@@ -23,6 +26,8 @@ export interface MetricsServer {
   close(): void;
 }
 
+const MINUTE_MS = 60_000;
+
 type PromClient = typeof import("prom-client");
 
 const OPTION = "Option --metrics-addr";
@@ -34,7 +39,11 @@ const INDEX = "mmproxy\n/metrics  counters for Prometheus\n/healthz  workers are
  *
  * @throws {StartError} when --allow-net is missing, or the address cannot be listened on
  */
-export async function serveMetrics(address: Address, sources: Sources): Promise<MetricsServer> {
+export async function serveMetrics(
+  address: Address,
+  sources: Sources,
+  log: Log,
+): Promise<MetricsServer> {
   const hostname = formatAddress(address.family, Uint8Array.from(address.bytes));
   // Asked first: left to itself, Deno would ask at the terminal.
   const host = formatAddress(address.family, Uint8Array.from(address.bytes), address.port);
@@ -47,13 +56,10 @@ export async function serveMetrics(address: Address, sources: Sources): Promise<
   }
   // Only now: who serves no metrics need not load it.
   const client = await import("prom-client");
-  const closing = new AbortController();
   try {
-    Deno.serve(
-      { hostname, port: address.port, onListen: () => {}, signal: closing.signal },
-      (request) => answer(request, sources, client),
-    );
-    return { close: () => closing.abort() };
+    const listener = Deno.listen({ hostname, port: address.port });
+    const answering = (asked: Question) => answer(asked, sources, client);
+    return new HttpServer(listener, METRICS_CONNECTIONS, answering, troubles(log));
   } catch (error) {
     throw new StartError(`${OPTION}: cannot listen on ${address.text}: ${reason(error)}`, {
       cause: error,
@@ -61,12 +67,34 @@ export async function serveMetrics(address: Address, sources: Sources): Promise<
   }
 }
 
-/** Answers a request. */
-async function answer(request: Request, sources: Sources, client: PromClient): Promise<Response> {
-  if (request.method !== "GET" && request.method !== "HEAD") {
-    return text("Only GET and HEAD are served\n", 405, { allow: "GET, HEAD" });
-  }
-  switch (new URL(request.url).pathname) {
+/** What goes wrong at the port, for the log; the want of descriptors once a minute. */
+function troubles(log: Log): Troubles {
+  let toldAt = -Infinity;
+  return {
+    accept: (error) => {
+      const now = performance.now();
+      if (now - toldAt < MINUTE_MS) return;
+      toldAt = now;
+      log(
+        "warn",
+        `Cannot accept a connection on the metrics port, trying again: ${reason(error)}`,
+        {
+          event: "metrics_paused",
+          error: reason(error),
+        },
+      );
+    },
+    answer: (error) => logDefect(log, error),
+  };
+}
+
+/** Answers a question. */
+async function answer(
+  { path }: Question,
+  sources: Sources,
+  client: PromClient,
+): Promise<Answer> {
+  switch (path) {
     case "/metrics":
       return await metrics(sources.families(), client);
     case "/healthz":
@@ -74,14 +102,14 @@ async function answer(request: Request, sources: Sources, client: PromClient): P
     case "/readyz":
       return health(await sources.readiness());
     case "/":
-      return text(INDEX, 200);
+      return { status: 200, body: INDEX };
     default:
-      return text(`Not here\n${INDEX}`, 404);
+      return { status: 404, body: `Not here\n${INDEX}` };
   }
 }
 
 /** The families as Prometheus reads them. */
-async function metrics(families: readonly Family[], client: PromClient): Promise<Response> {
+async function metrics(families: readonly Family[], client: PromClient): Promise<Answer> {
   const { Registry } = client;
   // A registry a scrape: all values are of one moment, and nothing has to be set back.
   const registry = new Registry();
@@ -91,22 +119,11 @@ async function metrics(families: readonly Family[], client: PromClient): Promise
     const metric = { name, get: () => Promise.resolve({ name, help, type, values: samples }) };
     registry.registerMetric(metric as unknown as InstanceType<PromClient["Counter"]>);
   }
-  return text(await registry.metrics(), 200, { "content-type": registry.contentType });
+  return { status: 200, body: await registry.metrics(), type: registry.contentType };
 }
 
-function health({ good, text: words }: Health): Response {
-  return text(`${words}\n`, good ? 200 : 503);
-}
-
-function text(body: string, status: number, headers: Record<string, string> = {}): Response {
-  return new Response(body, {
-    status,
-    headers: {
-      "content-type": "text/plain; charset=utf-8",
-      "cache-control": "no-store",
-      ...headers,
-    },
-  });
+function health({ good, text }: Health): Answer {
+  return { status: good ? 200 : 503, body: `${text}\n` };
 }
 
 function reason(error: unknown): string {
