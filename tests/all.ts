@@ -28,7 +28,12 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const DENO = Deno.execPath();
 const JUNIT = "{junit}";
 /** Those below tests/ that need no network of their own. */
-const UNIT_TESTS = ["tests/all_test.ts", "tests/docs_test.ts", "tests/framing_test.ts"];
+const UNIT_TESTS = [
+  "tests/all_test.ts",
+  "tests/deploy_test.ts",
+  "tests/docs_test.ts",
+  "tests/framing_test.ts",
+];
 const CARGO_LINT = ["--all-targets", "--", "-D", "warnings"];
 
 const STEPS: readonly Step[] = [

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { freePort, show, tcpListens } from "../e2e/support/endpoints.ts";
+import { v2 } from "../e2e/support/headers.ts";
 import { realPeerTest, Scratch } from "../e2e/support/real_peers.ts";
 import { assertSeenOverTcp, assertSeenOverUdp } from "../e2e/support/seen.ts";
-import { TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
+import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
 import { eventually } from "../e2e/support/time.ts";
 import { tell, UdpService } from "../e2e/support/udp.ts";
 import { Bundle } from "./support/bundle.ts";
@@ -73,6 +74,24 @@ for (const noNewPrivileges of [false, true]) {
     },
   );
 }
+
+realPeerTest(
+  "container: a connection that stays open does not get it killed by docker stop",
+  NEEDS,
+  async () => {
+    const listen = { ip: "127.0.0.1", port: freePort() };
+    await using tcp = new TcpService(tellAndEcho);
+    await using container = await Container.start(Image.mmproxy, RAW_ALONE, [
+      ...["-l", show(listen), "-4", tcp.address],
+    ]);
+    await said(container, /Listening on/);
+    using client = await Stream.connect(listen.port);
+    await client.send(v2(CLIENT, BALANCER));
+    assert.equal(await client.line(), show(CLIENT));
+    assert.equal(await container.stopAsDocker(), 0, await container.log());
+    assert.match(await container.log(), /1 connections may finish for 8 s[^]* Stopped/);
+  },
+);
 
 realPeerTest(
   "container: without CAP_NET_RAW it does not start, and the runtime says why",

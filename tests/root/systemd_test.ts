@@ -196,7 +196,7 @@ realPeerTest(
     await machine.override(
       deny,
       "ExecStart=",
-      "ExecStart=/usr/local/bin/deno run --quiet --no-prompt --cached-only --allow-ffi " +
+      "ExecStart=/usr/bin/env --ignore-signal=USR1 /usr/local/bin/deno run --quiet --no-prompt --cached-only --allow-ffi " +
         "--v8-flags=--jitless /opt/mmproxy/main.ts $MMPROXY_OPTIONS",
     );
     await machine.systemctl("start", "mmproxy");

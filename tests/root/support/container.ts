@@ -56,6 +56,12 @@ export class Container implements AsyncDisposable {
     return await this.ended();
   }
 
+  /** What `docker stop` does: the stop signal, and ten seconds later a kill; the exit code. */
+  async stopAsDocker(): Promise<number> {
+    await podman("stop", "--time", "10", this.id);
+    return await this.ended();
+  }
+
   /** Waits for its end; the exit code. */
   async ended(): Promise<number> {
     return Number(await within(podman("wait", this.id), "end of the container", 2 * PATIENCE));

@@ -1,0 +1,61 @@
+/** The examples in deploy/ give an end the time that it takes. */
+
+import assert from "node:assert/strict";
+import { parseArguments } from "../src/cli.ts";
+import type { Options } from "../src/config.ts";
+
+/** Beside the delay and the drain: routes are removed, the last lines written. */
+const TO_END_S = 2;
+
+function read(name: string): string {
+  return Deno.readTextFileSync(new URL(`../deploy/${name}`, import.meta.url));
+}
+
+/** The words of a JSON array, or of a YAML list of quoted words. */
+function quoted(text = ""): string[] {
+  return [...text.matchAll(/"([^"]*)"/g)].map(([, word = ""]) => word);
+}
+
+function secondsToEnd(args: readonly string[]): number {
+  const request = parseArguments(args, "0");
+  assert.ok(request.kind === "run");
+  const { shutdownDelay, drainTimeout }: Options = request.options;
+  return shutdownDelay + drainTimeout + TO_END_S;
+}
+
+/** What every container of the image is started with. */
+function entryPoint(): string[] {
+  const words = quoted(/^ENTRYPOINT (\[.*\])$/m.exec(read("Dockerfile"))?.[1]);
+  return words.slice(words.indexOf("/opt/mmproxy/main.ts") + 1);
+}
+
+Deno.test("deploy: a container ends before docker stop kills it, after 10 seconds", () => {
+  const args = entryPoint();
+  assert.ok(args.includes("--drain-timeout"));
+  assert.ok(secondsToEnd(args) <= 10);
+});
+
+Deno.test("deploy: Compose's grace is longer than the drain", () => {
+  const [, service = ""] = read("compose.yaml").split("\n  mmproxy:\n");
+  const args = quoted(/^ {4}command:\s*(\[[^\]]*\])/m.exec(service)?.[1]);
+  const grace = Number(/^ {4}stop_grace_period: (\d+)s$/m.exec(service)?.[1]);
+  assert.ok(args.includes("--drain-timeout"));
+  assert.ok(secondsToEnd([...entryPoint(), ...args]) <= grace);
+});
+
+for (const name of ["daemonset.yaml", "sidecar.yaml"]) {
+  Deno.test(`deploy: Kubernetes' grace is longer than delay and drain, ${name}`, () => {
+    const text = read(`kubernetes/${name}`);
+    const [, list = ""] = /^ {10}args:\n((?: {12}.*\n)+)/m.exec(text) ?? [];
+    const args = quoted(list.replaceAll(/^\s*#.*$/gm, ""));
+    const grace = Number(/^ {6}terminationGracePeriodSeconds: (\d+)$/m.exec(text)?.[1]);
+    const request = parseArguments([...entryPoint(), ...args], "0");
+    assert.ok(request.kind === "run" && request.options.shutdownDelay > 0, args.join(" "));
+    assert.ok(secondsToEnd([...entryPoint(), ...args]) <= grace, `${grace} s`);
+  });
+}
+
+Deno.test("deploy: systemd's grace is longer than the drain without flags", () => {
+  const grace = Number(/^TimeoutStopSec=(\d+)$/m.exec(read("mmproxy.service"))?.[1]);
+  assert.ok(secondsToEnd([]) <= grace);
+});
