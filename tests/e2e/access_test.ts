@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import net from "node:net";
 import { type Endpoint, freePort, show } from "./support/endpoints.ts";
 import { bytes, concat, spp, sslTlv, text, Tlv, tlv, v1, v2, v2Local } from "./support/headers.ts";
-import { type LogEvent, Program, runToEnd } from "./support/program.ts";
+import { command, killAtEnd, type LogEvent, Program } from "./support/program.ts";
 import { type Handler, Resettable, Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
-import { pause } from "./support/time.ts";
+import { eventually, pause, within } from "./support/time.ts";
 import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
 const CLIENT = { ip: "192.0.2.31", port: 41_000 };
@@ -149,10 +149,10 @@ Deno.test("access: a service that refuses is connect_failed, beside the warning"
 
 Deno.test("access: a connection that the stop ends is stopped", async () => {
   await using service = new TcpService(tellAndEcho);
-  await using program = await start(service);
+  await using program = await start(service, "--drain-timeout", "1");
   using client = await open(program);
   program.signal("SIGTERM");
-  assert.equal(await program.ended(25_000), 0);
+  assert.equal(await program.ended(), 0);
   assert.equal((await access(program)).ended, "stopped");
   assert.equal(program.all("stopped").length, 1);
   await client.end();
@@ -260,22 +260,22 @@ Deno.test("access: none of 2,000 lines over two listeners is lost", async () => 
 Deno.test("access: the text form is a line of key=value pairs", async () => {
   await using service = new TcpService(brief);
   const listen = { ip: "127.0.0.1", port: freePort() };
-  const run = runToEnd(
-    ["-4", service.address, "-l", show(listen), "--log-level", "access"],
-    { shell: 'timeout --preserve-status 3 "$@"' },
-  );
-  for (;;) {
-    try {
-      using client = await Stream.connect(listen.port);
-      await client.send(v2(CLIENT, BALANCER));
-      assert.equal(await client.line(), show(CLIENT));
-      break;
-    } catch {
-      await pause(50);
-    }
+  const args = ["-4", service.address, "-l", show(listen), "--log-level", "access"];
+  const child = command(args, {}).spawn();
+  using _end = killAtEnd(child);
+  const output = child.output();
+  {
+    using client = await eventually(
+      () => Stream.connect(listen.port).catch(() => undefined),
+      "connection",
+      30_000,
+    );
+    await client.send(v2(CLIENT, BALANCER));
+    assert.equal(await client.line(), show(CLIENT));
   }
-  const { stderr } = await run;
-  const [line, ...more] = stderr.split("\n").filter((line) => line.includes("ACCESS"));
+  child.kill("SIGTERM");
+  const { stderr } = await within(output, "end of the program");
+  const [line, ...more] = text(stderr).split("\n").filter((line) => line.includes("ACCESS"));
   assert.deepEqual(more, []);
   assert.match(
     line ?? "",

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { show } from "./support/endpoints.ts";
+import { freePort, show } from "./support/endpoints.ts";
 import { bytes, text, tlv, v2, v2Local } from "./support/headers.ts";
 import { Program } from "./support/program.ts";
 import { ProgramCopy } from "./support/program_copy.ts";
@@ -58,16 +58,79 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
   });
 }
 
-Deno.test("lifecycle: a connection that does not finish is ended after 10 s, and the exit is 0", async () => {
+Deno.test("lifecycle: a connection that does not finish is ended after --drain-timeout, and the exit is 0", async () => {
   await using service = new TcpService(tellAndEcho);
-  await using program = await Program.start({ args: ["-4", service.address] });
+  await using program = await Program.start({
+    args: ["-4", service.address, "--drain-timeout", "2"],
+  });
   using client = await opened(program);
   const begin = performance.now();
   program.signal("SIGTERM");
-  const [code] = await Promise.all([program.ended(25_000), client.end(25_000)]);
+  const [code] = await Promise.all([program.ended(), client.end()]);
   assert.equal(code, 0);
   const took = performance.now() - begin;
-  assert.ok(took > 9000 && took < 20_000, `${took} ms`);
+  assert.ok(took >= 2000 && took < 10_000, `${took} ms`);
+  const [stopping] = program.all("stopping");
+  assert.equal(stopping?.message, "Stopping: 1 connections may finish for 2 s");
+});
+
+Deno.test("lifecycle: --drain-timeout 0 waits for no connection", async () => {
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    args: ["-4", service.address, "--drain-timeout", "0"],
+  });
+  using client = await opened(program);
+  program.signal("SIGTERM");
+  assert.equal(await program.ended(5000), 0);
+  await client.end();
+});
+
+/** Starts it with a delay before it stops, and a metrics port. */
+async function startWithDelay(service: TcpService, delay: string): Promise<[Program, string]> {
+  const metrics = show({ ip: "127.0.0.1", port: freePort() });
+  const program = await Program.start({
+    args: ["-4", service.address, "--shutdown-delay", delay, "--metrics-addr", metrics],
+    permissions: [`--allow-net=${metrics}`],
+  });
+  return [program, `http://${metrics}/readyz`];
+}
+
+Deno.test("lifecycle: --shutdown-delay serves new connections while /readyz says no, then stops", async () => {
+  await using service = new TcpService(tellAndEcho);
+  const [started, readyz] = await startWithDelay(service, "3");
+  await using program = started;
+  using before = await opened(program);
+  const begin = performance.now();
+  program.signal("SIGTERM");
+  const stopping = await program.event("stopping");
+  assert.equal(
+    stopping.message,
+    "Stopping: new connections are taken for 3 s, then 1 connections may finish for 10 s",
+  );
+  const ready = await fetch(readyz);
+  assert.deepEqual([ready.status, await ready.text()], [503, "not ready: stopping\n"]);
+  using during = await Stream.connect(program.listen.port);
+  await during.send(v2({ ip: "192.0.2.67", port: 40_667 }, BALANCER));
+  assert.equal(await during.line(), "192.0.2.67:40667");
+  await assertRefuses(program);
+  assert.ok(performance.now() - begin >= 3000);
+  for (const client of [before, during]) {
+    await client.send("still here");
+    assert.equal(text(await client.exactly(10)), "still here");
+    await client.finish();
+    assert.equal(await client.end(), "closed");
+  }
+  assert.equal(await program.ended(5000), 0);
+});
+
+Deno.test("lifecycle: a second signal ends --shutdown-delay at once", async () => {
+  await using service = new TcpService(tellAndEcho);
+  const [started] = await startWithDelay(service, "60");
+  await using program = started;
+  program.signal("SIGTERM");
+  await program.event("stopping");
+  program.signal("SIGTERM");
+  assert.equal(await program.ended(5000), 128 + 15);
 });
 
 Deno.test("lifecycle: a second signal ends the program at once", async () => {

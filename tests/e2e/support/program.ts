@@ -128,11 +128,13 @@ export class Program implements AsyncDisposable {
     this.#child.kill(signal);
   }
 
-  /** Waits for the end; the exit code, 128 and more after a signal. */
+  /** Waits for the end; the exit code, 128 and more after a signal. A defect of the program fails. */
   async ended(ms = PATIENCE): Promise<number> {
     this.#asked = true;
     const { code } = await within(this.#child.status, "end of the program", ms);
     await within(this.#outputs, "end of the program's output");
+    const defects = this.all("internal_error").map(({ message }) => message);
+    assert.deepEqual(defects, [], "the program goes on after a defect, a test does not");
     return code;
   }
 
@@ -203,7 +205,21 @@ export async function runToEnd(args: string[], start: Omit<Start, "args"> = {}):
   }
 }
 
-function command(args: string[], start: Start): Deno.Command {
+/** Kills a process at the end of its scope, if it still runs: no test leaves one behind. */
+export function killAtEnd(child: Deno.ChildProcess): Disposable {
+  return {
+    [Symbol.dispose]() {
+      try {
+        child.kill("SIGKILL");
+      } catch {
+        // It has ended.
+      }
+    },
+  };
+}
+
+/** The program with exactly these flags, as it is started; both its outputs are pipes. */
+export function command(args: string[], start: Omit<Start, "args">): Deno.Command {
   const permissions = ["--allow-ffi", ...start.permissions ?? []];
   const flags = ["run", "--quiet", "--no-prompt", ...permissions, "--cached-only"];
   if (start.v8Flags !== undefined) flags.push(`--v8-flags=${start.v8Flags}`);
