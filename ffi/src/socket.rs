@@ -224,6 +224,14 @@ pub fn accept(listener: RawFd) -> io::Result<(OwnedFd, RawAddr)> {
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, peer))
 }
 
+/// Whether a connection waits at a listening socket (poll(2)). accept(2) does not say: without a free
+/// descriptor it fails before it looks.
+pub fn is_waiting(listener: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd: listener, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, valid for the length of the call.
+    unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+}
+
 /// From where the service sees a connection or a flow come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {

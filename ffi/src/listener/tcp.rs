@@ -209,6 +209,10 @@ impl Listening {
     fn accept(&mut self, cx: &mut Context) {
         let Some(socket) = self.socket else { return };
         for _ in 0..ACCEPTS_A_TURN {
+            // Nobody gives way for nobody.
+            if self.is_full() && !socket::is_waiting(socket) {
+                return;
+            }
             if !self.make_room(cx) {
                 return self.pause_accepting(cx, socket, libc::EMFILE);
             }
@@ -216,6 +220,9 @@ impl Listening {
                 Ok((client, peer)) => self.admit(cx, client, peer),
                 Err(error) => match error.raw_os_error() {
                     Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
+                        if !socket::is_waiting(socket) {
+                            return;
+                        }
                         if !self.evict(cx, self.pending.oldest_of_most()) {
                             return self.pause_accepting(cx, socket, errno);
                         }
@@ -228,9 +235,13 @@ impl Listening {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.connections.len() >= self.most_connections
+    }
+
     /// Ends connections without a header until there is room for one more. Whether there is.
     fn make_room(&mut self, cx: &mut Context) -> bool {
-        while self.connections.len() >= self.most_connections {
+        while self.is_full() {
             if !self.evict(cx, self.pending.oldest_of_most()) {
                 return false;
             }
@@ -636,8 +647,8 @@ impl Listening {
 
     fn resume_accepting(&mut self, cx: &Context) {
         let Some(socket) = self.socket else { return };
-        let resumed = self.connections.len() < self.most_connections
-            && cx.poll.add(socket, Token::TcpListener, Interest::Readable).is_ok();
+        let resumed =
+            !self.is_full() && cx.poll.add(socket, Token::TcpListener, Interest::Readable).is_ok();
         self.resume_at = (!resumed).then_some(cx.now + PAUSE_MS);
     }
 

@@ -196,6 +196,29 @@ fn a_header_in_pieces_and_around_an_urgent_mark_opens_a_connection() {
 }
 
 #[test]
+fn the_last_place_is_its_connections_until_another_one_waits() {
+    let world = World::new(|settings| settings.max_connections = 2);
+    let mut run = world.start();
+    let (_client, _upstream) = world.relayed(&mut run);
+    let mut last = world.connect();
+    run.until(|| world.count(Counter::ConnectionsActive) == 2);
+    run.pass(100);
+    assert_eq!(world.count(Counter::ConnectionsActive), 2, "nobody else wants its place");
+
+    let mut newer = world.connect();
+    run.until(|| world.count(Counter::Accepted) == 3);
+    assert_eq!(run.ends(&mut last), libc::ECONNRESET);
+    newer.write_all(HEADER).unwrap();
+    run.until(|| world.count(Counter::Connected) == 2);
+    run.pass(100);
+    assert_eq!(world.count(Counter::AcceptPauses), 0, "nobody waits");
+
+    let _waiting = world.connect();
+    run.until(|| world.count(Counter::AcceptPauses) == 1);
+    assert_eq!(world.count(Counter::ConnectionsActive), 2);
+}
+
+#[test]
 fn a_header_that_does_not_come_ends_the_connection_at_its_deadline() {
     let world = World::new(|_| {});
     let mut run = world.start();
