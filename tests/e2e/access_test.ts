@@ -236,7 +236,9 @@ Deno.test("access: below its level there is no line", async () => {
   await program.stop();
   assert.deepEqual(program.events.map(({ event }) => event), [
     "all_allowed",
+    "sandbox",
     "listening",
+    "no_upstream",
     "stopping",
     "stopped",
   ]);

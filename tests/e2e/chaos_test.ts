@@ -15,7 +15,7 @@ import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
 const BALANCER = { ip: "198.51.100.1", port: 443 };
 const WORKERS = 4;
-const FILES = 700;
+const FILES = 1_000;
 const RELOADS = 1_000;
 /** Between two chunks or datagrams of one client. */
 const BEAT_MS = 15;
@@ -128,10 +128,18 @@ Deno.test("chaos: connections and flows do not notice what goes on around them",
   const peers = await Promise.all(Array.from({ length: 6 }, () => UdpSocket.open()));
   const crowd: Stream[] = [];
   const join = async (words?: Uint8Array) => {
-    const stream = await Stream.connect(port);
-    crowd.push(stream);
-    if (words) await stream.write(words).catch(() => {});
-    return stream;
+    try {
+      const stream = await Stream.connect(port);
+      crowd.push(stream);
+      if (words) await stream.write(words);
+      return stream;
+    } catch (error) {
+      // It gave way to another at once.
+      assert.ok(
+        error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.BrokenPipe,
+      );
+      return undefined;
+    }
   };
   const isWell = async () => assert.equal(await program.get("/healthz"), "ok\n");
 
@@ -173,8 +181,8 @@ Deno.test("chaos: connections and flows do not notice what goes on around them",
     // The log stalls: many lines, and nobody reads.
     const flood = v1({ ip: "192.0.2.93", port: 0 }, BALANCER);
     const long = v2({ ip: "192.0.2.93", port: 0 }, BALANCER, { tlvs: LONG });
-    for (let round = 0; round < 40; round++) {
-      await Promise.all(Array.from({ length: 40 }, async (_, index) => {
+    for (let round = 0; round < 80; round++) {
+      await Promise.all(Array.from({ length: 20 }, async (_, index) => {
         using client = await Stream.connect(port);
         await client.send(index === 0 ? flood : long);
         await client.line();
@@ -201,7 +209,7 @@ Deno.test("chaos: connections and flows do not notice what goes on around them",
     for (let index = 0; index < 20; index++) await join(bytes("PROXY TCP4 192.0.2.9"));
     for (let index = 0; index < 10; index++) {
       const deaf = await join(v2({ ip: "192.0.2.94", port: 30_000 + index }, BALANCER));
-      deaf.write(noise(2 << 20, index)).catch(() => {});
+      deaf?.write(noise(2 << 20, index)).catch(() => {});
     }
     for (let index = 0; index < 300; index++) {
       await join(v2({ ip: "192.0.2.95", port: 30_000 + index }, BALANCER));
