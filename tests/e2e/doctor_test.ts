@@ -327,7 +327,7 @@ Deno.test("doctor: finds too low a limit of open files", async () => {
   await using set = await Set.up();
   await assertMends(set.host, set.flags, {
     check: "nofile",
-    detail: /^A limit of 128 open files has room for 34 connections/,
+    detail: /^A limit of 128 open files has room for 30 connections/,
     shell: 'ulimit -n 128; exec "$@"',
     mendsOnlyItself: true,
   });
