@@ -143,6 +143,9 @@ for (const files of [1024, 8192]) {
     } finally {
       for (const client of stalled) client[Symbol.dispose]();
     }
+    const counters = await program.stop();
+    assert.equal(counters.get("connected"), 340);
+    assert.equal(counters.get("connections_active"), 0);
   });
 }
 
