@@ -435,7 +435,7 @@ Deno.test("--auto-routes: sets what is missing before it listens, and removes th
   const before = await routing(host);
   await host.act(async () => {
     await using service = new TcpService(tellAndEcho, LOCAL4);
-    const args = ["--auto-routes", "-4", service.address, "-m", "7"];
+    const args = ["--auto-routes", "-4", service.address, "-6", "[::1]:443", "-m", "7"];
     await using program = await Program.start({ args });
     const names = program.events.map(({ event }) => event);
     assert.ok(names.indexOf("routes_set") < names.indexOf("listening"), names.join());

@@ -443,6 +443,10 @@ fn denied() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
         TCGETS2,
         // SIOCATMARK: whether the urgent mark is reached.
         0x8905,
+        // SIOCGIFNAME and SIOCGIFINDEX: without them no route is known to be one of `lo`, and
+        // --auto-routes leaves its routes behind.
+        0x8910,
+        0x8933,
     ];
     rules.insert(libc::SYS_ioctl, vec![none_of(1, &requests)?]);
     let options = [

@@ -14,7 +14,9 @@ use super::descriptors;
 pub fn attempt() {
     let tried: Vec<String> =
         attempts().into_iter().map(|(name, errno)| format!("{name}={errno}")).collect();
-    eprintln!("takeover: {}", tried.join(" "));
+    // In one piece: the log's thread writes there as well.
+    let line = format!("takeover: {}\n", tried.join(" "));
+    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
 }
 
 fn errno(result: c_long) -> i32 {
