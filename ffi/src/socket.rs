@@ -150,8 +150,13 @@ pub fn udp_listener(addr: SocketAddr) -> io::Result<Socket> {
         set_int(socket.as_raw_fd(), level, name, 1)?;
     }
     receive_dscp(socket.as_raw_fd(), addr);
+    // Here and not by the worker: once the sandbox holds, the limit of the system applies.
+    set_receive_buffer(socket.as_raw_fd(), LISTENER_BUFFER);
     Ok(socket)
 }
+
+/// Enough for a burst; more only moves the queue out of the caches.
+const LISTENER_BUFFER: c_int = 512 << 10;
 
 /// The bits of a type of service or traffic class that are the DSCP (RFC 2474); the others are ECN.
 pub const DSCP: u8 = 0xfc;

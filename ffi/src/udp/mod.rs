@@ -34,7 +34,6 @@ use std::os::fd::AsRawFd;
 use crate::listener::poll::{Interest, Key, Token};
 use crate::listener::Context;
 use crate::service::lock;
-use crate::socket;
 use edge::Edge;
 use engine::{Engine, Limits};
 use intake::Intake;
@@ -47,8 +46,6 @@ pub type Directory = directory::Directory<Upstream>;
 
 /// How long replies are still relayed after the stop.
 const STOP_MS: u64 = 1_000;
-/// Enough for a burst; more only moves the queue out of the caches.
-const LISTENER_BUFFER: i32 = 512 << 10;
 /// Sessions of all workers.
 const SESSIONS: usize = 65_536;
 /// Bytes of headers that all workers remember.
@@ -73,7 +70,6 @@ impl Udp {
         let settings = &service.settings;
         let socket = lock(&cx.listener.udp).as_ref().map(AsRawFd::as_raw_fd);
         if let Some(socket) = socket {
-            socket::set_receive_buffer(socket, LISTENER_BUFFER);
             cx.poll.add(socket, Token::UdpListener, Interest::Readable)?;
         }
         let limits = Limits {
