@@ -287,6 +287,11 @@ pub fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
+/// Whether a call failed for want of descriptors, of the process or of the system.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Whether a socket was not opened because it would not have had its client's address.
 pub fn is_other_source(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<OtherSource>())

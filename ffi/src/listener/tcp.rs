@@ -442,7 +442,7 @@ impl Listening {
             Ok(opened)
         };
         let mut opened = open();
-        while is_out_of_files(&opened) && self.end_oldest(cx) {
+        while opened.as_ref().is_err_and(socket::is_out_of_descriptors) && self.end_oldest(cx) {
             opened = open();
         }
         match opened {
@@ -690,12 +690,6 @@ impl Listening {
             cx.listener.tell(described(event, connection.peer, &upstream));
         }
     }
-}
-
-/// Whether a socket could not be had for want of descriptors.
-fn is_out_of_files<T>(opened: &io::Result<T>) -> bool {
-    let errno = opened.as_ref().err().and_then(io::Error::raw_os_error);
-    matches!(errno, Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Adds a piece to a header that is not complete. The room for it grows twofold, but not beyond the

@@ -38,7 +38,7 @@ impl<K: Kinds> Engine<K> {
             self.evict(edge, batch);
         }
         let mut claimed = self.claim(edge, owner, peer);
-        if claimed.as_ref().is_err_and(is_out_of_descriptors) && self.evict(edge, batch) {
+        if claimed.as_ref().is_err_and(socket::is_out_of_descriptors) && self.evict(edge, batch) {
             claimed = self.claim(edge, owner, peer);
         }
         match claimed {
@@ -108,8 +108,4 @@ impl<K: Kinds> Engine<K> {
         edge.lower(Counter::FlowsActive);
         edge.flow_closed(entry.owner);
     }
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
