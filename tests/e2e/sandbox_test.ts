@@ -202,6 +202,19 @@ Deno.test("sandbox: Deno's caches stay open for reading alone", async () => {
   assert.deepEqual(caches(await start("on")), []);
 });
 
+Deno.test("sandbox: a start leaves no worker's modules in Deno's cache", async () => {
+  // Where the sandbox forbids it, Deno would try five times before the worker starts.
+  const info = await new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).output();
+  const { typescriptCache } = JSON.parse(new TextDecoder().decode(info.stdout));
+  const stored = async () =>
+    (await Array.fromAsync(Deno.readDir(`${typescriptCache}/blob`)).catch(() => [])).length;
+  await using service = new TcpService(tellAndEcho);
+  const before = await stored();
+  await using program = await Program.start({ args: ["-4", service.address, "--sandbox", "off"] });
+  assert.equal(await stored(), before);
+  await program.stop();
+});
+
 Deno.test("sandbox: by default every thread is confined, and the log says so", async () => {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({
