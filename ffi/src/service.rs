@@ -465,8 +465,7 @@ impl Listener {
     pub fn open(service: &Arc<Service>) -> Result<Arc<Listener>> {
         let listen = service.settings.listen;
         let (tcp, udp) = (service.settings.tcp, service.settings.udp);
-        let keepalive = service.settings.keepalive;
-        let tcp = tcp.then(|| socket::tcp_listener(listen, keepalive)).transpose();
+        let tcp = tcp.then(|| socket::tcp_listener(listen)).transpose();
         let udp = udp.then(|| socket::udp_listener(listen)).transpose();
         let mut siblings = lock(&service.listeners);
         let listener = Arc::new(Listener {

@@ -12,8 +12,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use libc::{c_int, socklen_t};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::keepalive::Keepalive;
-
 /// An address in the kernel's form, 28 bytes at most: compared and hashed as it is.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -125,13 +123,11 @@ impl PartialOrd for RawAddr {
 /// A listening TCP socket of a reuseport group (socket(7), SO_REUSEPORT).
 ///
 /// Its options are inherited by what it accepts (tcp(7)), which saves system calls a connection: a
-/// relay must not wait to fill segments, the upstream can no longer notice by itself that a client has
-/// vanished, and urgent bytes keep their place in the stream.
-pub fn tcp_listener(addr: SocketAddr, keepalive: Keepalive) -> io::Result<Socket> {
+/// relay must not wait to fill segments, and urgent bytes keep their place in the stream.
+pub fn tcp_listener(addr: SocketAddr) -> io::Result<Socket> {
     let socket = bound(addr, Type::STREAM, Sharing::Reuseport)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
-    keepalive.apply(socket.as_raw_fd())?;
     // A kernel that cannot keep them (before Linux 4.2) only costs the DSCP.
     let _ = set_int(socket.as_raw_fd(), libc::SOL_TCP, TCP_SAVE_SYN, 1);
     socket.listen(4096)?;
@@ -722,7 +718,7 @@ mod tests {
     use super::*;
 
     fn listen(addr: SocketAddr) -> io::Result<Socket> {
-        tcp_listener(addr, Keepalive::new(0))
+        tcp_listener(addr)
     }
 
     #[test]

@@ -627,13 +627,14 @@ impl Listening {
             Due::Nothing => {}
             Due::Idle => return Some(End::Idle),
             Due::Hosts { first } => {
-                if first {
-                    // As late as the first question could be due: a short connection needs none. One
-                    // that cannot be asked is looked at all the same.
-                    let _ = keepalive.apply(upstream.side.fd.as_raw_fd());
-                }
                 let sides = [(&connection.client, Party::Client), (&upstream.side, Party::Service)];
                 for (side, party) in sides {
+                    if first {
+                        // As late as the first question could be due: a short connection needs none,
+                        // nor the kernel's timers for it. One that cannot be asked is looked at all
+                        // the same.
+                        let _ = keepalive.apply(side.fd.as_raw_fd());
+                    }
                     if keepalive.has_lost(side.fd.as_raw_fd()) {
                         upstream.relay.give_up(party);
                         return Some(End::Over(Some(libc::ETIMEDOUT)));

@@ -28,7 +28,7 @@ pub struct Watched {
     pub moved_at: u64,
     /// When its hosts were last looked at.
     hosts_at: u64,
-    /// The upstream's socket has its keepalive options.
+    /// Both sockets have their keepalive options.
     keeps_alive: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct Watched {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Due {
     Nothing,
-    /// The upstream's socket is to get its keepalive options, and perhaps its hosts a look.
+    /// Its hosts are to get a look; at the first one, both sockets get their keepalive options.
     Hosts {
         first: bool,
     },

@@ -127,8 +127,8 @@ pub struct Arrival {
 /// Reads what the kernel tells of a datagram.
 #[inline]
 pub fn arrival(control: &[u8]) -> Arrival {
-    // Nearly always: the type of service alone, and it is 0.
-    if control == ORDINARY {
+    // Nearly always: nothing was asked, or the type of service alone, and it is 0.
+    if control.is_empty() || control == ORDINARY {
         return Arrival::default();
     }
     read(control)

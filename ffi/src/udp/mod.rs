@@ -23,6 +23,7 @@ mod lifecycle;
 mod path;
 mod recv;
 mod replies;
+mod sampling;
 mod send;
 mod sessions;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -54,6 +55,8 @@ const HEADER_BYTES: usize = 16 << 20;
 /// One worker's UDP side: its listening socket, and what came by it.
 pub struct Udp {
     receivable: bool,
+    /// The listening socket tells which address each datagram was sent to.
+    wildcard: bool,
     inbox: Inbox,
     intake: Intake,
     engine: Engine<Real>,
@@ -81,6 +84,7 @@ impl Udp {
         };
         Ok(Udp {
             receivable: false,
+            wildcard: settings.listen.ip().is_unspecified(),
             inbox: Inbox::new(if socket.is_some() { INTAKE } else { 0 }),
             intake: Intake::default(),
             engine: Engine::new(settings.udp_header, service.flows.clone(), limits),
@@ -147,7 +151,9 @@ impl Udp {
         }
         // An error here is an ICMP message for an earlier reply, or nothing to read: the level-
         // triggered epoll comes back while there is something.
-        let Ok(count) = self.inbox.receive(socket, self.intake.limit()) else { return };
+        let Ok(count) = self.inbox.receive(socket, self.intake.limit(), self.wildcard) else {
+            return;
+        };
         let flows = self.engine.take_in(&mut edge, &self.inbox);
         self.intake.learn(count, flows);
     }

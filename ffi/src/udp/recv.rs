@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use super::cmsg::{self, Arrival, Control};
 use super::edge::{Batch, Received};
 use super::path::Path;
+use super::sampling::Sampling;
 use crate::socket::{sized, RawAddr};
 
 /// Most datagrams taken in at once: the more, the more of them share a client and so a send.
@@ -20,6 +21,8 @@ pub const STRIDE: usize = ROOM + 9 * 64;
 /// Nearly every datagram of a network of 1,500 bytes a packet fits in here; buffers so close together
 /// spare the processor's caches and page tables. An odd number of cache lines, see `STRIDE`.
 const SLOT: usize = 25 * 64;
+/// So many of a batch are asked for their DSCP in any case: all that come without a flood.
+const SAMPLE: usize = 16;
 
 /// A batch of datagrams from peers.
 pub struct Inbox {
@@ -33,6 +36,9 @@ pub struct Inbox {
     #[allow(dead_code)]
     iovecs: Box<[libc::iovec]>,
     messages: Box<[libc::mmsghdr]>,
+    sampling: Sampling,
+    /// Every message offers control space, not only those of the sample.
+    offers_all: bool,
     /// Messages that the batch has filled.
     used: usize,
     /// Where the batch's last call begins.
@@ -76,6 +82,8 @@ impl Inbox {
             peers: vec![RawAddr::empty(); room].into(),
             controls: vec![Control::EMPTY; room].into(),
             messages: no_messages(room),
+            sampling: Sampling::of_first(SAMPLE),
+            offers_all: false,
             used: room,
             last_call: 0,
             iovecs: Box::default(),
@@ -91,17 +99,34 @@ impl Inbox {
         inbox
     }
 
-    /// Receives what is there, up to `limit` and its room; how many. Fewer when one is long.
+    /// Receives what is there, up to `limit` and its room; how many. Fewer when one is long. `local`:
+    /// the socket tells the address that each datagram was sent to, which all must be asked for.
     ///
     /// # Errors
     /// Those of recvmmsg(2), when the batch is empty.
-    pub fn receive(&mut self, socket: RawFd, limit: usize) -> io::Result<usize> {
-        // The kernel has written how much of their room the last ones took; all else stays.
-        for message in &mut self.messages[..self.used] {
-            message.msg_hdr.msg_namelen = RawAddr::ROOM;
-            message.msg_hdr.msg_controllen = cmsg::ROOM as _;
-        }
+    pub fn receive(&mut self, socket: RawFd, limit: usize, local: bool) -> io::Result<usize> {
+        self.offer(local);
         self.used = 0;
+        let result = self.receive_calls(socket, limit);
+        let mut sample = 0..self.used.min(SAMPLE);
+        self.sampling.learn(sample.any(|slot| self.arrival(slot).dscp != 0));
+        result
+    }
+
+    /// Gives the messages their room again, of which the kernel has written how much was taken; all
+    /// else stays.
+    fn offer(&mut self, local: bool) {
+        let all = local || self.sampling.asks_all();
+        let changed = std::mem::replace(&mut self.offers_all, all) != all;
+        let stale = if changed { self.messages.len() } else { self.used };
+        for (slot, message) in self.messages[..stale].iter_mut().enumerate() {
+            message.msg_hdr.msg_namelen = RawAddr::ROOM;
+            let room = if all || slot < SAMPLE { cmsg::ROOM } else { 0 };
+            message.msg_hdr.msg_controllen = room as _;
+        }
+    }
+
+    fn receive_calls(&mut self, socket: RawFd, limit: usize) -> io::Result<usize> {
         let limit = limit.min(self.messages.len());
         while self.used < limit {
             let call = self.used..limit.min(self.used + CALL);
@@ -123,6 +148,12 @@ impl Inbox {
             }
         }
         Ok(self.used)
+    }
+
+    /// What the kernel told of a datagram; nothing of one that was not asked.
+    #[inline]
+    fn arrival(&self, slot: usize) -> Arrival {
+        cmsg::arrival(self.controls[slot].received(&self.messages[slot].msg_hdr))
     }
 
     /// Copies the beginning of each long datagram of a call to the rest of it; whether there was one.
@@ -149,8 +180,7 @@ impl Batch for Inbox {
         let message = &self.messages[slot];
         let mut peer = self.peers[slot];
         peer.set_length(message.msg_hdr.msg_namelen);
-        let control = self.controls[slot].received(&message.msg_hdr);
-        let Arrival { local, dscp } = cmsg::arrival(control);
+        let Arrival { local, dscp } = self.arrival(slot);
         Received {
             data: self.data(slot),
             path: Path { peer, local },
@@ -193,6 +223,7 @@ pub unsafe fn receive_many(fd: RawFd, messages: &mut [libc::mmsghdr]) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket;
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
 
@@ -217,7 +248,7 @@ mod tests {
             for datagram in &sent {
                 peer.send(datagram).unwrap();
             }
-            assert_eq!(inbox.receive(listener.as_raw_fd(), INTAKE).unwrap(), sent.len());
+            assert_eq!(inbox.receive(listener.as_raw_fd(), INTAKE, false).unwrap(), sent.len());
             for (slot, datagram) in sent.iter().enumerate() {
                 assert_eq!(inbox.get(slot).data, datagram);
                 assert!(!inbox.get(slot).truncated);
@@ -239,7 +270,7 @@ mod tests {
         let mut seen = 0;
         while seen < sent.len() {
             // A short buffer of the system's may hold fewer than were sent.
-            let Ok(count) = inbox.receive(listener.as_raw_fd(), 2 * CALL) else { break };
+            let Ok(count) = inbox.receive(listener.as_raw_fd(), 2 * CALL, false) else { break };
             assert!(count <= CALL, "the long one ends the batch");
             for slot in 0..count {
                 assert_eq!(inbox.get(slot).data, sent[seen + slot]);
@@ -257,10 +288,37 @@ mod tests {
         for at in 0..3 * CALL as u32 {
             peer.send(&at.to_be_bytes()).unwrap();
         }
-        let count = inbox.receive(listener.as_raw_fd(), 4 * CALL).unwrap();
+        let count = inbox.receive(listener.as_raw_fd(), 4 * CALL, false).unwrap();
         for slot in 0..count {
             assert_eq!(inbox.get(slot).data, (slot as u32).to_be_bytes());
         }
         assert!(count > CALL, "more than one call: {count}");
+    }
+
+    #[test]
+    fn a_dscp_at_the_head_of_a_batch_makes_the_next_ones_tell_all() {
+        let (listener, peer) = pair();
+        socket::receive_dscp(listener.as_raw_fd(), listener.local_addr().unwrap());
+        let mut inbox = Inbox::new(64);
+        let mut receive = |dscp: u8, local: bool| -> Vec<u8> {
+            socket::set_dscp(peer.as_raw_fd(), listener.local_addr().unwrap(), dscp);
+            for _ in 0..SAMPLE + 1 {
+                peer.send(b"x").unwrap();
+            }
+            let count = inbox.receive(listener.as_raw_fd(), INTAKE, local).unwrap();
+            (0..count).map(|slot| inbox.get(slot).dscp).collect()
+        };
+        let all = vec![0xb8; SAMPLE + 1];
+        let mut sample = all.clone();
+        sample[SAMPLE] = 0;
+        assert_eq!(receive(0xb8, false), sample);
+        assert_eq!(receive(0xb8, false), all);
+
+        let mut fresh = Inbox::new(64);
+        for _ in 0..SAMPLE + 1 {
+            peer.send(b"x").unwrap();
+        }
+        fresh.receive(listener.as_raw_fd(), INTAKE, true).unwrap();
+        assert_eq!(fresh.get(SAMPLE).dscp, 0xb8, "where the destination is asked for, so is this");
     }
 }

@@ -9,11 +9,14 @@ use super::edge::{Sent, Volume};
 use super::flow::ReplyRoute;
 use super::gso::{self, Run};
 use super::recv::{buffers, iovec_of, no_messages, receive_many, ROOM, STRIDE};
+use super::sampling::Sampling;
 use crate::frame::SPP_LENGTH;
 use crate::socket::check;
 
 /// Replies gathered at most.
 pub const BATCH: usize = 64;
+/// So many of what a flow has are asked for their DSCP; the others count as the last one of them.
+const SAMPLE: usize = 2;
 /// Peers that are remembered as behind a device that cannot segment.
 const MOST_UNSEGMENTED: usize = 64;
 
@@ -29,6 +32,7 @@ pub struct Replies {
     receive_iovecs: Box<[libc::iovec]>,
     receive_messages: Box<[libc::mmsghdr]>,
     receive_controls: Box<[Control]>,
+    sampling: Sampling,
     send_iovecs: Vec<libc::iovec>,
     send_messages: Box<[libc::mmsghdr]>,
     controls: Box<[Control]>,
@@ -66,6 +70,7 @@ impl Replies {
             receive_iovecs,
             receive_messages,
             receive_controls,
+            sampling: Sampling::of_first(SAMPLE),
             send_iovecs: Vec::with_capacity(2 * BATCH),
             send_messages: no_messages(BATCH),
             controls: vec![Control::EMPTY; BATCH].into(),
@@ -83,8 +88,9 @@ impl Replies {
     /// # Errors
     /// Those of recvmmsg(2).
     pub fn receive(&mut self, socket: RawFd, route: &ReplyRoute) -> io::Result<Volume> {
-        for message in &mut self.receive_messages[self.used..] {
-            message.msg_hdr.msg_controllen = cmsg::ROOM as _;
+        for (place, message) in self.receive_messages[self.used..].iter_mut().enumerate() {
+            let room = if self.sampling.asks(place) { cmsg::ROOM } else { 0 };
+            message.msg_hdr.msg_controllen = room as _;
         }
         let messages = &mut self.receive_messages[self.used..];
         // SAFETY: every message points to its own buffer and control space, which live as long as
@@ -93,12 +99,15 @@ impl Replies {
         let segments = self.segments_reach(route);
         // A balancer has few ports for many clients: replies of several flows take the same route.
         let goes_on = self.runs.last().is_some_and(|run| run.route == *route);
-        let mut bytes = 0;
+        let (mut bytes, mut dscp, mut any_dscp) = (0, 0, false);
         for slot in self.used..self.used + count {
             let length = self.receive_messages[slot].msg_len as usize;
             self.lengths[slot] = length;
             bytes += length as u64;
-            let dscp = self.dscp_of(slot);
+            if self.sampling.asks(slot - self.used) {
+                dscp = self.dscp_of(slot);
+                any_dscp |= dscp != 0;
+            }
             let joins = segments && (goes_on || slot > self.used);
             let wrapped = length + route.header.map_or(0, |header| header.len());
             match self.runs.last_mut() {
@@ -111,6 +120,7 @@ impl Replies {
                 }
             }
         }
+        self.sampling.learn(any_dscp);
         self.used += count;
         Ok(Volume { datagrams: count as u64, bytes })
     }
