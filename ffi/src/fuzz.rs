@@ -1,11 +1,11 @@
 //! What fuzz/ drives: one function a target, which takes any bytes and panics where something that must
 //! hold does not. `cargo test` runs each over its corpus.
 
-use crate::access::Account;
-use crate::frame::{self, Frame, SPP_LENGTH};
-use crate::layout::AccessRecord;
-use crate::refusal::Refusal;
-use crate::routes;
+use crate::abi::layout::AccessRecord;
+use crate::header::frame::{self, Frame, SPP_LENGTH};
+use crate::netlink;
+use crate::observe::access::Account;
+use crate::observe::refusal::Refusal;
 use crate::udp::simulation;
 
 /// Takes any bytes.
@@ -60,7 +60,7 @@ pub fn framing(data: &[u8]) {
 
 /// What the kernel might answer about rules and routes.
 pub fn netlink(data: &[u8]) {
-    routes::read_datagram(data);
+    netlink::read_datagram(data);
 }
 
 /// An entry of the access log has its header's first bytes, its size, and nothing behind it. The first

@@ -6,35 +6,22 @@
 
 #![warn(missing_docs)]
 
-mod access;
-mod errors;
-mod events;
-mod files;
-mod frame;
+mod abi;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
-mod keepalive;
-mod layout;
-mod listener;
-mod log_limit;
-mod log_queue;
-mod named;
-mod notify;
-mod probe;
-mod refusal;
-mod relay;
-mod routes;
-mod sandbox;
-mod service;
-mod socket;
-mod stats;
-mod subnets;
+mod header;
+mod net;
+mod netlink;
+mod observe;
+mod proxy;
+mod system;
+mod tcp;
 mod trust;
 mod udp;
-mod usr1;
+mod worker;
 
-pub use layout::describe;
+pub use abi::layout::describe;
 
 use std::ffi::c_void;
 use std::time::Duration;
@@ -42,11 +29,15 @@ use std::time::Duration;
 #[cfg(feature = "bindgen")]
 use deno_bindgen::deno_bindgen;
 
-use errors::{guard, Error};
-use layout::{
-    protocol, Endpoint, Event, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest,
-    ServiceConfig, SubnetRecord,
+use abi::errors::{self, guard, Error};
+use abi::layout::{
+    self, protocol, Endpoint, Event, Probe, ReachRecord, RoutingRecord, SandboxRecord,
+    SandboxRequest, ServiceConfig, SubnetRecord,
 };
+
+use observe::log_queue;
+use proxy::{sandbox, service};
+use system::{files, notify, probe, usr1};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
 /// aligned to 8.
@@ -229,9 +220,9 @@ pub unsafe extern "C" fn serve(listener: u32, on_header: *const c_void) -> i32 {
             return Err(Error::invalid("serve needs a decoder"));
         }
         // SAFETY: the caller's promise.
-        let on_header: listener::OnHeader = unsafe { std::mem::transmute(on_header) };
+        let on_header: worker::OnHeader = unsafe { std::mem::transmute(on_header) };
         let listener = service::find_listener(listener)?;
-        listener::serve(&listener, on_header)
+        worker::serve(&listener, on_header)
     })
 }
 
@@ -306,7 +297,7 @@ pub unsafe extern "C" fn list_routing(table: u32, entries: Buffer, length: u32) 
     guard(|| {
         // SAFETY: the caller's promise; any bit pattern is a `RoutingRecord`.
         let entries: &mut [RoutingRecord] = unsafe { records_mut(entries, length)? };
-        routes::list(table, entries)
+        netlink::list(table, entries)
     })
 }
 
@@ -319,7 +310,7 @@ pub unsafe extern "C" fn list_routing(table: u32, entries: Buffer, length: u32) 
 pub unsafe extern "C" fn add_routing(entry: Buffer, length: u32) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise; any bit pattern is a `RoutingRecord`.
-        routes::add(only(unsafe { records(entry, length)? })?)
+        netlink::add(only(unsafe { records(entry, length)? })?)
     })
 }
 
@@ -333,7 +324,7 @@ pub unsafe extern "C" fn add_routing(entry: Buffer, length: u32) -> i32 {
 pub unsafe extern "C" fn remove_routing(entry: Buffer, length: u32) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise; any bit pattern is a `RoutingRecord`.
-        routes::remove(only(unsafe { records(entry, length)? })?)
+        netlink::remove(only(unsafe { records(entry, length)? })?)
     })
 }
 
@@ -356,7 +347,7 @@ pub unsafe extern "C" fn find_reach(
         // SAFETY: the caller's promise; any bit pattern is a `ReachRecord`.
         let reach: &mut [ReachRecord] = unsafe { records_mut(reach, reach_length)? };
         let [reach] = reach else { return Err(Error::invalid("find_reach needs room for one")) };
-        *reach = routes::reach(address)?;
+        *reach = netlink::reach(address)?;
         Ok(0)
     })
 }

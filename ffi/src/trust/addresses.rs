@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::routes::local::Found;
-use crate::subnets::Subnets;
+use crate::netlink::local::Found;
+use crate::trust::subnets::Subnets;
 
 /// What an address is to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Addresses {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::layout::SubnetRecord;
+    use crate::abi::layout::SubnetRecord;
 
     fn records(texts: &[(&str, u32)]) -> Vec<SubnetRecord> {
         let record = |(text, bits): &(&str, u32)| match text.parse().unwrap() {

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::addresses::Nature;
-use crate::refusal::Refusal;
+use crate::observe::refusal::Refusal;
 
 /// Judges a client by what its address is to this host.
 ///

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::addresses::{Addresses, Nature};
-use crate::routes::{local, Changes};
-use crate::service::lock;
-use crate::socket;
+use crate::net::socket;
+use crate::netlink::{local, Changes};
+use crate::proxy::service::lock;
 
 /// A change is seen at once; those that follow it within this time are read together.
 const PAUSE: Duration = Duration::from_millis(50);

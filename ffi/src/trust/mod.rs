@@ -1,5 +1,9 @@
-//! Whom a header may name: this host's addresses, and the judgement on a client.
+//! Which peers may send headers, and whom a header may name: the subnets, this host's addresses, and the
+//! judgement on a client.
 
 pub mod addresses;
+pub mod allowed;
 pub mod client;
 pub mod host;
+pub mod subnets;
+pub mod trusted;

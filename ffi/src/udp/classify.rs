@@ -5,10 +5,10 @@ use super::engine::Engine;
 use super::flow::Owner;
 use super::flow_table::{FlowRef, State};
 use super::path::Path;
-use crate::frame::{self, Frame};
-use crate::layout::{carrier, udp_header};
-use crate::refusal::Refusal;
-use crate::socket::Source;
+use crate::abi::layout::{carrier, udp_header};
+use crate::header::frame::{self, Frame};
+use crate::net::socket::Source;
+use crate::observe::refusal::Refusal;
 
 /// A datagram's flow and where its payload starts; nothing for a header alone that only opens a
 /// session.

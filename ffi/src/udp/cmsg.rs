@@ -5,7 +5,7 @@ use std::mem::{align_of, size_of};
 use libc::c_int;
 
 use super::path::Local;
-use crate::socket::{RawAddr, DSCP};
+use crate::net::socket::{RawAddr, DSCP};
 
 /// Bytes for one IPV6_PKTINFO, one UDP_SEGMENT and one IPV6_TCLASS.
 pub const ROOM: usize = 96;

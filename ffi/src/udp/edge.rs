@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 
 use super::flow::{Flow, Owner, ReplyRoute};
 use super::path::Path;
-use crate::access::Ending;
-use crate::listener::poll::Key;
-use crate::refusal::Refusal;
-use crate::socket::Source;
-use crate::stats::Counter;
+use crate::net::socket::Source;
+use crate::observe::access::Ending;
+use crate::observe::refusal::Refusal;
+use crate::observe::stats::Counter;
+use crate::worker::poll::Key;
 
 /// One datagram of a batch.
 pub struct Received<'a> {

@@ -14,12 +14,12 @@ use super::flow_table::{FlowRef, FlowTable, Place, State};
 use super::group::{Groups, Piece};
 use super::header_cache::HeaderCache;
 use super::sessions::Sessions;
-use crate::access::Ending;
-use crate::frame::SPP_LENGTH;
-use crate::layout::udp_header;
-use crate::listener::poll::Key;
-use crate::refusal::Refusal;
-use crate::stats::Counter;
+use crate::abi::layout::udp_header;
+use crate::header::frame::SPP_LENGTH;
+use crate::observe::access::Ending;
+use crate::observe::refusal::Refusal;
+use crate::observe::stats::Counter;
+use crate::worker::poll::Key;
 
 /// What a worker's UDP side may hold.
 #[derive(Clone, Copy)]

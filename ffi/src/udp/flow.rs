@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 
 use super::path::Path;
-use crate::frame::SPP_LENGTH;
-use crate::service::lock;
-use crate::socket::Source;
+use crate::header::frame::SPP_LENGTH;
+use crate::net::socket::Source;
+use crate::proxy::service::lock;
 
 /// Whose flow it is: its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

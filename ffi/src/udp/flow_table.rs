@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use super::flow::{Flow, KnownRoute, Owner};
 use super::group::Mark;
 use super::idle::IdleQueue;
-use crate::listener::poll::Key;
+use crate::worker::poll::Key;
 
 /// Owners whose flow could not be opened: so many are remembered, the oldest make room.
 const MOST_FAILED: usize = 1024;

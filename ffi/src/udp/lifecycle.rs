@@ -8,9 +8,9 @@ use super::edge::{Batch, Edge, Kinds};
 use super::engine::Engine;
 use super::flow::{Flow, Owner};
 use super::flow_table::{FlowRef, Place, State};
-use crate::access::Ending;
-use crate::socket;
-use crate::stats::Counter;
+use crate::net::socket;
+use crate::observe::access::Ending;
+use crate::observe::stats::Counter;
 
 /// How long a flow that could not be opened is not tried again.
 const RETRY_MS: u64 = 1_000;

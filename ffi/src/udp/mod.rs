@@ -32,9 +32,9 @@ pub mod simulation;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use crate::listener::poll::{Interest, Key, Token};
-use crate::listener::Context;
-use crate::service::lock;
+use crate::proxy::service::lock;
+use crate::worker::poll::{Interest, Key, Token};
+use crate::worker::Context;
 use edge::Edge;
 use engine::{Engine, Limits};
 use intake::Intake;

@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use crate::socket::RawAddr;
+use crate::net::socket::RawAddr;
 
 /// A peer, and the local address that it spoke to: what a reply needs to reach it.
 ///

@@ -7,7 +7,7 @@ use super::cmsg::{self, Arrival, Control};
 use super::edge::{Batch, Received};
 use super::path::Path;
 use super::sampling::Sampling;
-use crate::socket::{sized, RawAddr};
+use crate::net::socket::{sized, RawAddr};
 
 /// Most datagrams taken in at once: the more, the more of them share a client and so a send.
 pub const INTAKE: usize = 8192;
@@ -223,7 +223,7 @@ pub unsafe fn receive_many(fd: RawFd, messages: &mut [libc::mmsghdr]) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::socket;
+    use crate::net::socket;
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
 
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_call_with_a_long_datagram_is_the_last_of_its_batch() {
         let (listener, peer) = pair();
-        crate::socket::set_receive_buffer(listener.as_raw_fd(), 8 << 20);
+        crate::net::socket::set_receive_buffer(listener.as_raw_fd(), 8 << 20);
         let mut inbox = Inbox::new(2 * CALL);
         let sent: Vec<Vec<u8>> = (0..2 * CALL + 9)
             .map(|at| bytes(if at % CALL == 3 { SLOT + 500 } else { 40 }))
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn a_batch_of_several_calls_keeps_every_datagram() {
         let (listener, peer) = pair();
-        crate::socket::set_receive_buffer(listener.as_raw_fd(), 8 << 20);
+        crate::net::socket::set_receive_buffer(listener.as_raw_fd(), 8 << 20);
         let mut inbox = Inbox::new(4 * CALL);
         for at in 0..3 * CALL as u32 {
             peer.send(&at.to_be_bytes()).unwrap();

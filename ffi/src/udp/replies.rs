@@ -10,8 +10,8 @@ use super::flow::ReplyRoute;
 use super::gso::{self, Run};
 use super::recv::{buffers, iovec_of, no_messages, receive_many, ROOM, STRIDE};
 use super::sampling::Sampling;
-use crate::frame::SPP_LENGTH;
-use crate::socket::check;
+use crate::header::frame::SPP_LENGTH;
+use crate::net::socket::check;
 
 /// Replies gathered at most.
 pub const BATCH: usize = 64;

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use super::cmsg::{Control, Encoder};
 use super::edge::{Payload, Sent};
 use super::gso::{self, Run, SEGMENTS};
-use crate::socket::sized;
+use crate::net::socket::sized;
 
 const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 

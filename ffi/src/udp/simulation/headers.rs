@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::frame::SPP_LENGTH;
-use crate::layout::carrier;
+use crate::abi::layout::carrier;
+use crate::header::frame::SPP_LENGTH;
 
 pub fn client(at: u8) -> SocketAddr {
     match at % 2 {

@@ -9,15 +9,15 @@ use std::rc::Rc;
 
 use super::headers::read_client;
 use super::world::{Fate, World};
-use crate::access::Ending;
-use crate::layout::{carrier, udp_header};
-use crate::listener::poll::Key;
-use crate::refusal::Refusal;
-use crate::socket::Source;
-use crate::stats::Counter;
+use crate::abi::layout::{carrier, udp_header};
+use crate::net::socket::Source;
+use crate::observe::access::Ending;
+use crate::observe::refusal::Refusal;
+use crate::observe::stats::Counter;
 use crate::udp::edge::{Edge, Kinds, Payload, Received, Sent, Volume};
 use crate::udp::flow::{Flow, Owner, ReplyRoute};
 use crate::udp::path::Path;
+use crate::worker::poll::Key;
 
 pub const ROOM_FOR_REPLIES: usize = 8;
 

@@ -1,0 +1,694 @@
+//! The records that cross the boundary to TypeScript, and their description.
+//!
+//! Rust defines them once; `describe` prints them as TypeScript, which is checked in as
+//! `src/native/layout.ts`. `abi_version` is a hash of that text: a library and a program that were
+//! not built together refuse each other at load.
+
+use std::fmt::Write as _;
+use std::mem::offset_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use crate::observe::access::Ending;
+use crate::observe::events::EventKind;
+use crate::observe::refusal::Refusal;
+use crate::observe::stats::{Counter, Histogram, BUCKETS_MS, ERRNOS};
+
+/// The largest header: 16 bytes and a length of 65,535 (PROXY v2, section 2.2).
+pub const MAX_HEADER: usize = 16 + 65_535;
+
+/// Bytes of one listener's scratch region: the verdict, then room for what one read brings.
+pub const SCRATCH_SIZE: usize = HEADER_OFFSET + MAX_HEADER + 1;
+
+/// Where the header's first byte lies in the scratch region.
+pub const HEADER_OFFSET: usize = 64;
+
+/// What TypeScript answers about a header. Lies at offset 0 of the scratch region.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verdict {
+    /// A `Refusal` code when the action is `Drop`.
+    pub refusal: u8,
+    /// 4 or 6: the family of both addresses.
+    pub family: u8,
+    /// 1, 2, or 3 for the Simple Proxy Protocol.
+    pub version: u8,
+    pub reserved: u8,
+    /// Host byte order.
+    pub client_port: u16,
+    /// Host byte order.
+    pub destination_port: u16,
+    /// Network byte order; IPv4 in the first four bytes.
+    pub client_address: [u8; 16],
+    /// Network byte order; IPv4 in the first four bytes.
+    pub destination_address: [u8; 16],
+}
+
+const _: () = assert!(std::mem::size_of::<Verdict>() <= HEADER_OFFSET);
+
+/// What the decoder's callback returns.
+pub mod action {
+    /// Close the connection, or drop the datagram; the verdict holds the reason.
+    pub const DROP: u32 = 0;
+    /// Connect from the client's address.
+    pub const CLIENT: u32 = 1;
+    /// LOCAL, UNKNOWN, UNSPEC, unix: connect from the proxy's own address.
+    pub const OWN: u32 = 2;
+}
+
+/// What the decoder is given: the callback's second argument.
+pub mod carrier {
+    /// PROXY v1 or v2 on a stream.
+    pub const STREAM: u32 = 0;
+    /// PROXY v1 or v2 at the head of a datagram.
+    pub const DATAGRAM: u32 = 1;
+    /// Simple Proxy Protocol at the head of a datagram.
+    pub const SPP: u32 = 2;
+}
+
+/// `--udp-header`.
+pub mod udp_header {
+    pub const DATAGRAM: u32 = 0;
+    pub const SESSION: u32 = 1;
+    pub const SPP: u32 = 2;
+}
+
+/// `--protocol`, as a set of bits.
+pub mod protocol {
+    pub const TCP: u32 = 1;
+    pub const UDP: u32 = 2;
+}
+
+/// Log levels; a listener queues the events whose level is at most the configured one.
+pub mod level {
+    pub const ERROR: u8 = 1;
+    pub const WARN: u8 = 2;
+    pub const INFO: u8 = 3;
+    pub const ACCESS: u8 = 4;
+    pub const DEBUG: u8 = 5;
+}
+
+/// What a failed call returns; `last_error` has the text.
+pub mod status {
+    pub const OK: i32 = 0;
+    /// The call was wrong: a defect of the caller.
+    pub const INVALID: i32 = -1;
+    /// A capability is missing.
+    pub const PERMISSION: i32 = -2;
+    /// The address is taken.
+    pub const ADDRESS_IN_USE: i32 = -3;
+    /// The address is not of this host.
+    pub const ADDRESS_NOT_AVAILABLE: i32 = -4;
+    /// Any other refusal of the operating system.
+    pub const SYSTEM: i32 = -5;
+    /// A panic was caught.
+    pub const PANIC: i32 = -6;
+    /// An upstream is the program's own listener.
+    pub const LOOP: i32 = -7;
+}
+
+/// An address and port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// 4, 6, or 0 for none.
+    pub family: u8,
+    pub reserved: u8,
+    /// Host byte order.
+    pub port: u16,
+    /// The interface of a link-local IPv6 address, or 0.
+    pub scope: u32,
+    /// Network byte order; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+}
+
+/// One allowed subnet; IPv4 as `::ffff:a.b.c.d` with 96 added to its prefix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubnetRecord {
+    pub address: [u8; 16],
+    /// 0 to 128.
+    pub prefix: u32,
+}
+
+/// What a `RoutingRecord` is.
+pub mod routing {
+    /// Packets like these look in this table.
+    pub const RULE: u8 = 1;
+    /// `local default dev …`: what looks in this table is delivered here.
+    pub const ROUTE: u8 = 2;
+}
+
+/// A routing rule, or the route of a table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoutingRecord {
+    /// One of `routing`.
+    pub kind: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Who set it: an `rtm_protocol`, as `ip` shows behind `proto`.
+    pub origin: u8,
+    /// Rules: the packets' protocol (6 TCP, 17 UDP), 0 for any.
+    pub ip_protocol: u8,
+    /// Rules: the packets' source port in host byte order, 0 for any.
+    pub port: u16,
+    /// Bits of `address`: rules, the packets' source, 0 for any; routes, the source that packets get
+    /// which have none, 0 for the kernel's choice.
+    pub source_length: u8,
+    /// 1 for what was listed and is more than this record can say.
+    pub other: u8,
+    pub table: u32,
+    /// Rules: the position; routes: the metric. 0 lets the kernel choose.
+    pub priority: u32,
+    /// Rules: the packets' mark, 0 for any.
+    pub mark: u32,
+    /// Network byte order; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// Rules: where the packets come in, `lo` for this host's own; routes: where they go. Ends in a
+    /// zero.
+    pub device: [u8; 16],
+}
+
+/// How the host reaches an address.
+pub mod reach {
+    /// It does not.
+    pub const NONE: u8 = 0;
+    /// The address is its own.
+    pub const LOCAL: u8 = 1;
+    /// Through a device.
+    pub const REMOTE: u8 = 2;
+}
+
+/// The answer to how the host reaches an address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReachRecord {
+    /// One of `reach`.
+    pub kind: u8,
+    pub reserved: [u8; 7],
+    /// Empty when the address is on the device's own link.
+    pub gateway: Endpoint,
+    /// The host's own address on the way.
+    pub source: Endpoint,
+    /// Ends in a zero.
+    pub device: [u8; 16],
+}
+
+/// All that a service is started with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceConfig {
+    pub listen: Endpoint,
+    /// Empty: IPv4 clients are refused. One of the two is there.
+    pub upstream4: Endpoint,
+    /// Empty: IPv6 clients are refused.
+    pub upstream6: Endpoint,
+    /// Where the metrics are served over TCP; empty where they are not.
+    pub metrics: Endpoint,
+    /// Bits of `protocol`.
+    pub protocols: u32,
+    pub udp_header: u32,
+    pub mark: u32,
+    pub header_timeout_ms: u32,
+    pub connect_timeout_ms: u32,
+    pub close_after_ms: u32,
+    pub log_level: u32,
+    /// How many UDP flows there may be at once, over all listeners.
+    pub max_flows: u32,
+    /// How many TCP connections there may be at once, over all listeners: more wait to be accepted.
+    pub max_connections: u32,
+    /// How many pipes there may be at once, over all listeners, two descriptors each; 0 splices nothing.
+    pub max_pipes: u32,
+    /// Silence after which the host at the other end of a connection is asked; 0: as the system says.
+    pub keepalive_ms: u32,
+    /// How long a relayed connection may carry nothing; 0: for ever.
+    pub idle_timeout_ms: u32,
+}
+
+/// One try to reach the service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Whose address to use, port 0 for an ephemeral one; empty for the proxy's own.
+    pub client: Endpoint,
+    pub service: Endpoint,
+    /// One bit of `protocol`.
+    pub protocol: u32,
+    pub mark: u32,
+    pub timeout_ms: u32,
+}
+
+/// What came of a mechanism of the sandbox.
+pub mod sandbox {
+    /// It could not be had: the error says why.
+    pub const MISSING: u32 = 0;
+    /// It was the case already.
+    pub const HELD: u32 = 1;
+    /// It was set.
+    pub const SET: u32 = 2;
+}
+
+/// What the sandbox has to leave to the process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SandboxRequest {
+    /// The mark that upstream sockets get, or 0.
+    pub mark: u32,
+    /// 1: rules and routes are removed at the end (`--auto-routes`).
+    pub routing: u32,
+}
+
+/// What came of the sandbox: for each mechanism one of `sandbox`, and the operating system's error or 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SandboxRecord {
+    /// The capabilities that are left, as bits (capabilities(7)).
+    pub capabilities: u64,
+    pub no_new_privileges: u32,
+    pub no_new_privileges_errno: i32,
+    /// Every thread has no other capabilities than those needed.
+    pub lowered: u32,
+    pub lowered_errno: i32,
+    /// No file is open for writing, but for standard output and error.
+    pub files: u32,
+    pub files_errno: i32,
+    /// The filter of system calls.
+    pub filter: u32,
+    pub filter_errno: i32,
+}
+
+/// One line for the log, before it is words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// An `EventKind`.
+    pub kind: u16,
+    pub level: u8,
+    /// A `Refusal` code, or 0.
+    pub refusal: u8,
+    /// Which listener worker, from 0.
+    pub listener: u32,
+    /// The operating system's error, or 0.
+    pub errno: i32,
+    /// A number whose meaning is the kind's: see `EventKind`.
+    pub value: u32,
+    /// Events of this kind and reason that have no line of their own: see `LogLimit`.
+    pub left_out: u32,
+    pub peer: Endpoint,
+    pub client: Endpoint,
+    pub upstream: Endpoint,
+    pub sample_length: u8,
+    /// The first bytes that came in place of a header. Untrusted.
+    pub sample: [u8; 39],
+}
+
+const _: () = assert!(std::mem::size_of::<Event>() == 132);
+
+/// One entry of the access log. The bytes of its header follow, then zeroes up to a multiple of 8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AccessRecord {
+    /// Bytes of the whole entry, with what follows.
+    pub length: u32,
+    /// Bytes of the header that follow: its first ones, where it is very long.
+    pub header_length: u32,
+    /// Which listener worker, from 0.
+    pub listener: u32,
+    /// The operating system's error, or 0.
+    pub errno: i32,
+    /// `protocol::TCP` or `protocol::UDP`.
+    pub protocol: u8,
+    /// An `Ending`.
+    pub ending: u8,
+    /// 1, 2, or 3 for the Simple Proxy Protocol.
+    pub version: u8,
+    pub reserved: [u8; 5],
+    pub duration_ms: u64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub datagrams_up: u64,
+    pub datagrams_down: u64,
+    pub peer: Endpoint,
+    /// Empty where the proxy's own address was used.
+    pub client: Endpoint,
+    /// What the client had connected to.
+    pub destination: Endpoint,
+    pub upstream: Endpoint,
+}
+
+// Without padding: `Account::write` shows its bytes.
+const _: () = assert!(std::mem::size_of::<AccessRecord>() == 16 + 8 + 5 * 8 + 4 * 24);
+
+impl Endpoint {
+    /// The socket address, IPv4-mapped IPv6 as IPv4; `None` for an empty endpoint.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        let ip = match self.family {
+            4 => {
+                let [a, b, c, d, ..] = self.address;
+                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+            }
+            6 => IpAddr::V6(Ipv6Addr::from(self.address)),
+            _ => return None,
+        };
+        match ip {
+            IpAddr::V6(ip) if self.scope != 0 => {
+                Some(SocketAddr::V6(SocketAddrV6::new(ip, self.port, 0, self.scope)))
+            }
+            ip => Some(SocketAddr::new(ip, self.port)),
+        }
+    }
+}
+
+impl Event {
+    /// An event of which nothing is known yet but what it is.
+    pub fn new(kind: EventKind, level: u8) -> Event {
+        Event {
+            kind: kind as u16,
+            level,
+            refusal: Refusal::None as u8,
+            listener: 0,
+            errno: 0,
+            value: 0,
+            left_out: 0,
+            peer: Endpoint::default(),
+            client: Endpoint::default(),
+            upstream: Endpoint::default(),
+            sample_length: 0,
+            sample: [0; 39],
+        }
+    }
+
+    /// The same with the first bytes that came in place of a header.
+    pub fn with_sample(mut self, bytes: &[u8]) -> Event {
+        let length = bytes.len().min(self.sample.len());
+        self.sample[..length].copy_from_slice(&bytes[..length]);
+        self.sample_length = length as u8;
+        self
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(from: SocketAddr) -> Endpoint {
+        let mut endpoint = Endpoint { port: from.port(), ..Endpoint::default() };
+        match from {
+            SocketAddr::V4(v4) => {
+                endpoint.family = 4;
+                endpoint.address[..4].copy_from_slice(&v4.ip().octets());
+            }
+            SocketAddr::V6(v6) => {
+                endpoint.family = 6;
+                endpoint.scope = v6.scope_id();
+                endpoint.address = v6.ip().octets();
+            }
+        }
+        endpoint
+    }
+}
+
+/// The hash of `describe`: what `abi_version` answers.
+pub fn fingerprint() -> u32 {
+    // FNV-1a: enough to tell two layouts apart, and needs no table.
+    describe_body()
+        .bytes()
+        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The TypeScript text of `src/native/layout.ts`.
+pub fn describe() -> String {
+    let mut out = String::from(
+        "// Generated by `deno task symbols` from ffi/src/abi/layout.rs. Do not edit.\n\n",
+    );
+    out.push_str(&describe_body());
+    let _ = writeln!(
+        out,
+        "\n/** What `abi_version()` of a matching library answers. */\nexport const ABI_VERSION = {};",
+        fingerprint()
+    );
+    out
+}
+
+macro_rules! offsets {
+    ($out:ident, $name:literal, $record:ty, $($field:ident),+ $(,)?) => {{
+        let _ = writeln!($out, "\n/** Byte offsets of a `{}`; numbers in host byte order. */", stringify!($record));
+        let _ = writeln!($out, "export const {} = {{", $name);
+        $(let _ = writeln!($out, "  {}: {},", stringify!($field), offset_of!($record, $field));)+
+        let _ = writeln!($out, "  size: {},\n}} as const;", std::mem::size_of::<$record>());
+    }};
+}
+
+macro_rules! codes {
+    ($out:ident, $name:literal, $doc:literal, $($module:ident :: $code:ident),+ $(,)?) => {{
+        let _ = writeln!($out, "\n/** {} */\nexport const {} = {{", $doc, $name);
+        $(let _ = writeln!($out, "  {}: {},", stringify!($code).to_lowercase(), $module::$code);)+
+        let _ = writeln!($out, "}} as const;");
+    }};
+}
+
+fn describe_body() -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "/** The largest header: 16 bytes and a length of 65,535. */");
+    let _ = writeln!(out, "export const MAX_HEADER = {MAX_HEADER};\n");
+    let _ = writeln!(out, "/** Bytes of a listener's scratch region. */");
+    let _ = writeln!(out, "export const SCRATCH_SIZE = {SCRATCH_SIZE};\n");
+    let _ = writeln!(out, "/** Where the header's first byte lies in the scratch region. */");
+    let _ = writeln!(out, "export const HEADER_OFFSET = {HEADER_OFFSET};");
+    codes!(
+        out,
+        "Action",
+        "What the decoder's callback returns.",
+        action::DROP,
+        action::CLIENT,
+        action::OWN,
+    );
+    codes!(
+        out,
+        "Carrier",
+        "What the decoder is given: the callback's second argument.",
+        carrier::STREAM,
+        carrier::DATAGRAM,
+        carrier::SPP,
+    );
+    codes!(
+        out,
+        "UdpHeader",
+        "Where a UDP sender puts its header.",
+        udp_header::DATAGRAM,
+        udp_header::SESSION,
+        udp_header::SPP,
+    );
+    codes!(out, "Protocol", "Bits of the protocols served.", protocol::TCP, protocol::UDP);
+    codes!(
+        out,
+        "Level",
+        "Log levels, the gravest first.",
+        level::ERROR,
+        level::WARN,
+        level::INFO,
+        level::ACCESS,
+        level::DEBUG,
+    );
+    codes!(out, "Routing", "What a `RoutingRecord` is.", routing::RULE, routing::ROUTE);
+    codes!(
+        out,
+        "Reach",
+        "How the host reaches an address.",
+        reach::NONE,
+        reach::LOCAL,
+        reach::REMOTE,
+    );
+    codes!(
+        out,
+        "Status",
+        "What a failed call returns.",
+        status::OK,
+        status::INVALID,
+        status::PERMISSION,
+        status::ADDRESS_IN_USE,
+        status::ADDRESS_NOT_AVAILABLE,
+        status::SYSTEM,
+        status::PANIC,
+        status::LOOP,
+    );
+    offsets!(
+        out,
+        "VERDICT",
+        Verdict,
+        refusal,
+        family,
+        version,
+        client_port,
+        destination_port,
+        client_address,
+        destination_address,
+    );
+    offsets!(out, "ENDPOINT", Endpoint, family, port, scope, address);
+    offsets!(out, "SUBNET", SubnetRecord, address, prefix);
+    offsets!(
+        out,
+        "ROUTING",
+        RoutingRecord,
+        kind,
+        family,
+        origin,
+        ip_protocol,
+        port,
+        source_length,
+        other,
+        table,
+        priority,
+        mark,
+        address,
+        device,
+    );
+    offsets!(out, "REACH", ReachRecord, kind, gateway, source, device);
+    offsets!(
+        out,
+        "SERVICE_CONFIG",
+        ServiceConfig,
+        listen,
+        upstream4,
+        upstream6,
+        metrics,
+        protocols,
+        udp_header,
+        mark,
+        header_timeout_ms,
+        connect_timeout_ms,
+        close_after_ms,
+        log_level,
+        max_flows,
+        max_connections,
+        max_pipes,
+        keepalive_ms,
+        idle_timeout_ms,
+    );
+    offsets!(out, "PROBE", Probe, client, service, protocol, mark, timeout_ms);
+    codes!(
+        out,
+        "Sandbox",
+        "What came of a mechanism of the sandbox.",
+        sandbox::MISSING,
+        sandbox::HELD,
+        sandbox::SET,
+    );
+    offsets!(out, "SANDBOX_REQUEST", SandboxRequest, mark, routing);
+    offsets!(
+        out,
+        "SANDBOX",
+        SandboxRecord,
+        capabilities,
+        no_new_privileges,
+        no_new_privileges_errno,
+        lowered,
+        lowered_errno,
+        files,
+        files_errno,
+        filter,
+        filter_errno,
+    );
+    offsets!(
+        out,
+        "EVENT",
+        Event,
+        kind,
+        level,
+        refusal,
+        listener,
+        errno,
+        value,
+        left_out,
+        peer,
+        client,
+        upstream,
+        sample_length,
+        sample,
+    );
+    offsets!(
+        out,
+        "ACCESS",
+        AccessRecord,
+        length,
+        header_length,
+        listener,
+        errno,
+        protocol,
+        ending,
+        version,
+        duration_ms,
+        bytes_up,
+        bytes_down,
+        datagrams_up,
+        datagrams_down,
+        peer,
+        client,
+        destination,
+        upstream,
+    );
+    let _ = writeln!(out, "\n/** Why a connection or a flow ended: the code of each name. */");
+    let _ = writeln!(out, "export const Ending = {{");
+    for ending in Ending::ALL {
+        let _ = writeln!(out, "  {}: {},", ending.name(), *ending as u8);
+    }
+    let _ = writeln!(out, "}} as const;");
+    let _ = writeln!(out, "\n/** Why something was refused: the code of each name. */");
+    let _ = writeln!(out, "export const Refusal = {{");
+    for refusal in Refusal::ALL {
+        let _ = writeln!(out, "  {}: {},", refusal.name(), *refusal as u8);
+    }
+    let _ = writeln!(out, "}} as const;");
+    let _ = writeln!(out, "\n/** What an event tells: the code of each name. */");
+    let _ = writeln!(out, "export const EventKind = {{");
+    for kind in EventKind::ALL {
+        let _ = writeln!(out, "  {}: {},", kind.name(), *kind as u16);
+    }
+    let _ = writeln!(out, "}} as const;");
+    let _ = writeln!(
+        out,
+        "\n/** The counters, in the order in which `stats` writes them (u64 each). */"
+    );
+    let _ = writeln!(out, "export const COUNTERS = [");
+    for counter in Counter::ALL {
+        let _ = writeln!(out, "  \"{}\",", counter.name());
+    }
+    let _ = writeln!(out, "] as const;\n");
+    let _ = writeln!(
+        out,
+        "/** Behind the counters, one a refusal, in the order of the codes (u64 each). */"
+    );
+    let _ = writeln!(out, "export const REFUSALS = [");
+    for refusal in Refusal::ALL {
+        let _ = writeln!(out, "  \"{}\",", refusal.name());
+    }
+    let _ = writeln!(out, "] as const;\n");
+    let _ = writeln!(
+        out,
+        "/** Behind the refusals: failed connections to the service, one an errno from 0 (u64 each). */"
+    );
+    let _ = writeln!(out, "export const ERRNOS = {ERRNOS};\n");
+    let _ = writeln!(
+        out,
+        "/** Behind the errors: each histogram's buckets, one more than bounds, and its sum in\n * milliseconds (u64 each). A bucket counts what is in no earlier one. */"
+    );
+    let _ = writeln!(out, "export const HISTOGRAMS = [");
+    for histogram in Histogram::ALL {
+        let _ = writeln!(out, "  \"{}\",", histogram.name());
+    }
+    let _ = writeln!(out, "] as const;\n");
+    let _ = writeln!(out, "/** The buckets' upper bounds in milliseconds. */");
+    let _ = writeln!(out, "export const BUCKETS_MS: readonly number[] = {BUCKETS_MS:?};");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_keeps_its_address() {
+        for text in ["192.0.2.1:80", "[2001:db8::1]:65535", "[fe80::1%3]:1"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            assert_eq!(Endpoint::from(addr).socket_addr(), Some(addr));
+        }
+        assert_eq!(Endpoint::default().socket_addr(), None);
+    }
+}

@@ -1,0 +1,3 @@
+//! Sockets. Knows nothing of a proxy.
+
+pub mod socket;

@@ -1,0 +1,267 @@
+//! What the native side tells the log: a bounded ring for each listener, drained by the main isolate.
+//!
+//! The listener's thread writes, one reader reads. A full ring drops the event and counts it: the
+//! relay never waits for the log.
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::abi::named::named;
+
+named! {
+    /// What an event tells, and what its `value` means there.
+    EventKind: u16 {
+        /// A connection was closed for its header, with what came instead. `value`: bytes that had come.
+        HeaderRefused = 1, "header_refused";
+        /// No complete header in time. `value`: bytes that had come.
+        HeaderTimeout = 2, "header_timeout";
+        /// A peer outside the allowed subnets was closed or its datagram dropped.
+        PeerRefused = 3, "peer_refused";
+        /// The connection to the service failed; `errno` says why, or is 0 when nothing answered in time.
+        ConnectFailed = 4, "connect_failed";
+        /// The client's port could not be had; an ephemeral one is used. `value`: the port asked for.
+        PortFallback = 5, "port_fallback";
+        /// Accepting pauses for want of descriptors or memory. `value`: milliseconds.
+        AcceptPaused = 6, "accept_paused";
+        /// This host has no such address family: said once each. `value`: 4 or 6.
+        FamilyUnavailable = 7, "family_unavailable";
+        /// A connection is relayed to the service.
+        ConnectionOpened = 8, "connection_opened";
+        /// A relayed connection ended; `errno` is the error that ended it, or 0.
+        ConnectionClosed = 9, "connection_closed";
+        /// Datagrams were dropped: this one, and `left_out` more for the same reason.
+        DatagramsRefused = 10, "datagrams_refused";
+        /// A UDP flow was opened.
+        FlowOpened = 11, "flow_opened";
+        /// A UDP flow ended.
+        FlowClosed = 12, "flow_closed";
+        /// A UDP flow could not be opened; `errno` says why.
+        FlowFailed = 13, "flow_failed";
+        /// The flow table is full: the longest idle flow makes room. Said once a minute at most.
+        FlowsFull = 14, "flows_full";
+        /// The ring was full. `value`: how many events were lost before this one.
+        EventsLost = 15, "events_lost";
+        /// A connection was closed for whom its header names: `refusal` says why, `client` who. Of
+        /// clients whose family has no upstream, only the first is told.
+        ClientRefused = 16, "client_refused";
+        /// The upstream has become an address on which this program listens.
+        ForwardingLoop = 17, "forwarding_loop";
+        /// This host's addresses cannot be read: the kernel is asked about each client. Said once.
+        AddressesUnknown = 18, "addresses_unknown";
+        /// A connection without a complete header made room for others. `value`: how many such the peer
+        /// had.
+        HeaderEvicted = 19, "header_evicted";
+        /// Most connections time out without a byte: said once. `value`: how many did.
+        MostlySilent = 20, "mostly_silent";
+        /// No port is free from the client's address, or the proxy's own, towards the upstream.
+        PortsExhausted = 21, "ports_exhausted";
+    }
+}
+
+/// Events a ring holds.
+pub const EVENTS: usize = 1024;
+
+/// Entries of the access log a ring holds: a burst of so many is lost by no log that keeps up on the
+/// average.
+pub const ACCOUNTS: usize = 16_384;
+
+/// One listener's ring, from the thread that serves it to the log.
+pub struct Ring<T> {
+    /// As many as a power of two.
+    slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    /// The next slot to read; only the reader stores it.
+    head: AtomicUsize,
+    /// The next slot to write; only the writer stores it.
+    tail: AtomicUsize,
+    /// Dropped since the reader last asked.
+    lost: AtomicUsize,
+}
+
+// SAFETY: a slot is written only between head+capacity and tail by the one writer, and read only
+// between head and tail by the one reader; the stores of `tail` and `head` are releases that the
+// other side acquires. `Service` upholds that there is one of each: a listener's ring is written by
+// the thread in `serve` and read under the drain lock.
+unsafe impl<T: Send> Sync for Ring<T> {}
+// SAFETY: what the slots hold may be sent.
+unsafe impl<T: Send> Send for Ring<T> {}
+
+impl<T> Ring<T> {
+    /// An empty ring with room for `capacity`, a power of two.
+    pub fn new(capacity: usize) -> Ring<T> {
+        assert!(capacity.is_power_of_two(), "positions wrap at a power of two");
+        Ring {
+            slots: (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
+            head: AtomicUsize::new(0),
+            tail: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
+        }
+    }
+
+    /// Queues an event; `false` when the ring is full and the event is lost. One thread at a time may
+    /// push.
+    pub fn push(&self, event: T) -> bool {
+        let tail = self.tail.load(Ordering::Relaxed);
+        if tail.wrapping_sub(self.head.load(Ordering::Acquire)) == self.slots.len() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let slot = &self.slots[tail % self.slots.len()];
+        // SAFETY: the slot lies outside head..tail, so the reader does not look at it, and there is
+        // one writer.
+        unsafe { (*slot.get()).write(event) };
+        self.tail.store(tail.wrapping_add(1), Ordering::Release);
+        true
+    }
+
+    /// Looks at the oldest event, which stays. One thread at a time may peek or pop.
+    pub fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        let slot = self.oldest()?;
+        // SAFETY: the slot was written, and stays as it is until `head` has passed it, which only the
+        // one reader does.
+        Some(look(unsafe { (*slot.get()).assume_init_ref() }))
+    }
+
+    /// The oldest event, if any. One thread at a time may pop.
+    pub fn pop(&self) -> Option<T> {
+        let slot = self.oldest()?;
+        // SAFETY: the slot was written, and nobody reads it again once `head` has passed it.
+        let event = unsafe { (*slot.get()).assume_init_read() };
+        let head = self.head.load(Ordering::Relaxed);
+        self.head.store(head.wrapping_add(1), Ordering::Release);
+        Some(event)
+    }
+
+    /// The slot at `head`, if it lies before `tail`: it was written, and the writer leaves it alone
+    /// until `head` has passed it.
+    fn oldest(&self) -> Option<&UnsafeCell<MaybeUninit<T>>> {
+        let head = self.head.load(Ordering::Relaxed);
+        let written = head != self.tail.load(Ordering::Acquire);
+        written.then(|| &self.slots[head % self.slots.len()])
+    }
+
+    /// Whether `pop` would give an event.
+    pub fn has_some(&self) -> bool {
+        self.oldest().is_some()
+    }
+
+    /// How many events were lost since the last call.
+    pub fn take_lost(&self) -> usize {
+        self.lost.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl<T> Drop for Ring<T> {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
+    }
+}
+
+/// Wakes the reader when a ring has something. A ring costs a system call only while it sleeps.
+#[derive(Default)]
+pub struct Doorbell {
+    waiting: AtomicBool,
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Doorbell {
+    /// Wakes the reader, if it sleeps.
+    pub fn ring(&self) {
+        if self.waiting.swap(false, Ordering::SeqCst) {
+            *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Sleeps until a ring or the timeout, unless `ready` finds something first.
+    pub fn wait(&self, timeout: Duration, ready: impl Fn() -> bool) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        *rung = false;
+        self.waiting.store(true, Ordering::SeqCst);
+        if !ready() {
+            let _ = self.changed.wait_timeout_while(rung, timeout, |rung| !*rung);
+        }
+        self.waiting.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::layout::Event;
+
+    fn event(value: u32) -> Event {
+        Event { value, ..Event::new(EventKind::HeaderRefused, 0) }
+    }
+
+    #[test]
+    fn a_full_ring_drops_the_newest_and_counts() {
+        let ring = Ring::new(EVENTS);
+        for value in 0..EVENTS as u32 {
+            assert!(ring.push(event(value)));
+        }
+        assert!(!ring.push(event(9999)));
+        assert_eq!(ring.take_lost(), 1);
+        assert_eq!(ring.take_lost(), 0);
+        for value in 0..EVENTS as u32 {
+            assert_eq!(ring.pop().map(|event| event.value), Some(value));
+        }
+        assert!(ring.pop().is_none());
+        assert!(ring.push(event(1)));
+    }
+
+    #[test]
+    fn what_a_ring_still_holds_is_dropped_with_it() {
+        let held = std::sync::Arc::new(());
+        let ring = Ring::new(4);
+        ring.push(held.clone());
+        ring.push(held.clone());
+        assert!(ring.peek(|_| ()).is_some(), "looking takes nothing out");
+        drop(ring.pop());
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        drop(ring);
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn events_arrive_in_order_across_threads() {
+        let ring = Ring::new(EVENTS);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut value = 0;
+                while value < 100_000 {
+                    if ring.push(event(value)) {
+                        value += 1;
+                    } else {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let mut next = 0;
+            while next < 100_000 {
+                match ring.pop() {
+                    Some(event) => {
+                        assert_eq!(event.value, next);
+                        next += 1;
+                    }
+                    None => std::thread::yield_now(),
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_doorbell_wakes_a_sleeper() {
+        let bell = Doorbell::default();
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| bell.wait(Duration::from_secs(60), || false));
+            while !sleeper.is_finished() {
+                bell.ring();
+                std::thread::yield_now();
+            }
+        });
+    }
+}

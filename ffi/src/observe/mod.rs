@@ -1,0 +1,8 @@
+//! What is seen of a run: counters, events for the log, the access log, and the log's own queue.
+
+pub mod access;
+pub mod events;
+pub mod log_limit;
+pub mod log_queue;
+pub mod refusal;
+pub mod stats;

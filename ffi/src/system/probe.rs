@@ -1,0 +1,135 @@
+//! Tries what a connection to the service needs, once: plainly, or as a client. For the doctor and for
+//! readiness; never on the data path.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use crate::abi::errors::{Error, Result};
+use crate::abi::layout::{protocol, Probe};
+use crate::net::socket::{self, Source, TcpOptions};
+
+/// Tries it and waits for the outcome, no longer than the probe says.
+///
+/// TCP: 0 once it is connected. UDP: sends `payload`, 0 once anything comes back. Otherwise the
+/// operating system's error: ETIMEDOUT when nothing came in time, ECONNREFUSED when nobody listens.
+pub fn run(probe: &Probe, payload: &[u8]) -> Result<i32> {
+    let service =
+        probe.service.socket_addr().ok_or_else(|| Error::invalid("a probe needs a service"))?;
+    let source = match probe.client.socket_addr() {
+        None => Source::Own,
+        Some(client) if client.is_ipv4() == service.is_ipv4() => Source::Client(client),
+        Some(_) => return Err(Error::invalid("client and service are of two families")),
+    };
+    let deadline = Instant::now() + Duration::from_millis(u64::from(probe.timeout_ms));
+    let outcome = match probe.protocol {
+        protocol::TCP => try_tcp(source, service, probe.mark, deadline),
+        protocol::UDP => try_udp(source, service, probe.mark, deadline, payload),
+        _ => return Err(Error::invalid("a probe takes one protocol")),
+    };
+    Ok(outcome.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+}
+
+fn try_tcp(source: Source, service: SocketAddr, mark: u32, deadline: Instant) -> io::Result<()> {
+    let options = TcpOptions { mark, ..TcpOptions::default() };
+    let upstream = socket::connect_tcp(source, service, options)?;
+    wait(&upstream.socket, libc::POLLOUT, deadline)?;
+    match socket::take_error(upstream.socket.as_raw_fd()) {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+fn try_udp(
+    source: Source,
+    service: SocketAddr,
+    mark: u32,
+    deadline: Instant,
+    payload: &[u8],
+) -> io::Result<()> {
+    let upstream = socket::connect_udp(source, service, mark)?;
+    socket::send(upstream.socket.as_raw_fd(), payload)?;
+    wait(&upstream.socket, libc::POLLIN, deadline)?;
+    // An ICMP refusal arrives as the error of this call (udp(7)).
+    socket::receive(upstream.socket.as_raw_fd(), &mut [0; 1])?;
+    Ok(())
+}
+
+/// Waits until the socket is ready, or has an error (poll(2)).
+fn wait(socket: &OwnedFd, events: libc::c_short, deadline: Instant) -> io::Result<()> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that the last fraction of a millisecond is slept and not spun.
+        let timeout = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
+        // SAFETY: `poll` is one entry and outlives the call.
+        match socket::check(unsafe { libc::poll(&mut poll, 1, timeout) }) {
+            Ok(0) => return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+    use crate::abi::layout::Endpoint;
+
+    fn probe(service: SocketAddr, protocol: u32) -> Probe {
+        Probe {
+            client: Endpoint::default(),
+            service: service.into(),
+            protocol,
+            mark: 0,
+            timeout_ms: 100,
+        }
+    }
+
+    #[test]
+    fn tcp_is_connected_or_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        assert_eq!(run(&probe(addr, protocol::TCP), b"").unwrap(), 0);
+        drop(listener);
+        assert_eq!(run(&probe(addr, protocol::TCP), b"").unwrap(), libc::ECONNREFUSED);
+    }
+
+    #[test]
+    fn udp_is_answered_silent_or_refused() {
+        let service = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = service.local_addr().unwrap();
+        let asked = probe(addr, protocol::UDP);
+        assert_eq!(run(&asked, b"anyone?").unwrap(), libc::ETIMEDOUT);
+        let answering = std::thread::spawn(move || {
+            let mut room = [0; 16];
+            // The first is the one that found silence.
+            for _ in 0..2 {
+                let (length, from) = service.recv_from(&mut room).unwrap();
+                assert_eq!(&room[..length], b"anyone?");
+                let _ = service.send_to(b"yes", from);
+            }
+        });
+        assert_eq!(run(&Probe { timeout_ms: 5_000, ..asked }, b"anyone?").unwrap(), 0);
+        answering.join().unwrap();
+        assert_eq!(run(&asked, b"anyone?").unwrap(), libc::ECONNREFUSED);
+    }
+
+    #[test]
+    fn a_probe_that_makes_no_sense_is_refused() {
+        let addr: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let sane = probe(addr, protocol::TCP);
+        let other: SocketAddr = "[2001:db8::1]:0".parse().unwrap();
+        for wrong in [
+            Probe { protocol: protocol::TCP | protocol::UDP, ..sane },
+            Probe { service: Endpoint::default(), ..sane },
+            Probe { client: other.into(), ..sane },
+        ] {
+            assert!(run(&wrong, b"").is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Relayed connections looked at now and then: idle ones, and ones whose host is dead.
+//!
+//! A byte that moves leaves a time behind and nothing else; whoever looks later reads it. So a
+//! connection costs nothing here but a place in a queue, and one that is over soon is never looked at.
+
+use crate::proxy::service::Settings;
+use crate::tcp::keepalive::Keepalive;
+use crate::worker::deadlines::Deadlines;
+
+/// Wakes the thread at most once so often.
+const TICK_MS: u64 = 1000;
+/// A connection is looked at this often within the idle timeout: so late it may be noticed.
+const LOOKS_AN_IDLE_TIMEOUT: u64 = 16;
+/// When a connection is looked at where nothing else says when.
+const DEFAULT_PERIOD_MS: u64 = 60_000;
+
+/// The queue, and for what it is.
+pub struct Watch {
+    queue: Deadlines,
+    pub keepalive: Keepalive,
+    /// Milliseconds without a byte after which a connection ends.
+    idle_timeout: Option<u64>,
+}
+
+/// What a connection remembers between two looks.
+pub struct Watched {
+    /// When a byte last moved.
+    pub moved_at: u64,
+    /// When its hosts were last looked at.
+    hosts_at: u64,
+    /// Both sockets have their keepalive options.
+    keeps_alive: bool,
+}
+
+/// What is due for a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    Nothing,
+    /// Its hosts are to get a look; at the first one, both sockets get their keepalive options.
+    Hosts {
+        first: bool,
+    },
+    /// No byte has moved for the idle timeout.
+    Idle,
+}
+
+impl Watch {
+    /// A watch as the settings ask for.
+    pub fn new(settings: &Settings) -> Watch {
+        let idle_timeout = settings.idle_timeout.map(|timeout| timeout.as_millis() as u64);
+        let hosts = settings.keepalive.period_ms().unwrap_or(DEFAULT_PERIOD_MS);
+        let idle = idle_timeout.map_or(u64::MAX, |timeout| timeout / LOOKS_AN_IDLE_TIMEOUT);
+        let period = hosts.min(idle.max(TICK_MS));
+        Watch { queue: Deadlines::new(period), keepalive: settings.keepalive, idle_timeout }
+    }
+
+    /// Begins to watch a slot's connection; again after each look.
+    pub fn push(&mut self, index: u32, now: u64) {
+        self.queue.push(index, now);
+    }
+
+    /// Stops watching a slot.
+    pub fn remove(&mut self, index: u32) {
+        self.queue.remove(index);
+    }
+
+    /// When `pop_due` is worth a call: on whole seconds, so that many connections are one wake-up.
+    pub fn next(&self) -> Option<u64> {
+        Some(self.queue.next()?.next_multiple_of(TICK_MS))
+    }
+
+    /// A slot that is due for a look, which leaves the queue.
+    pub fn pop_due(&mut self, now: u64) -> Option<u32> {
+        self.queue.pop_due(now)
+    }
+
+    /// What a look at a connection comes to.
+    pub fn look(&self, watched: &mut Watched, now: u64) -> Due {
+        if self.idle_timeout.is_some_and(|timeout| now - watched.moved_at >= timeout) {
+            return Due::Idle;
+        }
+        let period = self.keepalive.period_ms().unwrap_or(DEFAULT_PERIOD_MS);
+        if now - watched.hosts_at < period {
+            return Due::Nothing;
+        }
+        watched.hosts_at = now;
+        Due::Hosts { first: !std::mem::replace(&mut watched.keeps_alive, true) }
+    }
+}
+
+impl Watched {
+    /// Of a connection that stands as of now.
+    pub fn new(now: u64) -> Watched {
+        Watched { moved_at: now, hosts_at: now, keeps_alive: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn watch(keepalive: u32, idle_s: Option<u64>) -> Watch {
+        let mut settings = Settings::for_tests("127.0.0.1:443".parse().unwrap());
+        settings.keepalive = Keepalive::new(keepalive);
+        settings.idle_timeout = idle_s.map(Duration::from_secs);
+        Watch::new(&settings)
+    }
+
+    /// When a connection on which bytes move at these times is ended as idle; and its looks till then.
+    fn ends(watch: &mut Watch, moves: &[u64]) -> (u64, usize) {
+        let mut watched = Watched::new(0);
+        let mut looks = 0;
+        watch.push(7, 0);
+        loop {
+            let now = watch.next().unwrap();
+            let moved = moves.iter().filter(|at| **at <= now);
+            watched.moved_at = moved.max().copied().unwrap_or(0);
+            assert_eq!(watch.pop_due(now), Some(7));
+            looks += 1;
+            if watch.look(&mut watched, now) == Due::Idle {
+                return (now, looks);
+            }
+            watch.push(7, now);
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_ends_within_a_sixteenth_and_a_tick() {
+        for (timeout, moves) in [(320, &[][..]), (320, &[1_000, 300_500]), (2, &[1_900]), (1, &[])]
+        {
+            let (at, looks) = ends(&mut watch(15, Some(timeout)), moves);
+            let due = moves.last().copied().unwrap_or(0) + timeout * 1000;
+            let most = due + timeout * 1000 / LOOKS_AN_IDLE_TIMEOUT + 2 * TICK_MS;
+            assert!((due..=most).contains(&at), "due at {due}, ended at {at}");
+            assert!(looks < 50, "{looks} looks");
+        }
+    }
+
+    #[test]
+    fn hosts_are_looked_at_once_a_period() {
+        let watch = watch(15, Some(160));
+        let mut watched = Watched::new(0);
+        let looks: Vec<Due> =
+            [10_000, 15_000, 20_000, 30_000].map(|now| watch.look(&mut watched, now)).into();
+        let (first, again) = (Due::Hosts { first: true }, Due::Hosts { first: false });
+        assert_eq!(looks, [Due::Nothing, first, Due::Nothing, again]);
+    }
+
+    #[test]
+    fn the_system_s_keepalive_is_set_once() {
+        let watch = watch(0, None);
+        let mut watched = Watched::new(0);
+        assert_eq!(watch.look(&mut watched, 60_000), Due::Hosts { first: true });
+        assert_eq!(watch.look(&mut watched, 120_000), Due::Hosts { first: false });
+    }
+}

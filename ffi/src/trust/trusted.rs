@@ -1,0 +1,72 @@
+//! Whom a worker's peers may name: its own copy of what is known of this host's addresses.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::net::socket::Source;
+use crate::observe::refusal::Refusal;
+use crate::proxy::service::{Service, Settings};
+use crate::trust::addresses::Nature;
+use crate::trust::client;
+use crate::trust::host::Known;
+
+/// This host's addresses as the thread last saw them.
+#[derive(Default)]
+pub struct Trusted {
+    known: Option<Arc<Known>>,
+    version: u32,
+    /// Why the addresses are not known, until it was told.
+    unknown: Option<i32>,
+}
+
+impl Trusted {
+    /// Looks whether the host's addresses have changed; takes the lock only when they have.
+    #[inline]
+    pub fn refresh(&mut self, service: &Service) {
+        let version = service.host.version();
+        if version == self.version {
+            return;
+        }
+        self.version = version;
+        let known = service.host.known();
+        if let Known::Unlisted(errno) = *known {
+            self.unknown = Some(errno);
+        }
+        self.known = Some(known);
+    }
+
+    /// The version of the addresses. Never 0 after the first look.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Why the addresses are not known; once for each change.
+    pub fn take_unknown(&mut self) -> Option<i32> {
+        self.unknown.take()
+    }
+
+    /// Whether a peer's header may lead to the upstream, from the source that it names.
+    pub fn judge(
+        &self,
+        source: Source,
+        peer: SocketAddr,
+        settings: &Settings,
+    ) -> Result<(), Refusal> {
+        // Never before the first look.
+        let Some(known) = &self.known else { return Err(Refusal::Decoder) };
+        let nature_of = |ip| known.nature_of(ip);
+        let is_own = |ip| nature_of(ip) == Nature::Own;
+        let upstream = settings.upstream(source, peer).ok_or(Refusal::ClientFamily)?;
+        // Refused at the start; but an address may have come since.
+        if settings.own_listener(upstream, is_own).is_some() {
+            return Err(Refusal::ForwardingLoop);
+        }
+        let Source::Client(client) = source else { return Ok(()) };
+        client::judge(client, peer, nature_of)?;
+        // Replies to it would arrive at the listener, or connect(2) would reach its own socket.
+        if client == upstream || client::arrives_at(client, settings.listen, is_own) {
+            return Err(Refusal::ClientIsListener);
+        }
+        Ok(())
+    }
+}
