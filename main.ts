@@ -1,16 +1,16 @@
 /** mmproxy: PROXY protocol in, the client's own address out. */
 import config from "./deno.json" with { type: "json" };
-import { parseArguments, UsageError } from "./src/cli.ts";
+import { parseArguments, UsageError } from "./src/cli/arguments.ts";
 import { runDoctor } from "./src/doctor/command.ts";
-import { keepDebuggerShut } from "./src/debugger.ts";
+import { keepDebuggerShut } from "./src/proxy/usr1.ts";
 import { lostLines, openLog } from "./src/log/log.ts";
 import { LogOutput } from "./src/log/output.ts";
 import { LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
 import { KernelRouting } from "./src/routing/kernel.ts";
 import { RoutingError } from "./src/routing/plan.ts";
 import { runRoutes } from "./src/routing/command.ts";
-import { runService } from "./src/service.ts";
-import { StartError } from "./src/start_error.ts";
+import { runService } from "./src/proxy/run.ts";
+import { StartError } from "./src/proxy/start_error.ts";
 
 /** How long an end waits for the log's reader. */
 const FLUSH_MS = 1_000;

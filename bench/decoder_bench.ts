@@ -1,6 +1,6 @@
 /** What one header costs the decoder: `deno bench -A bench/decoder_bench.ts`. */
 import { Carrier, HEADER_OFFSET, SCRATCH_SIZE } from "../src/native/layout.ts";
-import { createDecoder, warmUp } from "../src/proxy_header.ts";
+import { createDecoder, warmUp } from "../src/decide/proxy_header.ts";
 
 const region = new ArrayBuffer(SCRATCH_SIZE);
 const decode = createDecoder(region);

@@ -6,7 +6,7 @@
  * library to the directory for temporary files, and loads it from there (docs/decisions/0036).
  */
 import { basename, dirname, join } from "node:path";
-import { WORKER_MODULES } from "../src/worker_source.ts";
+import { WORKER_MODULES } from "../src/worker/source.ts";
 import { buildLibrary, layOut, ReleaseError, ROOT, run } from "./release.ts";
 
 const LIBRARY = `libmmproxy-${Deno.build.arch}.so`;
@@ -33,7 +33,7 @@ export async function layOutForCompile(target: string): Promise<void> {
   const path = join(target, "deno.json");
   const settings = JSON.parse(await Deno.readTextFile(path));
   // The modules keep their names; only the text that becomes the worker is another.
-  const scopes = { "./src/worker_source.ts": mapped };
+  const scopes = { "./src/worker/source.ts": mapped };
   await Deno.writeTextFile(path, JSON.stringify({ ...settings, scopes }, null, 2));
 }
 

@@ -1,8 +1,8 @@
 /** The examples in deploy/ give an end the time that it takes. */
 
 import assert from "node:assert/strict";
-import { parseArguments } from "../src/cli.ts";
-import type { Options } from "../src/config.ts";
+import { parseArguments } from "../src/cli/arguments.ts";
+import type { Options } from "../src/config/options.ts";
 
 /** Beside the delay and the drain: routes are removed, the last lines written. */
 const TO_END_S = 2;

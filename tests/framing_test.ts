@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Action, Carrier, HEADER_OFFSET, Refusal, SCRATCH_SIZE } from "../src/native/layout.ts";
-import { createDecoder } from "../src/proxy_header.ts";
+import { createDecoder } from "../src/decide/proxy_header.ts";
 import { VERDICT } from "../src/native/layout.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));

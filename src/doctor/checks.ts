@@ -1,5 +1,5 @@
 /** What has to be the case, in the order in which an operator would mend it: facts in, findings out. */
-import { formatAddress } from "../address.ts";
+import { formatAddress } from "../config/address.ts";
 import {
   type Address,
   hasDefaultServices,
@@ -8,15 +8,15 @@ import {
   refusedFamilies,
   refusedSentence,
   servicesOf,
-} from "../config.ts";
+} from "../config/options.ts";
 import { errorText } from "../log/events.ts";
-import { commandLine, quote } from "../flags.ts";
+import { commandLine, quote } from "../cli/command_line.ts";
 import { Status } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
 import { RoutingError, type Step } from "../routing/plan.ts";
 import { describeStep } from "../routing/text.ts";
-import { capabilityNames, whatHolds, whatIsMissing } from "../sandbox.ts";
-import { SubnetsError } from "../subnets.ts";
+import { capabilityNames, whatHolds, whatIsMissing } from "../proxy/sandbox.ts";
+import { SubnetsError } from "../config/subnets.ts";
 import type { Facts, Holder, ServiceFacts } from "./facts.ts";
 
 /**

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
-import { parseArguments } from "../cli.ts";
-import { servicesOf } from "../config.ts";
+import { parseArguments } from "../cli/arguments.ts";
+import { servicesOf } from "../config/options.ts";
 import { Status } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
-import type { ProbeResult } from "../probe.ts";
+import type { ProbeResult } from "../native/probe.ts";
 import { planRoutes, type Reach, RoutingError, type Step } from "../routing/plan.ts";
-import type { SandboxResult } from "../sandbox.ts";
-import { SubnetsError } from "../subnets.ts";
+import type { SandboxResult } from "../proxy/sandbox.ts";
+import { SubnetsError } from "../config/subnets.ts";
 import { CHECKS, type Finding } from "./checks.ts";
 import type { Facts, ServiceFacts } from "./facts.ts";
 import type { Self } from "./proc.ts";

@@ -1,5 +1,5 @@
 /** `doctor`: says whether the program would work with these flags, and what mends it. */
-import type { DoctorRequest } from "../cli.ts";
+import type { DoctorRequest } from "../cli/arguments.ts";
 import type { Library } from "../native/library.ts";
 import { CHECKS } from "./checks.ts";
 import { gather } from "./facts.ts";

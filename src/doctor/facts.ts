@@ -8,15 +8,15 @@ import {
   servicesOf,
   type Transport,
   transportsOf,
-} from "../config.ts";
+} from "../config/options.ts";
 import { KernelRouting, type Routing } from "../routing/kernel.ts";
 import { type Library, NativeError } from "../native/library.ts";
-import { probe, type ProbeRequest, type ProbeResult } from "../probe.ts";
+import { probe, type ProbeRequest, type ProbeResult } from "../native/probe.ts";
 import { type Reach, RoutingError } from "../routing/plan.ts";
 import { type Survey, survey } from "../routing/command.ts";
-import { isSubnetsProblem, readSubnets } from "../reload.ts";
-import { decodeResult, encodeRequest, type SandboxResult } from "../sandbox.ts";
-import type { SubnetsError } from "../subnets.ts";
+import { isSubnetsProblem, readSubnets } from "../proxy/reload.ts";
+import { decodeResult, encodeRequest, type SandboxResult } from "../proxy/sandbox.ts";
+import type { SubnetsError } from "../config/subnets.ts";
 import { SUBNET } from "../native/layout.ts";
 import {
   type Confinement,

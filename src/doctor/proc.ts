@@ -1,5 +1,5 @@
 /** What the kernel says of itself in /proc, as text in and values out (proc(5)). */
-import { LITTLE_ENDIAN } from "../config.ts";
+import { LITTLE_ENDIAN } from "../config/options.ts";
 
 /** Bits of a capability set (capabilities(7), linux/capability.h). */
 export const Capability = { net_bind_service: 10, net_admin: 12, net_raw: 13 } as const;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { LITTLE_ENDIAN } from "../config.ts";
+import { LITTLE_ENDIAN } from "../config/options.ts";
 import {
   parseConfinement,
   parseCounter,

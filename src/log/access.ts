@@ -1,6 +1,6 @@
 /** The access log: the native core's entries as lines, one a connection or flow at its end. */
 import { endpoint, errorName } from "./events.ts";
-import { LITTLE_ENDIAN } from "../config.ts";
+import { LITTLE_ENDIAN } from "../config/options.ts";
 import type { Log } from "./log.ts";
 import { ACCESS, Ending, Protocol } from "../native/layout.ts";
 import type { Library } from "../native/library.ts";

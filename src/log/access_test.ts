@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { accessLog, readAccess } from "./access.ts";
-import { LITTLE_ENDIAN } from "../config.ts";
+import { LITTLE_ENDIAN } from "../config/options.ts";
 import type { Details } from "./log.ts";
 import { ACCESS, Ending, ENDPOINT, Protocol } from "../native/layout.ts";
 import { bytes, tlv, v2 } from "../../tests/e2e/support/headers.ts";

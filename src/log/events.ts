@@ -1,8 +1,8 @@
 /** The native core's events as lines for the log. */
 import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "../native/layout.ts";
-import { formatAddress } from "../address.ts";
+import { formatAddress } from "../config/address.ts";
 import { describeBytes } from "./came.ts";
-import { type LevelName, LITTLE_ENDIAN, type Options } from "../config.ts";
+import { type LevelName, LITTLE_ENDIAN, type Options } from "../config/options.ts";
 import type { Log } from "./log.ts";
 
 /** An event, read from its record. */

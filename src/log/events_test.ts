@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { parseArguments } from "../cli.ts";
-import { LITTLE_ENDIAN, type Options } from "../config.ts";
+import { parseArguments } from "../cli/arguments.ts";
+import { LITTLE_ENDIAN, type Options } from "../config/options.ts";
 import { logEvent, type NativeEvent, readEvent } from "./events.ts";
 import type { Details } from "./log.ts";
 import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "../native/layout.ts";

@@ -6,7 +6,7 @@ import {
   type LogLevel,
   type LogRecord,
 } from "@logtape/logtape";
-import type { LevelName, LogFormat } from "../config.ts";
+import type { LevelName, LogFormat } from "../config/options.ts";
 
 /** What a line tells beside its message; each is a field of the JSON form. */
 export interface Details {

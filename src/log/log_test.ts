@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { LevelName, LogFormat } from "../config.ts";
+import type { LevelName, LogFormat } from "../config/options.ts";
 import { openLog } from "./log.ts";
 
 /** A log at `level`, and the lines that it has written. */

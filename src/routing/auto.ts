@@ -1,5 +1,5 @@
 /** `--auto-routes`: the routing of one run, set at its start and removed at its end. */
-import type { Options } from "../config.ts";
+import type { Options } from "../config/options.ts";
 import type { Routing } from "./kernel.ts";
 import type { Log } from "../log/log.ts";
 import { RoutingError, type Step } from "./plan.ts";

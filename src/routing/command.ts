@@ -1,6 +1,6 @@
 /** `routes up|down|show`: sets, removes or checks the routing, and says so in lines. */
-import type { RoutesRequest } from "../cli.ts";
-import { type Options, servicesOf } from "../config.ts";
+import type { RoutesRequest } from "../cli/arguments.ts";
+import { type Options, servicesOf } from "../config/options.ts";
 import type { Routing } from "./kernel.ts";
 import {
   compare,

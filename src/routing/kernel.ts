@@ -1,5 +1,5 @@
 /** This host's routing, through the native core. */
-import { type Address, encodeEndpoint } from "../config.ts";
+import { type Address, encodeEndpoint } from "../config/options.ts";
 import { Status } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import { type Present, type Reach, type Route, RoutingError, type Rule } from "./plan.ts";

@@ -2,7 +2,7 @@
  * The routing that brings a service's replies to clients back to this host: which rules, routes and
  * kernel parameters are needed, as data. Nothing here asks the kernel. docs/routes.md says why.
  */
-import { formatAddress } from "../address.ts";
+import { formatAddress } from "../config/address.ts";
 import {
   type Address,
   hasDefaultServices,
@@ -10,7 +10,7 @@ import {
   servicesOf,
   type Transport,
   transportsOf,
-} from "../config.ts";
+} from "../config/options.ts";
 
 /** What routes and rules of ours are marked with (`proto` in ip-route(8) and ip-rule(8)). */
 export const ORIGIN = 123;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { parseAddress } from "../address.ts";
-import type { Address } from "../config.ts";
+import { parseAddress } from "../config/address.ts";
+import type { Address } from "../config/options.ts";
 import {
   compare,
   type Family,

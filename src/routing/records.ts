@@ -1,6 +1,6 @@
 /** Rules and routes as the native core's records, and back. */
-import { formatAddress } from "../address.ts";
-import { LITTLE_ENDIAN } from "../config.ts";
+import { formatAddress } from "../config/address.ts";
+import { LITTLE_ENDIAN } from "../config/options.ts";
 import { ENDPOINT, REACH, Reach as ReachCode, ROUTING, Routing } from "../native/layout.ts";
 import { type Family, ORIGIN, type Present, type Reach, type Route, type Rule } from "./plan.ts";
 

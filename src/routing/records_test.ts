@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { LITTLE_ENDIAN } from "../config.ts";
+import { LITTLE_ENDIAN } from "../config/options.ts";
 import { ENDPOINT, REACH, Reach, ROUTING, Routing } from "../native/layout.ts";
 import type { Family, Present } from "./plan.ts";
 import { decodeReach, decodeRouting, encodeRouting } from "./records.ts";

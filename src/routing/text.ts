@@ -1,5 +1,5 @@
 /** Rules, routes and kernel parameters as text: as `ip` shows them, and as commands to paste. */
-import { formatAddress } from "../address.ts";
+import { formatAddress } from "../config/address.ts";
 import { ORIGIN, type Present, type Route, type Rule, type Step } from "./plan.ts";
 
 /** The command that sets a step; pasted, it has the same effect as `routes up`. */

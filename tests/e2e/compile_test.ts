@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { compile, layOutForCompile } from "../../deploy/compile.ts";
 import { ROOT } from "../../deploy/release.ts";
-import { WORKER_MODULES } from "../../src/worker_source.ts";
+import { WORKER_MODULES } from "../../src/worker/source.ts";
 import { Program, type Start } from "./support/program.ts";
 import { Scratch } from "./support/real_peers.ts";
 import { assertSeenOverTcp } from "./support/seen.ts";

@@ -1,0 +1,100 @@
+/**
+ * What systemd is told of the service: that it serves, reloads, stops, and is well (sd_notify(3)).
+ * Without a service manager nothing happens. A notification that fails is logged once and stops nothing.
+ */
+import type { Log } from "../log/log.ts";
+import { type Library, NativeError } from "../native/library.ts";
+
+/** What is needed of the native core. */
+type Native = Pick<Library, "notify" | "watchdogMilliseconds">;
+
+/** Signs of life for each interval of the watchdog: one that comes late is made up for. */
+const SIGNS_AN_INTERVAL = 4;
+/** What an end takes when the last connection is gone: removing routes, the log's last lines. */
+const TO_END_S = 10;
+
+/** The service manager's end of the line. */
+export class ServiceManager {
+  readonly #native: Native;
+  readonly #log: Log;
+  /** What `ready` told; `undefined` before it, and from `stopping` on. */
+  #status: string | undefined;
+  #failed = false;
+  #watchdog: ReturnType<typeof setInterval> | undefined;
+
+  constructor(native: Native, log: Log) {
+    this.#native = native;
+    this.#log = log;
+  }
+
+  /** The listeners serve. `status`: one line for `systemctl status`. */
+  ready(status: string): void {
+    this.#status = status;
+    this.#tell("READY=1", `STATUS=${status}`);
+  }
+
+  /**
+   * The end has begun. `status` as for `ready`.
+   *
+   * @param seconds how long it may take, beside what the service manager grants anyway (TimeoutStopSec)
+   */
+  stopping(status: string, seconds: number): void {
+    this.#status = undefined;
+    const microseconds = (seconds + TO_END_S) * 1_000_000;
+    this.#tell("STOPPING=1", `EXTEND_TIMEOUT_USEC=${microseconds}`, `STATUS=${status}`);
+  }
+
+  /**
+   * Runs a reload, around which the service manager knows that it goes on. Whether it came to anything
+   * is the log's to say: the service is ready either way. One that comes before the service is ready, or
+   * while it stops, is nothing to tell.
+   */
+  reload<T>(reload: () => T): T {
+    const status = this.#status;
+    if (status === undefined) return reload();
+    this.#tell("RELOADING=1", "STATUS=Reloading");
+    try {
+      return reload();
+    } finally {
+      this.ready(status);
+    }
+  }
+
+  /**
+   * From now on gives signs of life, where the service manager asks for them, as long as `well()`.
+   * Without them it ends the program and starts it again (systemd.service(5), WatchdogSec).
+   */
+  watch(well: () => boolean): void {
+    const interval = this.#native.watchdogMilliseconds();
+    if (interval === 0) return;
+    const sign = () => {
+      if (well()) this.#tell("WATCHDOG=1");
+    };
+    sign();
+    this.#watchdog = setInterval(sign, Math.max(1, Math.floor(interval / SIGNS_AN_INTERVAL)));
+  }
+
+  /** Gives no more signs of life. */
+  close(): void {
+    clearInterval(this.#watchdog);
+  }
+
+  #tell(...assignments: readonly string[]): void {
+    try {
+      this.#native.notify(assignments.map(oneLine).join("\n"));
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error;
+      if (this.#failed) return;
+      this.#failed = true;
+      this.#log("warn", `${error.message}; the service manager may take this for a failed start`, {
+        event: "notify_failed",
+        error: error.message,
+      });
+    }
+  }
+}
+
+/** A line feed would begin another assignment. */
+function oneLine(assignment: string): string {
+  return assignment.replaceAll("\n", " ");
+}

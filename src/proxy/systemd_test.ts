@@ -1,0 +1,123 @@
+import assert from "node:assert/strict";
+import type { Details } from "../log/log.ts";
+import { Status } from "../native/layout.ts";
+import { NativeError } from "../native/library.ts";
+import { ServiceManager } from "./systemd.ts";
+
+/** A service manager that keeps what it is told, and the log beside it. */
+class Stage {
+  readonly told: string[] = [];
+  readonly lines: { message: string; details: Details }[] = [];
+  /** What a notification throws, if anything. */
+  failure: Error | undefined;
+  readonly manager: ServiceManager;
+
+  constructor(watchdog = 0) {
+    const native = {
+      notify: (state: string) => {
+        if (this.failure) throw this.failure;
+        this.told.push(state);
+        return true;
+      },
+      watchdogMilliseconds: () => watchdog,
+    };
+    this.manager = new ServiceManager(native, (_, message, details) => {
+      this.lines.push({ message, details });
+    });
+  }
+
+  count(state: string): number {
+    return this.told.filter((told) => told === state).length;
+  }
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((wake) => setTimeout(wake, milliseconds));
+}
+
+Deno.test("ready, stopping: are told with their status, in one line each", () => {
+  const { manager, told } = new Stage();
+  manager.ready("Listening on 192.0.2.1:80");
+  manager.stopping("2 connections\nmay finish", 13);
+  assert.deepEqual(told, [
+    "READY=1\nSTATUS=Listening on 192.0.2.1:80",
+    "STOPPING=1\nEXTEND_TIMEOUT_USEC=23000000\nSTATUS=2 connections may finish",
+  ]);
+});
+
+Deno.test("reload: is told before and after, and its result is the caller's", () => {
+  const { manager, told } = new Stage();
+  manager.ready("Listening");
+  const result = manager.reload(() => {
+    assert.equal(told.at(-1), "RELOADING=1\nSTATUS=Reloading");
+    return 7;
+  });
+  assert.equal(result, 7);
+  assert.equal(told.length, 3);
+  assert.equal(told.at(-1), "READY=1\nSTATUS=Listening");
+});
+
+Deno.test("reload: one that throws leaves the service ready", () => {
+  const { manager, told } = new Stage();
+  manager.ready("Listening");
+  assert.throws(() =>
+    manager.reload(() => {
+      throw new Error("boom");
+    }), /boom/);
+  assert.equal(told.at(-1), "READY=1\nSTATUS=Listening");
+});
+
+Deno.test("reload: before the service is ready, and while it stops, nothing is told", () => {
+  const { manager, told } = new Stage();
+  assert.equal(manager.reload(() => 1), 1);
+  assert.deepEqual(told, []);
+  manager.ready("Listening");
+  manager.stopping("Stopping", 10);
+  assert.equal(manager.reload(() => 2), 2);
+  assert.equal(told.length, 2);
+});
+
+Deno.test("watch: gives signs of life as long as all is well", async () => {
+  const stage = new Stage(40);
+  let well = true;
+  stage.manager.watch(() => well);
+  try {
+    assert.equal(stage.count("WATCHDOG=1"), 1);
+    await pause(200);
+    assert(stage.count("WATCHDOG=1") > 3, `${stage.told}`);
+    well = false;
+    const before = stage.count("WATCHDOG=1");
+    await pause(100);
+    assert.equal(stage.count("WATCHDOG=1"), before);
+    well = true;
+    await pause(100);
+    assert(stage.count("WATCHDOG=1") > before);
+  } finally {
+    stage.manager.close();
+  }
+  const last = stage.count("WATCHDOG=1");
+  await pause(100);
+  assert.equal(stage.count("WATCHDOG=1"), last);
+});
+
+Deno.test("watch: gives none where nobody asks", async () => {
+  const { manager, told } = new Stage(0);
+  manager.watch(() => true);
+  await pause(20);
+  assert.deepEqual(told, []);
+});
+
+Deno.test("ready: a notification that fails is logged once, and stops nothing", () => {
+  const stage = new Stage();
+  stage.failure = new NativeError(Status.system, "Cannot notify /run/x: No such file");
+  stage.manager.ready("Listening");
+  stage.manager.stopping("Stopping", 10);
+  assert.deepEqual(stage.lines.map(({ details }) => details.event), ["notify_failed"]);
+  assert.match(stage.lines[0]?.message ?? "", /^Cannot notify \/run\/x: No such file; /);
+});
+
+Deno.test("ready: what is no refusal of the native core is not hidden", () => {
+  const stage = new Stage();
+  stage.failure = new TypeError("a fault of ours");
+  assert.throws(() => stage.manager.ready("Listening"), TypeError);
+});

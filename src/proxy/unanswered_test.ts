@@ -1,0 +1,55 @@
+import assert from "node:assert/strict";
+import { parseArguments } from "../cli/arguments.ts";
+import type { NativeEvent } from "../log/events.ts";
+import { unansweredWatch } from "./unanswered.ts";
+
+type Seen = Pick<NativeEvent, "kind" | "errno" | "leftOut" | "client" | "upstream">;
+
+const TIMED_OUT: Seen = {
+  kind: "connect_failed",
+  errno: 0,
+  leftOut: 0,
+  client: "203.0.113.7:5000",
+  upstream: "127.0.0.1:22",
+};
+const { client: _, ...OWN } = TIMED_OUT;
+
+/** What is logged after these events, each as one string. */
+function logged(events: readonly Seen[], counters: Record<string, number> = {}): string[] {
+  const request = parseArguments(["-4", "127.0.0.1:22", "-m", "5"], "1.2.3");
+  assert.equal(request.kind, "run");
+  const lines: string[] = [];
+  const log = (level: string, message: string) => void lines.push(`${level} ${message}`);
+  const watch = unansweredWatch(request.options, log, () => ({
+    get: (name) => counters[name] ?? 0,
+  }));
+  events.forEach(watch);
+  return lines;
+}
+
+Deno.test("unansweredWatch: the third time-out names the doctor, once", () => {
+  assert.deepEqual(logged([TIMED_OUT, TIMED_OUT]), []);
+  assert.deepEqual(logged(Array(9).fill(TIMED_OUT)), [
+    "warn None of the first 3 connections to 127.0.0.1:22 as clients was answered: find out why " +
+    "with: mmproxy doctor -4 127.0.0.1:22 -m 5",
+  ]);
+});
+
+Deno.test("unansweredWatch: counts those that have no line of their own", () => {
+  assert.equal(logged([TIMED_OUT, { ...TIMED_OUT, leftOut: 1 }]).length, 1);
+});
+
+Deno.test("unansweredWatch: is silent once a client was connected", () => {
+  assert.deepEqual(logged(Array(9).fill(TIMED_OUT), { connected: 1 }), []);
+});
+
+Deno.test("unansweredWatch: health checks from the proxy's own address prove nothing", () => {
+  assert.equal(logged(Array(9).fill(TIMED_OUT), { connected: 4, headers_own: 4 }).length, 1);
+  assert.deepEqual(logged(Array(9).fill(OWN)), []);
+});
+
+Deno.test("unansweredWatch: counts each service alone, and only time-outs", () => {
+  const other = { ...TIMED_OUT, upstream: "[::1]:22" };
+  assert.deepEqual(logged([TIMED_OUT, other, TIMED_OUT, other]), []);
+  assert.deepEqual(logged(Array(9).fill({ ...TIMED_OUT, errno: 111 })), []);
+});

@@ -1,0 +1,23 @@
+/** What is thrown and caught by nobody: it is logged, and ends no process that has connections. */
+import type { Log } from "../log/log.ts";
+
+/** From now on logs what nobody catches. */
+export function logUnhandled(log: Log): void {
+  globalThis.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    logDefect(log, event.reason);
+  });
+  globalThis.addEventListener("error", (event) => {
+    event.preventDefault();
+    logDefect(log, event.error);
+  });
+}
+
+/** Logs a defect of the program. */
+export function logDefect(log: Log, error: unknown): void {
+  const text = error instanceof Error ? error.stack ?? error.message : String(error);
+  log("error", `Internal error, the program goes on; please report it: ${text}`, {
+    event: "internal_error",
+    error: text,
+  });
+}
