@@ -274,7 +274,7 @@ Deno.test("parseArguments: --help names every flag with its default", () => {
 async function run(...args: string[]) {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "--no-prompt", "--allow-ffi", "main.ts", ...args],
-    cwd: fileURLToPath(new URL("..", import.meta.url)),
+    cwd: fileURLToPath(new URL("../..", import.meta.url)),
     // As an operator has it: with NO_COLOR, commander asks the environment nothing more.
     env: { NO_COLOR: "", FORCE_COLOR: "" },
   }).output();

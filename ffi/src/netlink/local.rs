@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::netlink::{attributes, u32_at, Changes, Message, Request, Routing};
+use super::message::{attributes, u32_at, Changes, Message, Request, Routing};
 use super::{family_number, family_of, route};
 use crate::abi::layout::SubnetRecord;
 

@@ -1,7 +1,7 @@
 //! Routing rules and routes: lists, adds and removes what TypeScript has decided on.
 
 pub mod local;
-mod netlink;
+mod message;
 mod route;
 mod rule;
 
@@ -10,8 +10,8 @@ use std::io;
 
 use crate::abi::errors::{Error, Result};
 use crate::abi::layout::{reach, routing, Endpoint, ReachRecord, RoutingRecord};
-pub use netlink::Changes;
-use netlink::{Message, Refused, Request, Routing};
+pub use message::Changes;
+use message::{Message, Refused, Request, Routing};
 
 /// The rules that look in `table`, and its routes, into `entries`; how many there are.
 pub fn list(table: u32, entries: &mut [RoutingRecord]) -> Result<i32> {
@@ -76,9 +76,9 @@ pub fn reach(address: &Endpoint) -> Result<ReachRecord> {
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn read_datagram(datagram: &[u8]) {
     let mut messages = Vec::new();
-    for (kind, flags, body) in netlink::messages(datagram) {
-        let _ = netlink::outcome(body, netlink::behind_request(flags, body));
-        let _ = netlink::outcome(body, 4);
+    for (kind, flags, body) in message::messages(datagram) {
+        let _ = message::outcome(body, message::behind_request(flags, body));
+        let _ = message::outcome(body, 4);
         messages.push(Message { kind, body: body.to_vec() });
     }
     for Message { body, .. } in &messages {

@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use super::{address_length, family_number, family_of, index_of, name_at, netlink, set_address};
+use super::message::{attributes, u16_at, u32_at, Message, Request};
+use super::{address_length, family_number, family_of, index_of, name_at, set_address};
 use crate::abi::errors::{Error, Result};
 use crate::abi::layout::{reach, routing, Endpoint, ReachRecord, RoutingRecord};
-use netlink::{attributes, u16_at, u32_at, Message, Request};
 
 const RTA_DST: u16 = libc::RTA_DST;
 const RTA_OIF: u16 = libc::RTA_OIF;

@@ -1,8 +1,8 @@
 //! Routing rules (ip-rule(8)) as messages: `struct fib_rule_hdr` and FRA_* of linux/fib_rules.h.
 
-use super::{address_length, family_number, name_of, netlink};
+use super::message::{attributes, u16_at, u32_at, Request};
+use super::{address_length, family_number, name_of};
 use crate::abi::layout::{routing, RoutingRecord};
-use netlink::{attributes, u16_at, u32_at, Request};
 
 const FRA_SRC: u16 = 2;
 const FRA_IIFNAME: u16 = 3;
