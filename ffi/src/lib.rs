@@ -1,7 +1,7 @@
 //! The C ABI of the native core, and nothing else.
 //!
 //! Numbers are `u32` and `i32`; everything larger goes through a buffer that the caller owns.
-//! Services and listeners are integer handles, never pointers. A result below zero is a `status`
+//! Proxies and workers are integer handles, listeners have numbers; none is a pointer. A result below zero is a `status`
 //! code whose sentence `last_error` gives on the same thread.
 
 #![warn(missing_docs)]
@@ -31,12 +31,13 @@ use deno_bindgen::deno_bindgen;
 
 use abi::errors::{self, guard, Error};
 use abi::layout::{
-    self, protocol, Endpoint, Event, Probe, ReachRecord, RoutingRecord, SandboxRecord,
-    SandboxRequest, ServiceConfig, SubnetRecord,
+    self, protocol, Endpoint, Event, ListenerConfig, PortRecord, Probe, ReachRecord, RoutingRecord,
+    SandboxRecord, SandboxRequest, SubnetRecord,
 };
 
 use observe::log_queue;
-use proxy::{sandbox, service};
+use proxy::port::{self, Transport};
+use proxy::{handles, sandbox};
 use system::{files, notify, probe, usr1};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
@@ -156,82 +157,139 @@ pub extern "C" fn watchdog_ms() -> u32 {
     notify::watchdog_ms()
 }
 
-/// Checks what a service needs of the system (capabilities, a free port) and prepares it; returns
-/// its handle. Nothing listens yet.
+/// Prepares a proxy; returns its handle. Nothing listens yet.
 ///
 /// # Safety
-/// `config` is valid for reading `length` bytes: one `ServiceConfig`.
+/// `config` is valid for reading `length` bytes: one `ProxyConfig`.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn open_service(config: Buffer, length: u32) -> i32 {
+pub unsafe extern "C" fn open_proxy(config: Buffer, length: u32) -> i32 {
     guard(|| {
-        // SAFETY: the caller's promise; any bit pattern is a `ServiceConfig`.
-        let configs: &[ServiceConfig] = unsafe { records(config, length)? };
-        let [config] = configs else {
-            return Err(Error::invalid("open_service takes one configuration"));
-        };
-        service::open(config)
+        // SAFETY: the caller's promise; any bit pattern is a `ProxyConfig`.
+        proxy::open(only(unsafe { records(config, length)? })?)
     })
 }
 
-/// Sets, or replaces, the subnets whose peers may send headers, in every listener of a service.
-/// Until it is called, all may. Connections that are open stay so.
-///
-/// # Safety
-/// `subnets` is valid for reading `length` bytes: one or more `SubnetRecord`.
+/// Opens one more worker of a proxy, at most as many as its configuration says; returns its handle.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn set_subnets(service: u32, subnets: Buffer, length: u32) -> i32 {
-    guard(|| {
-        // SAFETY: the caller's promise; any bit pattern is a `SubnetRecord`.
-        let subnets: &[SubnetRecord] = unsafe { records(subnets, length)? };
-        service::find(service)?.set_subnets(subnets)
-    })
+pub extern "C" fn open_worker(proxy: u32) -> i32 {
+    guard(|| Ok(handles::add_worker(handles::proxy(proxy)?.open_worker()?)))
 }
 
-/// Opens one more listener of a service: its sockets join the reuseport group and start to queue.
-/// Returns the listener's handle.
+/// Where a worker's scratch region lies: `SCRATCH_SIZE` bytes, valid while the process lives; null for a
+/// handle that is not a worker's.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub extern "C" fn open_listener(service: u32) -> i32 {
-    guard(|| service::open_listener(service))
+pub extern "C" fn scratch(worker: u32) -> *const c_void {
+    handles::worker(worker).map_or(std::ptr::null(), |worker| worker.scratch.address().cast())
 }
 
-/// Where a listener's scratch region lies: `SCRATCH_SIZE` bytes, valid while the process lives; null
-/// for a handle that is not a listener's.
-#[cfg_attr(feature = "bindgen", deno_bindgen)]
-#[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub extern "C" fn scratch(listener: u32) -> *const c_void {
-    service::find_listener(listener)
-        .map_or(std::ptr::null(), |listener| listener.scratch.address().cast())
-}
-
-/// Serves a listener on the calling thread until its service is stopped (then 0) or it fails.
-/// `on_header(length, carrier)` decodes the header in the scratch region and returns an `Action`.
+/// Serves every listener with a worker on the calling thread, until its proxy is stopped (then 0) or it
+/// fails. `on_header(length, carrier)` decodes the header in the scratch region and returns an `Action`.
 ///
 /// # Safety
 /// `on_header` is a C function of two `u32` that returns one, callable on this thread until `serve`
 /// has returned.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn serve(listener: u32, on_header: *const c_void) -> i32 {
+pub unsafe extern "C" fn serve(worker: u32, on_header: *const c_void) -> i32 {
     guard(|| {
         if on_header.is_null() {
             return Err(Error::invalid("serve needs a decoder"));
         }
         // SAFETY: the caller's promise.
         let on_header: worker::OnHeader = unsafe { std::mem::transmute(on_header) };
-        let listener = service::find_listener(listener)?;
-        worker::serve(&listener, on_header)
+        worker::serve(&*handles::worker(worker)?, on_header)
     })
 }
 
-/// Asks every listener of a service to stop accepting, to let its connections finish, and to end
-/// those that remain after `grace_ms` milliseconds. Lets a waiting `next_events` return.
+/// Opens a listener: checks what it needs of the system (capabilities, free addresses, no loop), and
+/// opens a socket for each worker, port and protocol, which start to queue. All or nothing. Returns the
+/// listener's number: from 1 on, and never again another's.
+///
+/// # Safety
+/// `config` is valid for reading `length` bytes: one `ListenerConfig`; `ports` for `ports_length`: one or
+/// more `PortRecord`.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub extern "C" fn stop(service: u32, grace_ms: u32) -> i32 {
-    guard(|| service::find(service)?.stop(Duration::from_millis(u64::from(grace_ms))))
+pub unsafe extern "C" fn open_listener(
+    proxy: u32,
+    config: Buffer,
+    length: u32,
+    ports: Buffer,
+    ports_length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `ListenerConfig`.
+        let config: &ListenerConfig = only(unsafe { records(config, length)? })?;
+        // SAFETY: the caller's promise; any bit pattern is a `PortRecord`.
+        let ports: &[PortRecord] = unsafe { records(ports, ports_length)? };
+        handles::proxy(proxy)?.open_listener(config, ports)
+    })
+}
+
+/// Changes a listener. Sockets of ports that stay are not touched; connections and flows go on. All or
+/// nothing.
+///
+/// # Safety
+/// As `open_listener`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn update_listener(
+    proxy: u32,
+    listener: u32,
+    config: Buffer,
+    length: u32,
+    ports: Buffer,
+    ports_length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `ListenerConfig`.
+        let config: &ListenerConfig = only(unsafe { records(config, length)? })?;
+        // SAFETY: the caller's promise; any bit pattern is a `PortRecord`.
+        let ports: &[PortRecord] = unsafe { records(ports, ports_length)? };
+        handles::proxy(proxy)?.update_listener(listener, config, ports)
+    })
+}
+
+/// Closes a listener: it takes nothing new. Its connections may finish, and those that remain after
+/// `grace_ms` milliseconds end; its UDP flows get the replies of the next second.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn close_listener(proxy: u32, listener: u32, grace_ms: u32) -> i32 {
+    guard(|| {
+        let grace = Duration::from_millis(u64::from(grace_ms));
+        handles::proxy(proxy)?.close_listener(listener, grace)
+    })
+}
+
+/// Sets, or replaces, the subnets whose peers may send headers to a listener. Until it is called, nobody
+/// may where the listener's configuration says `restricted`, and all elsewhere. Connections that are open stay so.
+///
+/// # Safety
+/// `subnets` is valid for reading `length` bytes: one or more `SubnetRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn set_subnets(
+    proxy: u32,
+    listener: u32,
+    subnets: Buffer,
+    length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `SubnetRecord`.
+        let subnets: &[SubnetRecord] = unsafe { records(subnets, length)? };
+        handles::proxy(proxy)?.set_subnets(listener, subnets)
+    })
+}
+
+/// Asks every worker of a proxy to stop accepting, to let its connections finish, and to end those that
+/// remain after `grace_ms` milliseconds. Lets a waiting `next_events` return.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn stop(proxy: u32, grace_ms: u32) -> i32 {
+    guard(|| handles::proxy(proxy)?.stop(Duration::from_millis(u64::from(grace_ms))))
 }
 
 /// Moves queued events into `events`, waiting up to `timeout_ms` milliseconds for the first;
@@ -242,7 +300,7 @@ pub extern "C" fn stop(service: u32, grace_ms: u32) -> i32 {
 #[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub unsafe extern "C" fn next_events(
-    service: u32,
+    proxy: u32,
     events: Buffer,
     length: u32,
     timeout_ms: u32,
@@ -250,7 +308,7 @@ pub unsafe extern "C" fn next_events(
     guard(|| {
         // SAFETY: the caller's promise; any bit pattern is an `Event`.
         let events: &mut [Event] = unsafe { records_mut(events, length)? };
-        service::find(service)?.next_events(events, Duration::from_millis(u64::from(timeout_ms)))
+        handles::proxy(proxy)?.next_events(events, Duration::from_millis(u64::from(timeout_ms)))
     })
 }
 
@@ -262,27 +320,27 @@ pub unsafe extern "C" fn next_events(
 /// `entries` is valid for writing `length` bytes.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn next_access(service: u32, entries: Buffer, length: u32) -> i32 {
+pub unsafe extern "C" fn next_access(proxy: u32, entries: Buffer, length: u32) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise.
         let entries = unsafe { bytes_mut(entries, length) };
-        service::find(service)?.next_access(entries)
+        handles::proxy(proxy)?.next_access(entries)
     })
 }
 
-/// Writes the counters of a service, summed over its listeners, then the refusals by code, the failed
-/// connections by errno, and the histograms (see `ERRNOS` and `HISTOGRAMS` in the layout); returns how
-/// many `u64` (host byte order) were written.
+/// Writes the counters of a listener, or with 0 those of the proxy, summed over its workers; then the
+/// refusals by code, the failed connections by errno, and the histograms (see `ERRNOS` and `HISTOGRAMS`
+/// in the layout); returns how many `u64` (host byte order) were written.
 ///
 /// # Safety
 /// `counters` is valid for writing `length` bytes.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn stats(service: u32, counters: Buffer, length: u32) -> i32 {
+pub unsafe extern "C" fn stats(proxy: u32, listener: u32, counters: Buffer, length: u32) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise; any bit pattern is a `u64`.
         let counters: &mut [u64] = unsafe { records_mut(counters, length)? };
-        service::find(service)?.stats(counters)
+        handles::proxy(proxy)?.stats(listener, counters)
     })
 }
 
@@ -369,20 +427,29 @@ pub unsafe extern "C" fn set_sysctl(name: Buffer, length: u32, value: u32) -> i3
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn check_capabilities(mark: u32) -> i32 {
-    guard(|| service::check_capabilities(mark).map(|()| 0))
+    guard(|| proxy::check_capabilities(mark).map(|()| 0))
 }
 
-/// Whether none of a configuration's upstreams is this program's own listener: 0 or a status.
+/// Whether no upstream of some ports, of any number of listeners, is one of these ports, or where the
+/// metrics are served: 0 or a status.
 ///
 /// # Safety
-/// `config` is valid for reading `length` bytes: one `ServiceConfig`.
+/// `metrics` is valid for reading `metrics_length` bytes: one `Endpoint`, empty where there are none;
+/// `ports` for `length`: one or more `PortRecord`.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn check_forwarding(config: Buffer, length: u32) -> i32 {
+pub unsafe extern "C" fn check_forwarding(
+    metrics: Buffer,
+    metrics_length: u32,
+    ports: Buffer,
+    length: u32,
+) -> i32 {
     guard(|| {
-        // SAFETY: the caller's promise; any bit pattern is a `ServiceConfig`.
-        let config: &ServiceConfig = only(unsafe { records(config, length)? })?;
-        service::check_forwarding(config).map(|()| 0)
+        // SAFETY: the caller's promise; any bit pattern is an `Endpoint`.
+        let metrics: &Endpoint = only(unsafe { records(metrics, metrics_length)? })?;
+        // SAFETY: the caller's promise; any bit pattern is a `PortRecord`.
+        let ports: &[PortRecord] = unsafe { records(ports, length)? };
+        proxy::check_forwarding(metrics, ports).map(|()| 0)
     })
 }
 
@@ -398,8 +465,12 @@ pub unsafe extern "C" fn check_listen(address: Buffer, length: u32, protocols: u
         // SAFETY: the caller's promise; any bit pattern is an `Endpoint`.
         let address: &Endpoint = only(unsafe { records(address, length)? })?;
         let listen = address.socket_addr().ok_or_else(|| Error::invalid("no address came"))?;
-        let wanted = |bit| protocols & bit != 0;
-        service::check_listen(listen, wanted(protocol::TCP), wanted(protocol::UDP)).map(|()| 0)
+        for (bit, transport) in [(protocol::TCP, Transport::Tcp), (protocol::UDP, Transport::Udp)] {
+            if protocols & bit != 0 {
+                port::check_free(listen, transport, false)?;
+            }
+        }
+        Ok(0)
     })
 }
 
@@ -464,7 +535,7 @@ pub extern "C" fn socket_owner(inode: u32) -> i32 {
     guard(|| Ok(files::socket_owner(inode).unwrap_or(0) as i32))
 }
 
-/// Tries once to reach a service, plainly or as a client, and waits for the outcome: 0 when a TCP
+/// Tries once to reach an upstream, plainly or as a client, and waits for the outcome: 0 when a TCP
 /// connection was accepted or a reply to the UDP `payload` came, otherwise the operating system's error
 /// (ETIMEDOUT: nothing came in time).
 ///

@@ -1,5 +1,5 @@
 /** What a service is started with: one checked, immutable value, and every default. */
-import { ENDPOINT, Level, Protocol, SERVICE_CONFIG, UdpHeader } from "../native/layout.ts";
+import { ENDPOINT, type Level, Protocol, type UdpHeader } from "../native/layout.ts";
 
 /** An IP address and port. */
 export interface Address {
@@ -150,32 +150,6 @@ export function limits(
     connections: Math.max(FEWEST, Math.floor((share - lent * FILES_A_PIPE) / FILES_A_CONNECTION)),
     pipes: lent,
   };
-}
-
-/** The `ServiceConfig` record of these options. */
-export function encodeConfig(options: Options, fileLimit: number): Uint8Array<ArrayBuffer> {
-  const record = new Uint8Array(SERVICE_CONFIG.size);
-  const view = new DataView(record.buffer);
-  const number = (offset: number, value: number) => view.setUint32(offset, value, LITTLE_ENDIAN);
-  writeEndpoint(view, SERVICE_CONFIG.listen, options.listenAddr);
-  // A record of zeroes is no address.
-  if (options.ipv4) writeEndpoint(view, SERVICE_CONFIG.upstream4, options.ipv4);
-  if (options.ipv6) writeEndpoint(view, SERVICE_CONFIG.upstream6, options.ipv6);
-  if (options.metricsAddr) writeEndpoint(view, SERVICE_CONFIG.metrics, options.metricsAddr);
-  number(SERVICE_CONFIG.protocols, PROTOCOLS[options.protocol]);
-  number(SERVICE_CONFIG.udp_header, UdpHeader[options.udpHeader]);
-  number(SERVICE_CONFIG.mark, options.mark);
-  number(SERVICE_CONFIG.header_timeout_ms, options.headerTimeout * 1000);
-  number(SERVICE_CONFIG.connect_timeout_ms, options.connectTimeout * 1000);
-  number(SERVICE_CONFIG.close_after_ms, options.closeAfter * 1000);
-  number(SERVICE_CONFIG.log_level, Level[options.logLevel]);
-  const { flows, connections, pipes } = limits(options, fileLimit);
-  number(SERVICE_CONFIG.max_flows, flows);
-  number(SERVICE_CONFIG.max_connections, connections);
-  number(SERVICE_CONFIG.max_pipes, pipes);
-  number(SERVICE_CONFIG.keepalive_ms, options.keepalive * 1000);
-  number(SERVICE_CONFIG.idle_timeout_ms, options.idleTimeout * 1000);
-  return record;
 }
 
 /** Records are in host byte order. */

@@ -1,7 +1,6 @@
 /** What is the case on this host, gathered once and judged afterwards. Nothing here is changed. */
 import {
   type Address,
-  encodeConfig,
   encodeEndpoint,
   type Options,
   PROTOCOLS,
@@ -9,6 +8,7 @@ import {
   type Transport,
   transportsOf,
 } from "../config/options.ts";
+import { encodeAnyEndpoint, encodePorts, portOf } from "../config/records.ts";
 import { KernelRouting, type Routing } from "../routing/kernel.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import { probe, type ProbeRequest, type ProbeResult } from "../native/probe.ts";
@@ -97,7 +97,12 @@ export async function gather(options: Options, library: Library): Promise<Facts>
   const conntrack = readConntrack(library);
   const subnets = readSubnetFile(options, library);
   const fileLimit = library.raiseFileLimit();
-  const loop = problemOf(() => library.checkForwarding(encodeConfig(options, fileLimit)));
+  const loop = problemOf(() =>
+    library.checkForwarding(
+      encodeAnyEndpoint(options.metricsAddr),
+      encodePorts([portOf(options)]),
+    )
+  );
   const sockets = readSockets(library);
   return {
     options,

@@ -69,7 +69,7 @@ export function readAccess(entries: Uint8Array<ArrayBuffer>, offset: number): Ac
   const error = errno === 0 ? undefined : errorName(errno);
   return {
     protocol: udp ? "udp" : "tcp",
-    listener: view.getUint32(ACCESS.listener, LITTLE_ENDIAN),
+    listener: view.getUint32(ACCESS.worker, LITTLE_ENDIAN),
     header: HEADERS[version] ?? "none",
     ...endpoint(view, ACCESS.peer, "peer"),
     ...endpoint(view, ACCESS.client, "client"),

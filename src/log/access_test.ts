@@ -30,7 +30,7 @@ function entry(fields: Fields = {}): Uint8Array<ArrayBuffer> {
   const large = (offset: number, value: bigint) => view.setBigUint64(offset, value, LITTLE_ENDIAN);
   view.setUint32(ACCESS.length, length, LITTLE_ENDIAN);
   view.setUint32(ACCESS.header_length, header.length, LITTLE_ENDIAN);
-  view.setUint32(ACCESS.listener, 3, LITTLE_ENDIAN);
+  view.setUint32(ACCESS.worker, 3, LITTLE_ENDIAN);
   view.setInt32(ACCESS.errno, fields.errno ?? 0, LITTLE_ENDIAN);
   view.setUint8(ACCESS.protocol, fields.protocol ?? Protocol.tcp);
   view.setUint8(ACCESS.ending, fields.ending ?? Ending.client_closed);

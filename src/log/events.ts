@@ -43,7 +43,7 @@ export function readEvent(
   return {
     kind,
     level: LEVELS.get(view.getUint8(EVENT.level) as 1) ?? "warn",
-    listener: view.getUint32(EVENT.listener, LITTLE_ENDIAN),
+    listener: view.getUint32(EVENT.worker, LITTLE_ENDIAN),
     refusal: REFUSALS[view.getUint8(EVENT.refusal)] ?? "none",
     errno: view.getInt32(EVENT.errno, LITTLE_ENDIAN),
     value: view.getUint32(EVENT.value, LITTLE_ENDIAN),

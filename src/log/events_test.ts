@@ -44,7 +44,7 @@ function write(records: Uint8Array<ArrayBuffer>, offset: number, fields: Fields)
   view.setUint16(EVENT.kind, kind, LITTLE_ENDIAN);
   view.setUint8(EVENT.level, level);
   view.setUint8(EVENT.refusal, refusal);
-  view.setUint32(EVENT.listener, listener, LITTLE_ENDIAN);
+  view.setUint32(EVENT.worker, listener, LITTLE_ENDIAN);
   view.setInt32(EVENT.errno, errno, LITTLE_ENDIAN);
   view.setUint32(EVENT.value, value, LITTLE_ENDIAN);
   for (const name of ["peer", "client", "upstream"] as const) {

@@ -3,7 +3,7 @@
 /** The largest header: 16 bytes and a length of 65,535. */
 export const MAX_HEADER = 65551;
 
-/** Bytes of a listener's scratch region. */
+/** Bytes of a worker's scratch region. */
 export const SCRATCH_SIZE = 65616;
 
 /** Where the header's first byte lies in the scratch region. */
@@ -124,31 +124,49 @@ export const REACH = {
   size: 72,
 } as const;
 
-/** Byte offsets of a `ServiceConfig`; numbers in host byte order. */
-export const SERVICE_CONFIG = {
+/** Byte offsets of a `ProxyConfig`; numbers in host byte order. */
+export const PROXY_CONFIG = {
+  metrics: 0,
+  log_level: 24,
+  workers: 28,
+  max_flows: 32,
+  max_connections: 36,
+  max_pipes: 40,
+  size: 44,
+} as const;
+
+/** Byte offsets of a `ListenerConfig`; numbers in host byte order. */
+export const LISTENER_CONFIG = {
+  udp_header: 0,
+  mark: 4,
+  header_timeout_ms: 8,
+  connect_timeout_ms: 12,
+  close_after_ms: 16,
+  keepalive_ms: 20,
+  idle_timeout_ms: 24,
+  restricted: 28,
+  size: 32,
+} as const;
+
+/** Byte offsets of a `PortRecord`; numbers in host byte order. */
+export const PORT = {
   listen: 0,
   upstream4: 24,
   upstream6: 48,
-  metrics: 72,
-  protocols: 96,
-  udp_header: 100,
-  mark: 104,
-  header_timeout_ms: 108,
-  connect_timeout_ms: 112,
-  close_after_ms: 116,
-  log_level: 120,
-  max_flows: 124,
-  max_connections: 128,
-  max_pipes: 132,
-  keepalive_ms: 136,
-  idle_timeout_ms: 140,
-  size: 144,
+  protocols: 72,
+  flags: 76,
+  size: 80,
+} as const;
+
+/** Bits of what a port is. */
+export const PortFlag = {
+  only_v6: 1,
 } as const;
 
 /** Byte offsets of a `Probe`; numbers in host byte order. */
 export const PROBE = {
   client: 0,
-  service: 24,
+  upstream: 24,
   protocol: 48,
   mark: 52,
   timeout_ms: 56,
@@ -188,27 +206,29 @@ export const EVENT = {
   kind: 0,
   level: 2,
   refusal: 3,
-  listener: 4,
-  errno: 8,
-  value: 12,
-  left_out: 16,
-  peer: 20,
-  client: 44,
-  upstream: 68,
-  sample_length: 92,
-  sample: 93,
-  size: 132,
+  worker: 4,
+  listener: 8,
+  errno: 12,
+  value: 16,
+  left_out: 20,
+  peer: 24,
+  client: 48,
+  upstream: 72,
+  sample_length: 96,
+  sample: 97,
+  size: 136,
 } as const;
 
 /** Byte offsets of a `AccessRecord`; numbers in host byte order. */
 export const ACCESS = {
   length: 0,
   header_length: 4,
-  listener: 8,
+  worker: 8,
   errno: 12,
   protocol: 16,
   ending: 17,
   version: 18,
+  listener: 20,
   duration_ms: 24,
   bytes_up: 32,
   bytes_down: 40,
@@ -376,7 +396,7 @@ export const REFUSALS = [
   "evicted",
 ] as const;
 
-/** Behind the refusals: failed connections to the service, one an errno from 0 (u64 each). */
+/** Behind the refusals: failed connections to the upstream, one an errno from 0 (u64 each). */
 export const ERRNOS = 134;
 
 /** Behind the errors: each histogram's buckets, one more than bounds, and its sum in
@@ -404,4 +424,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 1892791051;
+export const ABI_VERSION = 1833747419;

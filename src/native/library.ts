@@ -136,42 +136,73 @@ export class Library {
     return this.#native.watchdog_ms();
   }
 
-  /** Checks what the service needs and prepares it; its handle. `config`: a `ServiceConfig`. */
-  openService(config: Uint8Array<ArrayBuffer>): number {
-    return this.#unwrap(this.#native.open_service(config, config.length));
+  /** Prepares a proxy; its handle. `config`: a `ProxyConfig`. */
+  openProxy(config: Uint8Array<ArrayBuffer>): number {
+    return this.#unwrap(this.#native.open_proxy(config, config.length));
+  }
+
+  /** Opens one more worker; its handle. */
+  openWorker(proxy: number): number {
+    return this.#unwrap(this.#native.open_worker(proxy));
+  }
+
+  /**
+   * Opens a listener: all of its sockets, or none; its number. `config`: a `ListenerConfig`; `ports`: one
+   * or more `PortRecord`.
+   */
+  openListener(
+    proxy: number,
+    config: Uint8Array<ArrayBuffer>,
+    ports: Uint8Array<ArrayBuffer>,
+  ): number {
+    return this.#unwrap(
+      this.#native.open_listener(proxy, config, config.length, ports, ports.length),
+    );
+  }
+
+  /** Changes a listener, or nothing. Ports that stay keep their sockets; records as above. */
+  updateListener(
+    proxy: number,
+    listener: number,
+    config: Uint8Array<ArrayBuffer>,
+    ports: Uint8Array<ArrayBuffer>,
+  ): void {
+    this.#unwrap(
+      this.#native.update_listener(proxy, listener, config, config.length, ports, ports.length),
+    );
+  }
+
+  /** Closes a listener, and ends what is left of it after the grace, in milliseconds. */
+  closeListener(proxy: number, listener: number, grace: number): void {
+    this.#unwrap(this.#native.close_listener(proxy, listener, grace));
   }
 
   /** Sets the subnets whose peers may send headers. `records`: one or more `SubnetRecord`. */
-  setSubnets(service: number, records: Uint8Array<ArrayBuffer>): void {
-    this.#unwrap(this.#native.set_subnets(service, records, records.length));
-  }
-
-  /** Opens one more listener; its handle. */
-  openListener(service: number): number {
-    return this.#unwrap(this.#native.open_listener(service));
+  setSubnets(proxy: number, listener: number, records: Uint8Array<ArrayBuffer>): void {
+    this.#unwrap(this.#native.set_subnets(proxy, listener, records, records.length));
   }
 
   /** Stops accepting, and ends what is left after the grace, in milliseconds. */
-  stop(service: number, grace: number): void {
-    this.#unwrap(this.#native.stop(service, grace));
+  stop(proxy: number, grace: number): void {
+    this.#unwrap(this.#native.stop(proxy, grace));
   }
 
   /** Waits up to `timeout` milliseconds for events; how many were written to `events`. */
   async nextEvents(
-    service: number,
+    proxy: number,
     events: Uint8Array<ArrayBuffer>,
     timeout: number,
   ): Promise<number> {
     const room = events.length - events.length % EVENT.size;
     // The text of an error would lie on another thread; there is none that a caller can act on.
-    const count = await this.#native.next_events(service, events, room, timeout);
+    const count = await this.#native.next_events(proxy, events, room, timeout);
     if (count < 0) throw new NativeError(count, "Cannot read the native core's events");
     return count;
   }
 
   /** Moves entries of the access log into `entries`; the bytes written, 0 when none waits. */
-  nextAccess(service: number, entries: Uint8Array<ArrayBuffer>): number {
-    return this.#unwrap(this.#native.next_access(service, entries, entries.length));
+  nextAccess(proxy: number, entries: Uint8Array<ArrayBuffer>): number {
+    return this.#unwrap(this.#native.next_access(proxy, entries, entries.length));
   }
 
   /** Throws unless this process may use the clients' addresses and, unless it is 0, the mark. */
@@ -197,9 +228,14 @@ export class Library {
     return record;
   }
 
-  /** Throws where an upstream of the configuration, a `ServiceConfig`, is this program's own listener. */
-  checkForwarding(config: Uint8Array<ArrayBuffer>): void {
-    this.#unwrap(this.#native.check_forwarding(config, config.length));
+  /**
+   * Throws where an upstream of these ports, of any number of listeners, is one of them, or where the
+   * metrics are. `metrics`: an `Endpoint`, empty without them; `ports`: `PortRecord`s.
+   */
+  checkForwarding(metrics: Uint8Array<ArrayBuffer>, ports: Uint8Array<ArrayBuffer>): void {
+    this.#unwrap(
+      this.#native.check_forwarding(metrics, metrics.length, ports, ports.length),
+    );
   }
 
   /** Throws unless this process can listen there. `address`: an `Endpoint`; `protocols`: their bits. */
@@ -213,7 +249,7 @@ export class Library {
   }
 
   /**
-   * Tries once to reach a service; `request` is a `Probe`, `payload` what a UDP service is sent.
+   * Tries once to reach an upstream; `request` is a `Probe`, `payload` what is sent over UDP.
    *
    * @returns 0 when it was accepted or answered, otherwise the errno: ETIMEDOUT when nothing came
    */
@@ -223,15 +259,15 @@ export class Library {
   ): Promise<number> {
     const outcome = await this.#native.probe(request, request.length, payload, payload.length);
     // The text of an error lies on another thread; it would tell of a caller's mistake.
-    if (outcome < 0) throw new NativeError(outcome, "Cannot probe the service");
+    if (outcome < 0) throw new NativeError(outcome, "Cannot probe the upstream");
     return outcome;
   }
 
-  /** The counters of a service as they are now. */
-  stats(service: number): Stats {
+  /** The counters of a listener as they are now; with 0, the default, those of the proxy. */
+  stats(proxy: number, listener = 0): Stats {
     const values = new BigUint64Array(STATS_LENGTH);
     this.#unwrap(
-      this.#native.stats(service, new Uint8Array(values.buffer), values.byteLength),
+      this.#native.stats(proxy, listener, new Uint8Array(values.buffer), values.byteLength),
     );
     return new Stats(values);
   }

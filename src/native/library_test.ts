@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { EVENT, PROBE, SERVICE_CONFIG, Status } from "./layout.ts";
+import { EVENT, LISTENER_CONFIG, PORT, PROBE, PROXY_CONFIG, Status } from "./layout.ts";
 import { LibraryError, libraryPlaces, loadLibrary, NativeError } from "./library.ts";
 import { symbols } from "./symbols.ts";
 
@@ -130,17 +130,23 @@ Deno.test("readFile: names a file that is not there", () => {
   assert.match(error.message, /^Cannot read \/nowhere\/subnets: .*[^.]$/);
 });
 
-for (const size of [0, SERVICE_CONFIG.size - 1, SERVICE_CONFIG.size, 2 * SERVICE_CONFIG.size]) {
-  Deno.test(`openService: refuses ${size} bytes that are no configuration`, () => {
-    const error = nativeErrorOf(() => library.openService(new Uint8Array(size)));
+for (const size of [0, PROXY_CONFIG.size - 1, PROXY_CONFIG.size, 2 * PROXY_CONFIG.size]) {
+  Deno.test(`openProxy: refuses ${size} bytes that are no configuration`, () => {
+    const error = nativeErrorOf(() => library.openProxy(new Uint8Array(size)));
     assert.equal(error.status, Status.invalid);
     assert.notEqual(error.message, "");
   });
 }
 
+const TERMS = new Uint8Array(LISTENER_CONFIG.size);
+const ONE_PORT = new Uint8Array(PORT.size);
+
 const CALLS: readonly (readonly [name: string, call: () => unknown])[] = [
-  ["openListener", () => library.openListener(NO_HANDLE)],
-  ["setSubnets", () => library.setSubnets(NO_HANDLE, new Uint8Array(20))],
+  ["openWorker", () => library.openWorker(NO_HANDLE)],
+  ["openListener", () => library.openListener(NO_HANDLE, TERMS, ONE_PORT)],
+  ["updateListener", () => library.updateListener(NO_HANDLE, 1, TERMS, ONE_PORT)],
+  ["closeListener", () => library.closeListener(NO_HANDLE, 1, 0)],
+  ["setSubnets", () => library.setSubnets(NO_HANDLE, 1, new Uint8Array(20))],
   ["stop", () => library.stop(NO_HANDLE, 0)],
   ["nextAccess", () => library.nextAccess(NO_HANDLE, new Uint8Array(8))],
   ["stats", () => library.stats(NO_HANDLE)],

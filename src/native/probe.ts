@@ -52,7 +52,7 @@ export function encodeProbe(request: ProbeRequest): Uint8Array<ArrayBuffer> {
   const view = new DataView(record.buffer);
   const { service, spoofed, protocol, mark, timeout } = request;
   if (spoofed) writeEndpoint(view, PROBE.client, PROBE_CLIENTS[service.family]);
-  writeEndpoint(view, PROBE.service, service);
+  writeEndpoint(view, PROBE.upstream, service);
   view.setUint32(PROBE.protocol, Protocol[protocol], LITTLE_ENDIAN);
   view.setUint32(PROBE.mark, mark, LITTLE_ENDIAN);
   view.setUint32(PROBE.timeout_ms, timeout, LITTLE_ENDIAN);

@@ -44,7 +44,7 @@ Deno.test("probe: a UDP service is silent, or answers", async () => {
 
 Deno.test("encodeProbe: the client is empty unless its address is used", () => {
   const plain = encodeProbe(request(80, "tcp"));
-  assert.deepEqual(plain.subarray(PROBE.client, PROBE.service), new Uint8Array(24));
+  assert.deepEqual(plain.subarray(PROBE.client, PROBE.upstream), new Uint8Array(24));
   const spoofed = encodeProbe({ ...request(80, "tcp"), spoofed: true });
   assert.deepEqual([...spoofed.subarray(PROBE.client, PROBE.client + 12)], [
     ...[4, 0, 0, 0, 0, 0, 0, 0],

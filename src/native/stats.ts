@@ -1,4 +1,4 @@
-/** A service's counters, as `stats` of the native core writes them. */
+/** Counters, as `stats` of the native core writes them. */
 import { BUCKETS_MS, COUNTERS, ERRNOS, HISTOGRAMS, REFUSALS } from "./layout.ts";
 
 export type CounterName = (typeof COUNTERS)[number];
@@ -17,11 +17,11 @@ export interface Buckets {
   readonly sum: number;
 }
 
-/** The counters of a service, summed over its listeners. */
+/** The counters of a listener or of the proxy, summed over the workers. */
 export class Stats {
   readonly counters: ReadonlyMap<CounterName, number>;
   readonly refusals: ReadonlyMap<RefusalName, number>;
-  /** Failed connections to the service, by the operating system's error number. */
+  /** Failed connections to the upstream, by the operating system's error number. */
   readonly connectErrors: ReadonlyMap<number, number>;
   readonly histograms: ReadonlyMap<HistogramName, Buckets>;
 

@@ -15,11 +15,15 @@ export const symbols = {
     result: "i32",
   },
   check_forwarding: {
-    parameters: ["buffer", "u32"],
+    parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
   },
   check_listen: {
     parameters: ["buffer", "u32", "u32"],
+    result: "i32",
+  },
+  close_listener: {
+    parameters: ["u32", "u32", "u32"],
     result: "i32",
   },
   debugger_listens: {
@@ -68,11 +72,15 @@ export const symbols = {
     result: "i32",
   },
   open_listener: {
-    parameters: ["u32"],
+    parameters: ["u32", "buffer", "u32", "buffer", "u32"],
     result: "i32",
   },
-  open_service: {
+  open_proxy: {
     parameters: ["buffer", "u32"],
+    result: "i32",
+  },
+  open_worker: {
+    parameters: ["u32"],
     result: "i32",
   },
   probe: {
@@ -105,7 +113,7 @@ export const symbols = {
     result: "i32",
   },
   set_subnets: {
-    parameters: ["u32", "buffer", "u32"],
+    parameters: ["u32", "u32", "buffer", "u32"],
     result: "i32",
   },
   set_sysctl: {
@@ -117,7 +125,7 @@ export const symbols = {
     result: "i32",
   },
   stats: {
-    parameters: ["u32", "buffer", "u32"],
+    parameters: ["u32", "u32", "buffer", "u32"],
     result: "i32",
   },
   stop: {
@@ -126,6 +134,10 @@ export const symbols = {
   },
   take_usr1: {
     parameters: [],
+    result: "i32",
+  },
+  update_listener: {
+    parameters: ["u32", "u32", "buffer", "u32", "buffer", "u32"],
     result: "i32",
   },
   usr1_received: {

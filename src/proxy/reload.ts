@@ -24,7 +24,7 @@ export function isSubnetsProblem(error: unknown): error is SubnetsError | Native
 }
 
 /**
- * What SIGHUP does: the file is read again, every listener sees it whole at its next connection or
+ * What SIGHUP does: the file is read again, every worker sees it whole at its next connection or
  * datagram, and the log says so. A wrong file changes nothing. Connections that are open stay so.
  *
  * @returns whether nothing was wrong
@@ -32,7 +32,8 @@ export function isSubnetsProblem(error: unknown): error is SubnetsError | Native
 export function reloadSubnets(
   options: Pick<Options, "allowedSubnets">,
   library: Pick<Library, "readFile" | "setSubnets">,
-  service: number,
+  proxy: number,
+  listener: number,
   log: Log,
 ): boolean {
   const path = options.allowedSubnets;
@@ -44,7 +45,7 @@ export function reloadSubnets(
   }
   try {
     const records = readSubnets(path, library);
-    library.setSubnets(service, records);
+    library.setSubnets(proxy, listener, records);
     const count = records.length / SUBNET.size;
     const subnets = count === 1 ? "1 allowed subnet" : `${count} allowed subnets`;
     log("info", `Reloaded ${path}: ${subnets}`, { event: "subnets_reloaded", value: count, path });

@@ -18,9 +18,13 @@ function reload(content: string | Error, allowedSubnets: string | null = PATH) {
         if (content instanceof Error) throw content;
         return new TextEncoder().encode(content);
       },
-      setSubnets: (_service, records) => set.push(records),
+      setSubnets: (_proxy, listener, records) => {
+        assert.equal(listener, 7);
+        set.push(records);
+      },
     },
     1,
+    7,
     (level, message, details) => lines.push({ level, message, details }),
   );
   assert.equal(lines.length, 1, "one line");

@@ -1,14 +1,15 @@
-/** A service from its start to its end: the native core, the workers, signals and the log. */
+/** The proxy from its start to its end: the native core, the workers, signals and the log. */
 import { watchUsr1 } from "./usr1.ts";
 import { accessLog } from "../log/access.ts";
 import { setAutoRoutes } from "../routing/auto.ts";
 import {
-  encodeConfig,
+  limits,
   type Options,
   refusedFamilies,
   refusedSentence,
   servicesOf,
 } from "../config/options.ts";
+import { encodeListener, encodePorts, encodeProxy, portOf } from "../config/records.ts";
 import { logEvent, readEvent } from "../log/events.ts";
 import { KernelRouting } from "../routing/kernel.ts";
 import type { Log } from "../log/log.ts";
@@ -46,11 +47,7 @@ export async function runService(
   output: LogOutput,
 ): Promise<void> {
   logUnhandled(log);
-  const service = open(options, library, log);
-  const listeners = explained(
-    options,
-    () => Array.from({ length: options.listeners }, () => library.openListener(service)),
-  );
+  const { proxy, workers, listener } = open(options, library, log);
 
   const phase: Phase = { stopping: false, draining: false, over: false, lastReloadGood: true };
   const supervisor = new Supervisor({
@@ -59,16 +56,16 @@ export async function runService(
     now: () => performance.now(),
     sleep: (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds)),
   });
-  const metrics = await observe(options, library, service, supervisor, phase, log, output);
+  const metrics = await observe(options, library, proxy, supervisor, phase, log, output);
   const manager = new ServiceManager(library, log);
   const drain = () => {
     phase.draining = true;
     supervisor.stop();
-    library.stop(service, options.drainTimeout * 1000);
+    library.stop(proxy, options.drainTimeout * 1000);
   };
   const stop = () => {
     const { shutdownDelay, drainTimeout } = options;
-    const open = library.stats(service).get("connections_active");
+    const open = library.stats(proxy).get("connections_active");
     const first = shutdownDelay > 0
       ? `new connections are taken for ${shutdownDelay} s, then `
       : "";
@@ -83,7 +80,9 @@ export async function runService(
   Deno.addSignalListener("SIGINT", onSignal.SIGINT);
   Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
   Deno.addSignalListener("SIGHUP", () => {
-    phase.lastReloadGood = manager.reload(() => reloadSubnets(options, library, service, log));
+    phase.lastReloadGood = manager.reload(() =>
+      reloadSubnets(options, library, proxy, listener, log)
+    );
   });
 
   // A signal from here on is one that removes them again.
@@ -97,8 +96,8 @@ export async function runService(
     removeRoutes?.();
     throw error;
   }
-  const logging = logEvents(options, library, service, log, output, phase);
-  const { ready, ended } = supervisor.start(library.path, listeners);
+  const logging = logEvents(options, library, proxy, log, output, phase);
+  const { ready, ended } = supervisor.start(library.path, workers);
   await ready;
   // A signal may have come meanwhile.
   if (!phase.stopping) {
@@ -117,14 +116,14 @@ export async function runService(
   metrics?.close();
   removeRoutes?.();
   const counters = Object.fromEntries(
-    [...library.stats(service).flat(), ["log_lines_lost", output.lost] as const]
+    [...library.stats(proxy).flat(), ["log_lines_lost", output.lost] as const]
       .filter(([, value]) => value !== 0),
   );
   const summary = Object.entries(counters).map(([name, value]) => `${name}=${value}`).join(" ");
   log("info", `Stopped${summary && `: ${summary}`}`, { event: "stopped", counters });
 }
 
-/** How far the service's life has come. */
+/** How far the proxy's life has come. */
 interface Phase {
   /** A signal has come. */
   stopping: boolean;
@@ -136,23 +135,37 @@ interface Phase {
   lastReloadGood: boolean;
 }
 
-function open(options: Options, library: Library, log: Log): number {
+/** What is open: the handles of the proxy and its workers, and the listener's number. */
+interface Opened {
+  readonly proxy: number;
+  readonly workers: readonly number[];
+  readonly listener: number;
+}
+
+function open(options: Options, library: Library, log: Log): Opened {
   const subnets = options.allowedSubnets === undefined
     ? undefined
     : firstSubnets(options.allowedSubnets, library);
-  const fileLimit = library.raiseFileLimit();
-  const service = explained(
+  const budgets = limits(options, library.raiseFileLimit());
+  const proxy = library.openProxy(encodeProxy(options, options.listeners, budgets));
+  const workers = Array.from({ length: options.listeners }, () => library.openWorker(proxy));
+  const listener = explained(
     options,
-    () => library.openService(encodeConfig(options, fileLimit)),
+    () =>
+      library.openListener(
+        proxy,
+        encodeListener(options, subnets !== undefined),
+        encodePorts([portOf(options)]),
+      ),
   );
   if (subnets) {
-    library.setSubnets(service, subnets);
+    library.setSubnets(proxy, listener, subnets);
   } else {
     log("warn", "Every peer may send headers: name your load balancers with --allowed-subnets", {
       event: "all_allowed",
     });
   }
-  return service;
+  return { proxy, workers, listener };
 }
 
 /** @throws {StartError} when the file cannot be read or says something wrong */
@@ -226,22 +239,22 @@ function logMetrics({ metricsAddr }: Options, log: Log): void {
 async function logEvents(
   options: Options,
   library: Library,
-  service: number,
+  proxy: number,
   log: Log,
   output: LogOutput,
   phase: Readonly<Phase>,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
-  const watchUnanswered = unansweredWatch(options, log, () => library.stats(service));
+  const watchUnanswered = unansweredWatch(options, log, () => library.stats(proxy));
   const logAccess = Level[options.logLevel] >= Level.access
-    ? accessLog(library, service, log)
+    ? accessLog(library, proxy, log)
     : undefined;
   const usr1 = watchUsr1(library, log);
   for (;;) {
     // Asked before the events: those of the last moments are still to be fetched.
     const last = phase.over;
     const wait = last ? 0 : phase.draining ? STOPPING_WAIT_MS : EVENTS_WAIT_MS;
-    const count = await library.nextEvents(service, records, wait);
+    const count = await library.nextEvents(proxy, records, wait);
     try {
       for (let index = 0; index < count; index++) {
         const event = readEvent(records, index * EVENT.size);

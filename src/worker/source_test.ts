@@ -44,12 +44,12 @@ Deno.test("workerUrl: is linked once, and its modules import without serving", a
 Deno.test("workerUrl: runs as a worker that opens the native core and reports", async () => {
   const library = fileURLToPath(new URL("../../target/release/libmmproxy.so", import.meta.url));
   const { promise, resolve } = Promise.withResolvers<Report>();
-  const worker = spawnWorker(workerUrl())({ library, listener: 4_000_000_000 }, resolve);
+  const worker = spawnWorker(workerUrl())({ library, worker: 4_000_000_000 }, resolve);
   try {
     assert.deepEqual(await promise, {
       kind: "ended",
       status: -1,
-      error: "No listener 4000000000",
+      error: "No worker 4000000000",
     });
   } finally {
     worker.terminate();

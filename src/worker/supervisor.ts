@@ -1,4 +1,4 @@
-/** N listener workers: start them, restart those that fail, and end them all. */
+/** N workers: start them, restart those that fail, and end them all. */
 import type { Assignment, Report } from "./worker.ts";
 import type { Log } from "../log/log.ts";
 
@@ -31,12 +31,12 @@ export function nextPause(before: number, served: number): number {
   return Math.min(2 * before, LONGEST_PAUSE_MS);
 }
 
-/** Keeps one worker at each listener until they are told to end. */
+/** Keeps a thread at each worker until they are told to end. */
 export class Supervisor {
   readonly #around: Surroundings;
   readonly #stopped = Promise.withResolvers<void>();
   #stopping = false;
-  #listeners = 0;
+  #workers = 0;
   readonly #serving = new Set<WorkerHandle>();
   #restarts = 0;
 
@@ -45,17 +45,19 @@ export class Supervisor {
   }
 
   /**
-   * Starts a worker at each listener.
+   * Starts a thread at each worker.
+   *
+   * @param workers their handles
    *
    * @returns `ready`: all serve for the first time; `ended`: all have ended after `stop`
    */
-  start(library: string, listeners: readonly number[]): Running {
-    this.#listeners += listeners.length;
+  start(library: string, workers: readonly number[]): Running {
+    this.#workers += workers.length;
     const readies: Promise<void>[] = [];
     const ends: Promise<void>[] = [];
-    listeners.forEach((listener, index) => {
+    workers.forEach((worker, index) => {
       readies.push(
-        new Promise((ready) => ends.push(this.#keep({ library, listener }, index, ready))),
+        new Promise((ready) => ends.push(this.#keep({ library, worker }, index, ready))),
       );
     });
     return {
@@ -64,14 +66,14 @@ export class Supervisor {
     };
   }
 
-  /** How many listeners have a worker that serves now. */
+  /** How many workers serve now. */
   get serving(): number {
     return this.#serving.size;
   }
 
-  /** Whether every listener has a worker that serves it. */
+  /** Whether every worker serves. */
   get allServe(): boolean {
-    return this.#serving.size === this.#listeners;
+    return this.#serving.size === this.#workers;
   }
 
   /** How many workers were started again after they had failed. */
@@ -85,7 +87,7 @@ export class Supervisor {
     this.#stopped.resolve();
   }
 
-  /** Runs one worker after another at a listener. */
+  /** Runs one thread after another at a worker. */
   async #keep(assignment: Assignment, index: number, ready: () => void): Promise<void> {
     const { log, now, sleep } = this.#around;
     let pause = 0;
@@ -139,7 +141,7 @@ export interface Running {
 /** Starts a Deno worker from its linked source. */
 export function spawnWorker(url: string): Spawn {
   return (assignment, told) => {
-    const worker = new Worker(url, { type: "module", name: `listener ${assignment.listener}` });
+    const worker = new Worker(url, { type: "module", name: `worker ${assignment.worker}` });
     worker.onmessage = ({ data }: MessageEvent<Report>) => told(data);
     worker.onerror = (event) => {
       event.preventDefault();

@@ -64,12 +64,12 @@ function watch(promise: Promise<void>): () => boolean {
   return () => come;
 }
 
-Deno.test("start: gives each listener one worker, and is ready when the last one is", async () => {
+Deno.test("start: gives each worker one thread, and is ready when the last one is", async () => {
   const stage = new Stage();
   const ready = watch(stage.supervisor.start("/lib.so", [7, 8]).ready);
   assert.deepEqual(stage.started.map(({ assignment }) => assignment), [
-    { library: "/lib.so", listener: 7 },
-    { library: "/lib.so", listener: 8 },
+    { library: "/lib.so", worker: 7 },
+    { library: "/lib.so", worker: 8 },
   ]);
   const [first, second] = stage.started;
   await first?.ready();
@@ -101,7 +101,7 @@ Deno.test("start: does not start a failed worker before its pause is over", asyn
   await stage.latest().end("boom");
   assert.equal(stage.started.length, 1);
   await stage.pauses[0]?.wake();
-  assert.deepEqual(stage.latest().assignment, { library: "/lib.so", listener: 7 });
+  assert.deepEqual(stage.latest().assignment, { library: "/lib.so", worker: 7 });
   assert.equal(stage.started.length, 2);
 });
 
@@ -110,7 +110,7 @@ Deno.test("start: one that fails is terminated, the others serve on", async () =
   const ended = watch(stage.supervisor.start("/lib.so", [7, 8]).ended);
   await stage.fail(0);
   assert.deepEqual(stage.started.map(({ terminated }) => terminated), [false, true, false]);
-  assert.deepEqual(stage.started.map(({ assignment }) => assignment.listener), [7, 8, 8]);
+  assert.deepEqual(stage.started.map(({ assignment }) => assignment.worker), [7, 8, 8]);
   assert.equal(ended(), false);
 });
 
@@ -207,9 +207,9 @@ async function firstReport(source: string, assignment: Assignment): Promise<Repo
 }
 
 Deno.test("spawnWorker: passes the assignment in and the reports out", async () => {
-  const echo = `self.onmessage = ({ data: { library, listener } }) =>
-    self.postMessage({ kind: "ended", status: listener, error: library });`;
-  assert.deepEqual(await firstReport(echo, { library: "/lib.so", listener: 7 }), {
+  const echo = `self.onmessage = ({ data: { library, worker } }) =>
+    self.postMessage({ kind: "ended", status: worker, error: library });`;
+  assert.deepEqual(await firstReport(echo, { library: "/lib.so", worker: 7 }), {
     kind: "ended",
     status: 7,
     error: "/lib.so",
@@ -217,7 +217,7 @@ Deno.test("spawnWorker: passes the assignment in and the reports out", async () 
 });
 
 Deno.test("spawnWorker: a worker that throws has ended, and says why", async () => {
-  const report = await firstReport(`throw new Error("boom")`, { library: "", listener: 0 });
+  const report = await firstReport(`throw new Error("boom")`, { library: "", worker: 0 });
   assert(report.kind === "ended" && report.status < 0);
   assert.match(report.error, /boom/);
 });

@@ -1,6 +1,6 @@
 /**
- * A listener worker's whole life: it opens the library, warms its decoder up, and sits in one blocking
- * call until its listener stops. It runs from a blob: URL (see worker_source.ts), so it imports only
+ * A worker's whole life: it opens the library, warms its decoder up, and sits in one blocking call until
+ * its proxy stops. It runs from a blob: URL (see worker_source.ts), so it imports only
  * modules that are linked there.
  */
 import { Action, Refusal, SCRATCH_SIZE } from "../native/layout.ts";
@@ -11,7 +11,8 @@ import { Verdict } from "../decide/verdict.ts";
 /** What the main isolate asks of a worker. */
 export interface Assignment {
   readonly library: string;
-  readonly listener: number;
+  /** The worker's handle. */
+  readonly worker: number;
 }
 
 /** What a worker tells: it is about to serve; it has returned with a status and, if below zero, why. */
@@ -19,10 +20,10 @@ export type Report =
   | { readonly kind: "ready" }
   | { readonly kind: "ended"; readonly status: number; readonly error: string };
 
-function serve({ library, listener }: Assignment): Report {
+function serve({ library, worker }: Assignment): Report {
   const native = Deno.dlopen(library, symbols).symbols;
-  const address = native.scratch(listener);
-  if (address === null) return { kind: "ended", status: -1, error: `No listener ${listener}` };
+  const address = native.scratch(worker);
+  if (address === null) return { kind: "ended", status: -1, error: `No worker ${worker}` };
   const region = Deno.UnsafePointerView.getArrayBuffer(address, SCRATCH_SIZE);
   const decode = createDecoder(region);
   warmUp(region, decode);
@@ -40,7 +41,7 @@ function serve({ library, listener }: Assignment): Report {
     },
   );
   post({ kind: "ready" });
-  const status = native.serve(listener, onHeader.pointer);
+  const status = native.serve(worker, onHeader.pointer);
   onHeader.close();
   const text = new Uint8Array(1024);
   const length = status < 0 ? native.last_error(text, text.length) : 0;

@@ -1,8 +1,8 @@
 //! The records that cross the boundary to TypeScript, and their description.
 //!
 //! Rust defines them once; `describe` prints them as TypeScript, which is checked in as
-//! `src/native/layout.ts`. `abi_version` is a hash of that text: a library and a program that were
-//! not built together refuse each other at load.
+//! `src/native/layout.ts`. `abi_version` is a hash of that text and of the exports: a library and a program
+//! that were not built together refuse each other at load.
 
 use std::fmt::Write as _;
 use std::mem::offset_of;
@@ -16,7 +16,7 @@ use crate::observe::stats::{Counter, Histogram, BUCKETS_MS, ERRNOS};
 /// The largest header: 16 bytes and a length of 65,535 (PROXY v2, section 2.2).
 pub const MAX_HEADER: usize = 16 + 65_535;
 
-/// Bytes of one listener's scratch region: the verdict, then room for what one read brings.
+/// Bytes of one worker's scratch region: the verdict, then room for what one read brings.
 pub const SCRATCH_SIZE: usize = HEADER_OFFSET + MAX_HEADER + 1;
 
 /// Where the header's first byte lies in the scratch region.
@@ -78,7 +78,7 @@ pub mod protocol {
     pub const UDP: u32 = 2;
 }
 
-/// Log levels; a listener queues the events whose level is at most the configured one.
+/// Log levels; a worker queues the events whose level is at most the configured one.
 pub mod level {
     pub const ERROR: u8 = 1;
     pub const WARN: u8 = 2;
@@ -194,44 +194,69 @@ pub struct ReachRecord {
     pub device: [u8; 16],
 }
 
-/// All that a service is started with.
+/// What holds for the whole proxy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct ServiceConfig {
-    pub listen: Endpoint,
-    /// Empty: IPv4 clients are refused. One of the two is there.
-    pub upstream4: Endpoint,
-    /// Empty: IPv6 clients are refused.
-    pub upstream6: Endpoint,
+pub struct ProxyConfig {
     /// Where the metrics are served over TCP; empty where they are not.
     pub metrics: Endpoint,
-    /// Bits of `protocol`.
-    pub protocols: u32,
+    pub log_level: u32,
+    /// How many workers there will be.
+    pub workers: u32,
+    /// How many UDP flows there may be at once, over all workers and listeners.
+    pub max_flows: u32,
+    /// How many TCP connections there may be at once, over all workers and listeners: more wait to be
+    /// accepted.
+    pub max_connections: u32,
+    /// How many pipes there may be at once, over all workers, two descriptors each; 0 splices nothing.
+    pub max_pipes: u32,
+}
+
+/// What a listener is opened with, beside its ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerConfig {
     pub udp_header: u32,
     pub mark: u32,
     pub header_timeout_ms: u32,
     pub connect_timeout_ms: u32,
     pub close_after_ms: u32,
-    pub log_level: u32,
-    /// How many UDP flows there may be at once, over all listeners.
-    pub max_flows: u32,
-    /// How many TCP connections there may be at once, over all listeners: more wait to be accepted.
-    pub max_connections: u32,
-    /// How many pipes there may be at once, over all listeners, two descriptors each; 0 splices nothing.
-    pub max_pipes: u32,
     /// Silence after which the host at the other end of a connection is asked; 0: as the system says.
     pub keepalive_ms: u32,
     /// How long a relayed connection may carry nothing; 0: for ever.
     pub idle_timeout_ms: u32,
+    /// 1: nobody may send headers but whom `set_subnets` names; 0: all may, until it is called.
+    pub restricted: u32,
 }
 
-/// One try to reach the service.
+/// One port of a listener, and where its traffic goes. A range is many of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PortRecord {
+    pub listen: Endpoint,
+    /// Empty: IPv4 clients are refused. One of the two is there.
+    pub upstream4: Endpoint,
+    /// Empty: IPv6 clients are refused.
+    pub upstream6: Endpoint,
+    /// Bits of `protocol`.
+    pub protocols: u32,
+    /// Bits of `port_flag`.
+    pub flags: u32,
+}
+
+/// What a port is, as a set of bits.
+pub mod port_flag {
+    /// `[::]` serves IPv6 alone: IPv4 has a port of its own.
+    pub const ONLY_V6: u32 = 1;
+}
+
+/// One try to reach an upstream.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// Whose address to use, port 0 for an ephemeral one; empty for the proxy's own.
     pub client: Endpoint,
-    pub service: Endpoint,
+    pub upstream: Endpoint,
     /// One bit of `protocol`.
     pub protocol: u32,
     pub mark: u32,
@@ -286,7 +311,9 @@ pub struct Event {
     pub level: u8,
     /// A `Refusal` code, or 0.
     pub refusal: u8,
-    /// Which listener worker, from 0.
+    /// Which worker, from 0.
+    pub worker: u32,
+    /// Which listener; 0: none, but the proxy.
     pub listener: u32,
     /// The operating system's error, or 0.
     pub errno: i32,
@@ -302,7 +329,7 @@ pub struct Event {
     pub sample: [u8; 39],
 }
 
-const _: () = assert!(std::mem::size_of::<Event>() == 132);
+const _: () = assert!(std::mem::size_of::<Event>() == 136);
 
 /// One entry of the access log. The bytes of its header follow, then zeroes up to a multiple of 8.
 #[repr(C)]
@@ -312,8 +339,8 @@ pub struct AccessRecord {
     pub length: u32,
     /// Bytes of the header that follow: its first ones, where it is very long.
     pub header_length: u32,
-    /// Which listener worker, from 0.
-    pub listener: u32,
+    /// Which worker, from 0.
+    pub worker: u32,
     /// The operating system's error, or 0.
     pub errno: i32,
     /// `protocol::TCP` or `protocol::UDP`.
@@ -322,7 +349,9 @@ pub struct AccessRecord {
     pub ending: u8,
     /// 1, 2, or 3 for the Simple Proxy Protocol.
     pub version: u8,
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    /// Which listener.
+    pub listener: u32,
     pub duration_ms: u64,
     pub bytes_up: u64,
     pub bytes_down: u64,
@@ -366,6 +395,7 @@ impl Event {
             kind: kind as u16,
             level,
             refusal: Refusal::None as u8,
+            worker: 0,
             listener: 0,
             errno: 0,
             value: 0,
@@ -405,11 +435,15 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// The hash of `describe`: what `abi_version` answers.
+/// The exports, as the program calls them: generated, and tested for staleness.
+const EXPORTS: &str = include_str!("../../../src/native/symbols.ts");
+
+/// The hash of `describe` and of the exports: what `abi_version` answers.
 pub fn fingerprint() -> u32 {
     // FNV-1a: enough to tell two layouts apart, and needs no table.
     describe_body()
         .bytes()
+        .chain(EXPORTS.bytes())
         .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
@@ -448,7 +482,7 @@ fn describe_body() -> String {
     let mut out = String::new();
     let _ = writeln!(out, "/** The largest header: 16 bytes and a length of 65,535. */");
     let _ = writeln!(out, "export const MAX_HEADER = {MAX_HEADER};\n");
-    let _ = writeln!(out, "/** Bytes of a listener's scratch region. */");
+    let _ = writeln!(out, "/** Bytes of a worker's scratch region. */");
     let _ = writeln!(out, "export const SCRATCH_SIZE = {SCRATCH_SIZE};\n");
     let _ = writeln!(out, "/** Where the header's first byte lies in the scratch region. */");
     let _ = writeln!(out, "export const HEADER_OFFSET = {HEADER_OFFSET};");
@@ -543,26 +577,31 @@ fn describe_body() -> String {
     offsets!(out, "REACH", ReachRecord, kind, gateway, source, device);
     offsets!(
         out,
-        "SERVICE_CONFIG",
-        ServiceConfig,
-        listen,
-        upstream4,
-        upstream6,
+        "PROXY_CONFIG",
+        ProxyConfig,
         metrics,
-        protocols,
+        log_level,
+        workers,
+        max_flows,
+        max_connections,
+        max_pipes,
+    );
+    offsets!(
+        out,
+        "LISTENER_CONFIG",
+        ListenerConfig,
         udp_header,
         mark,
         header_timeout_ms,
         connect_timeout_ms,
         close_after_ms,
-        log_level,
-        max_flows,
-        max_connections,
-        max_pipes,
         keepalive_ms,
         idle_timeout_ms,
+        restricted,
     );
-    offsets!(out, "PROBE", Probe, client, service, protocol, mark, timeout_ms);
+    offsets!(out, "PORT", PortRecord, listen, upstream4, upstream6, protocols, flags);
+    codes!(out, "PortFlag", "Bits of what a port is.", port_flag::ONLY_V6);
+    offsets!(out, "PROBE", Probe, client, upstream, protocol, mark, timeout_ms);
     codes!(
         out,
         "Sandbox",
@@ -593,6 +632,7 @@ fn describe_body() -> String {
         kind,
         level,
         refusal,
+        worker,
         listener,
         errno,
         value,
@@ -609,11 +649,12 @@ fn describe_body() -> String {
         AccessRecord,
         length,
         header_length,
-        listener,
+        worker,
         errno,
         protocol,
         ending,
         version,
+        listener,
         duration_ms,
         bytes_up,
         bytes_down,
@@ -662,7 +703,7 @@ fn describe_body() -> String {
     let _ = writeln!(out, "] as const;\n");
     let _ = writeln!(
         out,
-        "/** Behind the refusals: failed connections to the service, one an errno from 0 (u64 each). */"
+        "/** Behind the refusals: failed connections to the upstream, one an errno from 0 (u64 each). */"
     );
     let _ = writeln!(out, "export const ERRNOS = {ERRNOS};\n");
     let _ = writeln!(

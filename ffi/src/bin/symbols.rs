@@ -61,7 +61,10 @@ fn ffi_type(of: Type) -> &'static str {
         Type::Float32 => "f32",
         Type::Float64 => "f64",
         Type::Pointer => "pointer",
-        // `Buffer` of lib.rs: the inventory knows a named type by its name alone.
-        Type::Buffer | Type::CustomType(_) => "buffer",
+        // The inventory knows a named type by its name alone.
+        Type::Buffer | Type::CustomType("Buffer") => "buffer",
+        Type::CustomType(name) => {
+            panic!("an export has the type {name}, which is none of the boundary")
+        }
     }
 }

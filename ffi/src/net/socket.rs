@@ -124,8 +124,8 @@ impl PartialOrd for RawAddr {
 ///
 /// Its options are inherited by what it accepts (tcp(7)), which saves system calls a connection: a
 /// relay must not wait to fill segments, and urgent bytes keep their place in the stream.
-pub fn tcp_listener(addr: SocketAddr) -> io::Result<Socket> {
-    let socket = bound(addr, Type::STREAM, Sharing::Reuseport)?;
+pub fn tcp_listener(addr: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+    let socket = bound(addr, Type::STREAM, Sharing::Reuseport, only_v6)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
     // A kernel that cannot keep them (before Linux 4.2) only costs the DSCP.
@@ -135,8 +135,8 @@ pub fn tcp_listener(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 /// A UDP socket of a reuseport group; on a wildcard address it tells which address was spoken to.
-pub fn udp_listener(addr: SocketAddr) -> io::Result<Socket> {
-    let socket = bound(addr, Type::DGRAM, Sharing::Reuseport)?;
+pub fn udp_listener(addr: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+    let socket = bound(addr, Type::DGRAM, Sharing::Reuseport, only_v6)?;
     if addr.ip().is_unspecified() {
         let (level, name) = match addr {
             SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_PKTINFO),
@@ -169,9 +169,9 @@ pub fn receive_dscp(fd: RawFd, addr: SocketAddr) {
 
 /// Whether anything else listens on the address. A reuseport group would let a second program of the
 /// same user in without a word, and each would see half of the connections.
-pub fn check_free(addr: SocketAddr, stream: bool) -> io::Result<()> {
+pub fn check_free(addr: SocketAddr, stream: bool, only_v6: bool) -> io::Result<()> {
     let kind = if stream { Type::STREAM } else { Type::DGRAM };
-    let socket = bound(addr, kind, Sharing::Alone)?;
+    let socket = bound(addr, kind, Sharing::Alone, only_v6)?;
     if stream {
         // bind(2) alone accepts an address whose listener set SO_REUSEADDR; listen(2) does not.
         socket.listen(1)?;
@@ -184,7 +184,8 @@ enum Sharing {
     Reuseport,
 }
 
-fn bound(addr: SocketAddr, kind: Type, sharing: Sharing) -> io::Result<Socket> {
+/// `only_v6`: an IPv6 wildcard leaves IPv4 to others.
+fn bound(addr: SocketAddr, kind: Type, sharing: Sharing, only_v6: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind.nonblocking().cloexec(), None)?;
     if kind == Type::STREAM {
         socket.set_reuse_address(true)?;
@@ -193,8 +194,8 @@ fn bound(addr: SocketAddr, kind: Type, sharing: Sharing) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     if addr.is_ipv6() {
-        // `[::]` serves IPv4 as well, whatever net.ipv6.bindv6only says.
-        socket.set_only_v6(false)?;
+        // Unless IPv4 has a socket of its own, `[::]` serves both, whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(only_v6)?;
     }
     socket.bind(&addr.into())?;
     Ok(socket)
@@ -718,7 +719,7 @@ mod tests {
     use super::*;
 
     fn listen(addr: SocketAddr) -> io::Result<Socket> {
-        tcp_listener(addr)
+        tcp_listener(addr, false)
     }
 
     #[test]
@@ -800,19 +801,25 @@ mod tests {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let tcp = listen(any).unwrap();
         let taken = tcp.local_addr().unwrap().as_socket().unwrap();
-        assert_eq!(check_free(taken, true).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        assert_eq!(
+            check_free(taken, true, false).unwrap_err().raw_os_error(),
+            Some(libc::EADDRINUSE)
+        );
         assert!(listen(taken).is_ok(), "the group itself may grow");
-        let udp = udp_listener(any).unwrap();
+        let udp = udp_listener(any, false).unwrap();
         let taken = udp.local_addr().unwrap().as_socket().unwrap();
-        assert_eq!(check_free(taken, false).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
-        assert!(udp_listener(taken).is_ok());
+        assert_eq!(
+            check_free(taken, false, false).unwrap_err().raw_os_error(),
+            Some(libc::EADDRINUSE)
+        );
+        assert!(udp_listener(taken, false).is_ok());
     }
 
     #[test]
     fn a_free_port_is_free_twice() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let free = listen(any).unwrap().local_addr().unwrap().as_socket().unwrap();
-        check_free(free, true).unwrap();
-        check_free(free, true).unwrap();
+        check_free(free, true, false).unwrap();
+        check_free(free, true, false).unwrap();
     }
 }

@@ -12,13 +12,13 @@ named! {
     /// Why a connection or a flow ended.
     Ending: u8 {
         /// Both sides finished, the client first.
-        ClientClosed = 1, "client_closed";
+        PeerClosed = 1, "client_closed";
         /// Both sides finished, the service first.
-        ServiceClosed = 2, "service_closed";
+        UpstreamClosed = 2, "service_closed";
         /// The client's side broke: a reset, or `errno` says what.
-        ClientBroke = 3, "client_broke";
+        PeerBroke = 3, "client_broke";
         /// The service's side broke: a reset, or `errno` says what.
-        ServiceBroke = 4, "service_broke";
+        UpstreamBroke = 4, "service_broke";
         /// The service was not reached; `errno` says why.
         ConnectFailed = 5, "connect_failed";
         /// The service did not answer within the connect timeout.

@@ -8,9 +8,10 @@ use crate::abi::layout::Event;
 
 /// Milliseconds between two lines of one reason.
 pub const INTERVAL_MS: u64 = 1_000;
+/// From so many lines a second on, listeners share those of a reason.
+const MOST_LINES: usize = 64;
 
-/// Events that are alike. All parts come from the program or the kernel, none from the network: there
-/// are few of them.
+/// Events that are alike. All parts come from the program or the kernel, none from the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reason {
     kind: u16,
@@ -18,6 +19,8 @@ struct Reason {
     errno: i32,
     /// The families of client and upstream: 0 without one.
     families: [u8; 2],
+    /// The listener; 0 where there are too many lines for one each.
+    listener: u32,
 }
 
 struct Line {
@@ -44,6 +47,7 @@ impl Reason {
             refusal: event.refusal,
             errno: event.errno,
             families: [event.client.family, event.upstream.family],
+            listener: event.listener,
         }
     }
 }
@@ -52,7 +56,10 @@ impl LogLimit {
     /// Takes an event: gives it back to be logged now, or holds it. `now`, in milliseconds, never goes
     /// back. Call `pop_due` at `next_deadline` for what is held.
     pub fn admit(&mut self, event: Event, now: u64) -> Option<Event> {
-        let reason = Reason::of(&event);
+        let mut reason = Reason::of(&event);
+        if self.lines.len() >= MOST_LINES && !self.lines.iter().any(|line| line.reason == reason) {
+            reason.listener = 0;
+        }
         let Some(line) = self.lines.iter_mut().find(|line| line.reason == reason) else {
             self.lines.push(Line { reason, until: now + INTERVAL_MS, held: 0, event });
             return Some(event);
@@ -147,6 +154,19 @@ mod tests {
         let failed = Event { errno: libc::ECONNREFUSED, ..event(Refusal::None, 0) };
         assert!(limit.admit(failed, 0).is_some());
         assert!(limit.admit(Event { errno: libc::EHOSTUNREACH, ..failed }, 0).is_some());
+    }
+
+    #[test]
+    fn listeners_have_lines_of_their_own_while_there_are_few() {
+        let mut limit = LogLimit::default();
+        let of = |listener| Event { listener, ..event(Refusal::NotProxy, listener) };
+        let lines = (1..=1000).filter(|listener| limit.admit(of(*listener), 0).is_some()).count();
+        assert_eq!(lines, MOST_LINES + 1);
+        let mut held = 0;
+        while let Some(event) = limit.pop() {
+            held += 1 + event.left_out as usize;
+        }
+        assert_eq!(lines + held, 1000);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use crate::abi::errors::{Error, Result};
-use crate::proxy::service::lock;
+use crate::system::sync::lock;
 
 /// Bytes that may wait: at the access log's rate, a reader that stops for a quarter of a second.
 const CAPACITY: usize = 4 << 20;

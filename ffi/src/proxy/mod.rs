@@ -1,4 +1,426 @@
-//! The proxy: its configuration and workers as the handles of the boundary, and its sandbox.
+//! The proxy: its listeners and workers, and everything that several threads touch.
+//!
+//! `table.rs` has the listeners, `port.rs` their sockets, `places.rs` where the program listens itself;
+//! `handles.rs` is what the boundary knows all of it by. A listener never changes in place: opening,
+//! changing and closing one publishes a new table, and the workers follow (`worker/`).
 
+pub mod handles;
+pub mod listener;
+pub mod places;
+pub mod port;
 pub mod sandbox;
-pub mod service;
+pub mod settings;
+pub mod table;
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::abi::errors::{self, Error, Result};
+use crate::abi::layout::{
+    level, Endpoint, Event, ListenerConfig, PortRecord, ProxyConfig, SubnetRecord,
+};
+use crate::net::socket;
+use crate::observe::events::{Doorbell, EventKind};
+use crate::observe::log_limit::LogLimit;
+use crate::observe::stats::STATS_LENGTH;
+use crate::system::sync::lock;
+use crate::trust::host::{Host, Known};
+use crate::worker::Worker;
+use listener::{subnets_of, Lasting, Listener};
+use places::Places;
+use port::{Port, Wanted};
+use settings::{ProxySettings, Settings};
+use table::Table;
+
+/// A running program's listeners and workers.
+pub struct Proxy {
+    pub settings: ProxySettings,
+    /// All workers count their milliseconds from here.
+    pub opened: Instant,
+    pub table: Table,
+    /// This host's addresses, which no client from elsewhere may have.
+    pub host: Arc<Host>,
+    /// Connections to an upstream on loopback use reno.
+    pub reno_over_loopback: bool,
+    workers: Mutex<Vec<Arc<Worker>>>,
+    /// Held over a change of the table. The numbers of the next listener and port.
+    next: Mutex<Next>,
+    /// Set once, when the proxy is told to stop.
+    stop_at: OnceLock<Instant>,
+    doorbell: Doorbell,
+    /// Held by the one reader of the rings: what the workers have told alike is one line, too.
+    draining: Mutex<LogLimit>,
+    closed: Mutex<Closed>,
+}
+
+struct Next {
+    listener: u32,
+    port: Cell<u32>,
+}
+
+/// Listeners that were closed: no counter is lost.
+struct Closed {
+    /// Those with connections, perhaps.
+    draining: Vec<Arc<Lasting>>,
+    sums: [u64; STATS_LENGTH],
+}
+
+/// Checks the system and registers a proxy without workers and listeners; its handle.
+pub fn open(config: &ProxyConfig) -> Result<i32> {
+    errors::keep_panics_quiet();
+    let settings = ProxySettings::new(config)?;
+    let host = Host::watch().map_err(|error| {
+        Error::system("Cannot start a thread for this host's addresses", &error)
+    })?;
+    Ok(handles::add_proxy(Proxy::new(settings, host)))
+}
+
+/// Whether this process may use the clients' addresses and, unless it is 0, the mark.
+pub fn check_capabilities(mark: u32) -> Result<()> {
+    socket::check_capabilities(mark).map_err(|error| {
+        let what = if mark == 0 { "" } else { " and mark its packets" };
+        Error::system(format!("Cannot use the clients' addresses{what}"), &error)
+    })
+}
+
+/// Whether no upstream of these ports is one of them, or where the metrics are served.
+pub fn check_forwarding(metrics: &Endpoint, records: &[PortRecord]) -> Result<()> {
+    let ports = wanted(records)?;
+    let listens = ports.iter().map(|port| (port.listen, port.tcp, port.udp));
+    let places = Places::new(listens, metrics.socket_addr());
+    let known = Known::read();
+    ports.iter().try_for_each(|port| places.check(port, &known))
+}
+
+fn wanted(records: &[PortRecord]) -> Result<Vec<Wanted>> {
+    if records.is_empty() {
+        return Err(Error::invalid("a listener needs a port"));
+    }
+    records.iter().map(Wanted::new).collect()
+}
+
+impl Proxy {
+    /// A proxy without workers and listeners. Nothing of the system is checked.
+    pub fn new(settings: ProxySettings, host: Arc<Host>) -> Arc<Proxy> {
+        Arc::new(Proxy {
+            opened: Instant::now(),
+            table: Table::default(),
+            host,
+            reno_over_loopback: socket::host_paces(),
+            workers: Mutex::default(),
+            next: Mutex::new(Next { listener: 1, port: Cell::new(1) }),
+            stop_at: OnceLock::new(),
+            doorbell: Doorbell::default(),
+            draining: Mutex::default(),
+            closed: Mutex::new(Closed { draining: Vec::new(), sums: [0; STATS_LENGTH] }),
+            settings,
+        })
+    }
+
+    /// One more worker.
+    ///
+    /// # Errors
+    /// `INVALID` where there are as many as the configuration says.
+    pub fn open_worker(self: &Arc<Proxy>) -> Result<Arc<Worker>> {
+        let mut workers = lock(&self.workers);
+        if workers.len() >= self.settings.workers {
+            return Err(Error::invalid(format!("there are {} workers", workers.len())));
+        }
+        let worker = Worker::open(self, workers.len() as u32)
+            .map_err(|error| Error::system("Cannot open an eventfd", &error))?;
+        workers.push(worker.clone());
+        Ok(worker)
+    }
+
+    /// Opens a listener: checks what it needs of the system, and opens a socket for each worker, port
+    /// and transport. All or nothing. Its number, which no other listener ever has.
+    pub fn open_listener(&self, config: &ListenerConfig, records: &[PortRecord]) -> Result<i32> {
+        let (settings, ports) = (Settings::new(config)?, wanted(records)?);
+        check_capabilities(settings.mark)?;
+        self.add_listener(settings, &ports)
+    }
+
+    /// As `open_listener`, without the capabilities.
+    pub fn add_listener(&self, settings: Settings, ports: &[Wanted]) -> Result<i32> {
+        let mut next = self.change()?;
+        self.check_loops(0, ports)?;
+        let ports = self.open_ports(&next, ports, None)?;
+        let id = next.listener;
+        next.listener += 1;
+        self.publish(Listener::new(id, settings, ports, self.settings.workers));
+        Ok(id as i32)
+    }
+
+    /// Changes a listener: new connections and flows are served in the new way, those that there are go
+    /// on. Sockets of ports that stay are not touched. All or nothing.
+    pub fn update_listener(
+        &self,
+        id: u32,
+        config: &ListenerConfig,
+        records: &[PortRecord],
+    ) -> Result<i32> {
+        let (settings, ports) = (Settings::new(config)?, wanted(records)?);
+        check_capabilities(settings.mark)?;
+        self.change_listener(id, settings, &ports)
+    }
+
+    /// As `update_listener`, without the capabilities.
+    pub fn change_listener(&self, id: u32, settings: Settings, ports: &[Wanted]) -> Result<i32> {
+        let next = self.change()?;
+        let before = self.find(id)?;
+        self.check_loops(id, ports)?;
+        let ports = self.open_ports(&next, ports, Some(&before))?;
+        let mut listener = Listener { settings, ports, ..(*before).clone() };
+        if !listener.settings.restricted {
+            listener.subnets = None;
+        }
+        self.publish(listener);
+        Ok(0)
+    }
+
+    /// Closes a listener: it takes nothing new, and what is left of it after `grace` ends.
+    pub fn close_listener(&self, id: u32, grace: Duration) -> Result<i32> {
+        let _changing = self.change()?;
+        let listener = self.find(id)?;
+        let _ = listener.lasting.ends_at.set(Instant::now() + grace);
+        lock(&self.closed).draining.push(listener.lasting.clone());
+        self.table.remove(id, self.settings.metrics);
+        self.wake();
+        Ok(0)
+    }
+
+    /// Replaces a listener's allowed subnets.
+    pub fn set_subnets(&self, id: u32, records: &[SubnetRecord]) -> Result<i32> {
+        let subnets = subnets_of(records)?;
+        let _changing = self.change()?;
+        let before = self.find(id)?;
+        self.publish(Listener { subnets: Some(subnets), ..(*before).clone() });
+        Ok(0)
+    }
+
+    fn find(&self, id: u32) -> Result<Arc<Listener>> {
+        let snapshot = self.table.snapshot();
+        let found = snapshot.find(id).cloned();
+        found.ok_or_else(|| Error::invalid(format!("there is no listener {id}")))
+    }
+
+    /// Begins a change of the table; nothing changes once the proxy stops.
+    fn change(&self) -> Result<MutexGuard<'_, Next>> {
+        let next = lock(&self.next);
+        match self.stop_at() {
+            None => Ok(next),
+            Some(_) => Err(Error::invalid("the proxy stops")),
+        }
+    }
+
+    /// Whether no upstream is a listener, with these ports for those of listener `id`.
+    fn check_loops(&self, id: u32, ports: &[Wanted]) -> Result<()> {
+        let snapshot = self.table.snapshot();
+        let others = || {
+            let others = snapshot.listeners.iter().filter(move |listener| listener.id != id);
+            others.flat_map(|listener| &listener.ports).map(|port| Wanted {
+                listen: port.listen,
+                upstreams: port.upstreams,
+                tcp: port.tcp.is_some(),
+                udp: port.udp.is_some(),
+                only_v6: false,
+            })
+        };
+        let listens = others().chain(ports.iter().copied());
+        let places = Places::new(
+            listens.map(|port| (port.listen, port.tcp, port.udp)),
+            self.settings.metrics,
+        );
+        let known = self.host.known();
+        // Its own first: that is what the operator has just asked for.
+        ports.iter().copied().chain(others()).try_for_each(|port| places.check(&port, &known))
+    }
+
+    fn open_ports(
+        &self,
+        next: &Next,
+        ports: &[Wanted],
+        before: Option<&Listener>,
+    ) -> Result<Vec<Arc<Port>>> {
+        let open = |wanted: &Wanted| {
+            let before = before.and_then(|listener| listener.port_at(wanted.listen));
+            let new_id = || next.port.replace(next.port.get() + 1);
+            Port::open(wanted, before.map(|port| &**port), new_id, self.settings.workers)
+                .map(Arc::new)
+        };
+        ports.iter().map(open).collect()
+    }
+
+    fn publish(&self, listener: Listener) {
+        self.table.put(listener, self.settings.metrics);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        for worker in lock(&self.workers).iter() {
+            worker.wake.signal();
+        }
+    }
+
+    /// Begins the end: no new connections, and none at all after `grace`. Wakes the log, too.
+    pub fn stop(&self, grace: Duration) -> Result<i32> {
+        let _changing = lock(&self.next);
+        let _ = self.stop_at.set(Instant::now() + grace);
+        self.wake();
+        self.doorbell.ring();
+        Ok(0)
+    }
+
+    /// When the last connection must have ended, once `stop` was called.
+    #[inline]
+    pub fn stop_at(&self) -> Option<Instant> {
+        self.stop_at.get().copied()
+    }
+
+    /// Milliseconds since the proxy was opened.
+    pub fn now(&self) -> u64 {
+        self.opened.elapsed().as_millis() as u64
+    }
+
+    /// A moment as milliseconds since the proxy was opened: a millisecond more than the whole ones, so
+    /// that it has passed on waking.
+    pub fn ms_of(&self, moment: Instant) -> u64 {
+        moment.saturating_duration_since(self.opened).as_millis() as u64 + 1
+    }
+
+    /// Wakes the reader of the rings.
+    pub fn ring(&self) {
+        self.doorbell.ring();
+    }
+
+    /// Moves queued events into `into`; waits up to `timeout` for the first.
+    pub fn next_events(&self, into: &mut [Event], timeout: Duration) -> Result<i32> {
+        let mut limit = lock(&self.draining);
+        let workers: Vec<Arc<Worker>> = lock(&self.workers).clone();
+        // Nothing is held back once the end has come: this may be the last call.
+        let now = || self.stop_at().is_none().then(|| self.now());
+        let mut count = drain(&workers, into, &mut limit, now());
+        if count == 0 && !into.is_empty() {
+            let ready = || workers.iter().any(|worker| worker.has_told());
+            let due = limit.next_deadline().map(|at| at.saturating_sub(self.now()));
+            let timeout = due.map_or(timeout, |due| timeout.min(Duration::from_millis(due)));
+            self.doorbell.wait(timeout, ready);
+            count = drain(&workers, into, &mut limit, now());
+        }
+        Ok(count as i32)
+    }
+
+    /// Moves entries of the access log into `into`, as many as fit; the bytes written.
+    pub fn next_access(&self, into: &mut [u8]) -> Result<i32> {
+        let _only_reader = lock(&self.draining);
+        let workers: Vec<Arc<Worker>> = lock(&self.workers).clone();
+        let mut written = 0;
+        for ring in workers.iter().filter_map(|worker| worker.accounts.as_ref()) {
+            while let Some(size) = ring.peek(|account| account.size()) {
+                let Some(room) = into.get_mut(written..written + size) else { break };
+                let Some(account) = ring.pop() else { break };
+                account.write(room);
+                written += size;
+            }
+        }
+        Ok(written as i32)
+    }
+
+    /// Writes the counters of a listener, or with 0 those of the proxy, summed over the workers; how
+    /// many. What listeners have counted that were closed stays in the proxy's.
+    pub fn stats(&self, id: u32, into: &mut [u64]) -> Result<i32> {
+        let room = into
+            .get_mut(..STATS_LENGTH)
+            .ok_or_else(|| Error::invalid(format!("{STATS_LENGTH} counters need more room")))?;
+        let mut closed = lock(&self.closed);
+        closed.sum_up();
+        let snapshot = self.table.snapshot();
+        let open = snapshot.listeners.iter().map(|listener| &listener.lasting);
+        let mut sums = [0; STATS_LENGTH];
+        if id == 0 {
+            sums = closed.sums;
+            open.chain(&closed.draining).for_each(|lasting| lasting.read(&mut sums));
+            lock(&self.workers).iter().for_each(|worker| worker.stats.read(&mut sums));
+        } else {
+            let found = open.chain(&closed.draining).find(|lasting| lasting.id == id);
+            found
+                .ok_or_else(|| Error::invalid(format!("there is no listener {id}")))?
+                .read(&mut sums);
+        }
+        room.copy_from_slice(&sums);
+        Ok(STATS_LENGTH as i32)
+    }
+
+    /// Sets a worker's gauges to zero: a thread that failed left nothing open.
+    pub fn clear_gauges(&self, worker: u32) {
+        let closed = lock(&self.closed);
+        let snapshot = self.table.snapshot();
+        let open = snapshot.listeners.iter().map(|listener| &listener.lasting);
+        open.chain(&closed.draining).for_each(|lasting| {
+            lasting.stats[worker as usize].clear_gauges();
+        });
+    }
+}
+
+impl Closed {
+    /// Adds up what those have counted that no worker knows any more.
+    fn sum_up(&mut self) {
+        let sums = &mut self.sums;
+        self.draining.retain_mut(|lasting| {
+            let is_over = Arc::get_mut(lasting).is_some();
+            if is_over {
+                lasting.read(sums);
+            }
+            !is_over
+        });
+    }
+}
+
+impl Lasting {
+    fn read(&self, sums: &mut [u64; STATS_LENGTH]) {
+        self.stats.iter().for_each(|stats| stats.read(sums));
+    }
+}
+
+/// Moves queued events into `into`, as many as fit; how many. `limit`: what several workers tell alike
+/// within a second becomes one line; without it nothing is held back.
+fn drain(
+    workers: &[Arc<Worker>],
+    into: &mut [Event],
+    limit: &mut LogLimit,
+    now: Option<u64>,
+) -> usize {
+    let mut count = 0;
+    while count < into.len() {
+        let held = match now {
+            Some(now) => limit.pop_due(now),
+            None => limit.pop(),
+        };
+        let Some(event) = held else { break };
+        into[count] = event;
+        count += 1;
+    }
+    for worker in workers {
+        if count == into.len() {
+            break;
+        }
+        let lost = worker.take_lost();
+        if lost > 0 {
+            let event = Event::new(EventKind::EventsLost, level::WARN);
+            into[count] = Event { worker: worker.index, value: lost as u32, ..event };
+            count += 1;
+        }
+        while count < into.len() {
+            let Some(event) = worker.events.pop() else { break };
+            let event = match now {
+                Some(now) if event.level == level::WARN => limit.admit(event, now),
+                _ => Some(event),
+            };
+            let Some(event) = event else { continue };
+            into[count] = event;
+            count += 1;
+        }
+    }
+    count
+}

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::abi::errors::{Error, Result};
-use crate::proxy::service::lock;
+use crate::system::sync::lock;
 
 const LARGEST: u64 = 64 << 20;
 

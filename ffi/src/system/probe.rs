@@ -1,4 +1,4 @@
-//! Tries what a connection to the service needs, once: plainly, or as a client. For the doctor and for
+//! Tries what a connection to the upstream needs, once: plainly, or as a client. For the doctor and for
 //! readiness; never on the data path.
 
 use std::io;
@@ -15,27 +15,27 @@ use crate::net::socket::{self, Source, TcpOptions};
 /// TCP: 0 once it is connected. UDP: sends `payload`, 0 once anything comes back. Otherwise the
 /// operating system's error: ETIMEDOUT when nothing came in time, ECONNREFUSED when nobody listens.
 pub fn run(probe: &Probe, payload: &[u8]) -> Result<i32> {
-    let service =
-        probe.service.socket_addr().ok_or_else(|| Error::invalid("a probe needs a service"))?;
+    let upstream =
+        probe.upstream.socket_addr().ok_or_else(|| Error::invalid("a probe needs an upstream"))?;
     let source = match probe.client.socket_addr() {
         None => Source::Own,
-        Some(client) if client.is_ipv4() == service.is_ipv4() => Source::Client(client),
-        Some(_) => return Err(Error::invalid("client and service are of two families")),
+        Some(client) if client.is_ipv4() == upstream.is_ipv4() => Source::Client(client),
+        Some(_) => return Err(Error::invalid("client and upstream are of two families")),
     };
     let deadline = Instant::now() + Duration::from_millis(u64::from(probe.timeout_ms));
     let outcome = match probe.protocol {
-        protocol::TCP => try_tcp(source, service, probe.mark, deadline),
-        protocol::UDP => try_udp(source, service, probe.mark, deadline, payload),
+        protocol::TCP => try_tcp(source, upstream, probe.mark, deadline),
+        protocol::UDP => try_udp(source, upstream, probe.mark, deadline, payload),
         _ => return Err(Error::invalid("a probe takes one protocol")),
     };
     Ok(outcome.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
 }
 
-fn try_tcp(source: Source, service: SocketAddr, mark: u32, deadline: Instant) -> io::Result<()> {
+fn try_tcp(source: Source, upstream: SocketAddr, mark: u32, deadline: Instant) -> io::Result<()> {
     let options = TcpOptions { mark, ..TcpOptions::default() };
-    let upstream = socket::connect_tcp(source, service, options)?;
-    wait(&upstream.socket, libc::POLLOUT, deadline)?;
-    match socket::take_error(upstream.socket.as_raw_fd()) {
+    let opened = socket::connect_tcp(source, upstream, options)?;
+    wait(&opened.socket, libc::POLLOUT, deadline)?;
+    match socket::take_error(opened.socket.as_raw_fd()) {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
@@ -43,16 +43,16 @@ fn try_tcp(source: Source, service: SocketAddr, mark: u32, deadline: Instant) ->
 
 fn try_udp(
     source: Source,
-    service: SocketAddr,
+    upstream: SocketAddr,
     mark: u32,
     deadline: Instant,
     payload: &[u8],
 ) -> io::Result<()> {
-    let upstream = socket::connect_udp(source, service, mark)?;
-    socket::send(upstream.socket.as_raw_fd(), payload)?;
-    wait(&upstream.socket, libc::POLLIN, deadline)?;
+    let opened = socket::connect_udp(source, upstream, mark)?;
+    socket::send(opened.socket.as_raw_fd(), payload)?;
+    wait(&opened.socket, libc::POLLIN, deadline)?;
     // An ICMP refusal arrives as the error of this call (udp(7)).
-    socket::receive(upstream.socket.as_raw_fd(), &mut [0; 1])?;
+    socket::receive(opened.socket.as_raw_fd(), &mut [0; 1])?;
     Ok(())
 }
 
@@ -80,10 +80,10 @@ mod tests {
     use super::*;
     use crate::abi::layout::Endpoint;
 
-    fn probe(service: SocketAddr, protocol: u32) -> Probe {
+    fn probe(upstream: SocketAddr, protocol: u32) -> Probe {
         Probe {
             client: Endpoint::default(),
-            service: service.into(),
+            upstream: upstream.into(),
             protocol,
             mark: 0,
             timeout_ms: 100,
@@ -101,17 +101,17 @@ mod tests {
 
     #[test]
     fn udp_is_answered_silent_or_refused() {
-        let service = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let addr = service.local_addr().unwrap();
+        let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = upstream.local_addr().unwrap();
         let asked = probe(addr, protocol::UDP);
         assert_eq!(run(&asked, b"anyone?").unwrap(), libc::ETIMEDOUT);
         let answering = std::thread::spawn(move || {
             let mut room = [0; 16];
             // The first is the one that found silence.
             for _ in 0..2 {
-                let (length, from) = service.recv_from(&mut room).unwrap();
+                let (length, from) = upstream.recv_from(&mut room).unwrap();
                 assert_eq!(&room[..length], b"anyone?");
-                let _ = service.send_to(b"yes", from);
+                let _ = upstream.send_to(b"yes", from);
             }
         });
         assert_eq!(run(&Probe { timeout_ms: 5_000, ..asked }, b"anyone?").unwrap(), 0);
@@ -126,7 +126,7 @@ mod tests {
         let other: SocketAddr = "[2001:db8::1]:0".parse().unwrap();
         for wrong in [
             Probe { protocol: protocol::TCP | protocol::UDP, ..sane },
-            Probe { service: Endpoint::default(), ..sane },
+            Probe { upstream: Endpoint::default(), ..sane },
             Probe { client: other.into(), ..sane },
         ] {
             assert!(run(&wrong, b"").is_err(), "{wrong:?}");

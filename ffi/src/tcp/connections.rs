@@ -1,13 +1,16 @@
-//! A TCP connection's way: accept, subnet check, header, verdict, connect, relay.
+//! A TCP connection's way: accept, subnet check, header, decision, connect, relay.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::pending::{Limits, Pending};
 use super::ports::Exhausted;
-use super::silence::{Outcome, Silence};
+use super::silence::Outcome;
 use super::watch::{Due, Watch, Watched};
 use crate::abi::layout::{carrier, level, protocol, Event, MAX_HEADER};
 use crate::header::frame::{self, Frame};
@@ -16,23 +19,33 @@ use crate::observe::access::{Account, Ending};
 use crate::observe::events::EventKind;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::{Counter, Histogram};
-use crate::proxy::service::lock;
+use crate::proxy::port::Transport;
+use crate::proxy::settings::ProxySettings;
+use crate::proxy::table::Snapshot;
 use crate::tcp::relay::{Party, Relay, Side, Tools, Turn};
-use crate::trust::allowed::Allowed;
 use crate::worker::deadlines::Deadlines;
+use crate::worker::decision::Decision;
 use crate::worker::poll::{Interest, Key, Token};
+use crate::worker::served::Served;
 use crate::worker::slab::Slab;
-use crate::worker::{client_of, Context};
+use crate::worker::Context;
 
 /// Connections accepted before the others have their turn.
 const ACCEPTS_A_TURN: usize = 32;
+/// Enough of these for a full queue (listen(2)).
+const LAST_TURNS: usize = 4096 / ACCEPTS_A_TURN;
 /// How long accepting pauses when descriptors or memory have run out.
 const PAUSE_MS: u64 = 100;
 
-/// The listening socket and all its connections.
-pub struct Listening {
-    socket: Option<RawFd>,
-    acceptable: bool,
+/// A worker's listening sockets and all its connections.
+pub struct Connections {
+    listening: Slab<Listening>,
+    /// By the port's number.
+    by_port: HashMap<u32, Key>,
+    /// Listening sockets that have connections.
+    acceptable: Vec<Key>,
+    /// Those that wait until accepting goes on.
+    paused: Vec<Key>,
     /// When accepting goes on, while it pauses.
     resume_at: Option<u64>,
     /// As many connections as there are descriptors for both their sides.
@@ -46,15 +59,23 @@ pub struct Listening {
     header_deadlines: Deadlines,
     connect_deadlines: Deadlines,
     watch: Watch,
-    silence: Silence,
+    /// Listeners that were closed, and when their last connections end.
+    closed: Vec<(u64, u32)>,
     exhausted: Exhausted,
     tools: Tools,
-    allowed: Allowed,
+}
+
+/// A listening socket.
+struct Listening {
+    socket: RawFd,
+    served: Rc<Served>,
 }
 
 struct Connection {
-    client: Side,
-    peer: SocketAddr,
+    /// By which it was accepted.
+    served: Rc<Served>,
+    peer: Side,
+    peer_address: SocketAddr,
     phase: Phase,
     /// Waits in `ready`.
     queued: bool,
@@ -73,8 +94,7 @@ enum Phase {
 struct Upstream {
     side: Side,
     relay: Relay,
-    source: Source,
-    service: SocketAddr,
+    decision: Decision,
     /// When it was asked to connect.
     asked_at: u64,
     watched: Watched,
@@ -86,7 +106,7 @@ enum End {
     Refused,
     /// It made room for others before its header was complete.
     Evicted,
-    /// The service could not be reached; an error of 0 is a timeout.
+    /// The upstream could not be reached; an error of 0 is a timeout.
     Unreachable(i32),
     /// The relay is over, with the error that broke it, if any.
     Over(Option<i32>),
@@ -100,44 +120,80 @@ impl Connection {
     /// Whether something that was sent may not have been delivered.
     fn owes(&self) -> bool {
         match &self.phase {
-            Phase::Relaying(upstream) => upstream.relay.owes(&self.client, &upstream.side),
+            Phase::Relaying(upstream) => upstream.relay.owes(&self.peer, &upstream.side),
             Phase::Header(_) | Phase::Connecting(_) => true,
         }
     }
 }
 
-impl Listening {
-    /// Starts with the listener's socket; without one there is nothing to do.
-    pub fn start(cx: &Context) -> io::Result<Listening> {
-        let settings = &cx.listener.service.settings;
-        let socket = lock(&cx.listener.tcp).as_ref().map(AsRawFd::as_raw_fd);
-        if let Some(socket) = socket {
-            cx.poll.add(socket, Token::TcpListener, Interest::Readable)?;
-        }
-        let most_connections = cx.listener.service.connections_a_listener();
-        let limits = Limits::of_a_listener(cx.listener.service.listeners(), most_connections);
-        Ok(Listening {
-            socket,
-            acceptable: false,
+impl Connections {
+    /// Without a listening socket yet: see `follow`.
+    pub fn new(settings: &ProxySettings) -> Connections {
+        let most_connections = settings.connections_a_worker();
+        let limits = Limits::of_a_worker(settings.workers, most_connections);
+        Connections {
+            listening: Slab::default(),
+            by_port: HashMap::new(),
+            acceptable: Vec::new(),
+            paused: Vec::new(),
             resume_at: None,
             most_connections,
             pending: Pending::new(limits),
             connections: Slab::default(),
             ready: Vec::new(),
             ready_now: Vec::new(),
-            header_deadlines: Deadlines::new(settings.header_timeout.as_millis() as u64),
-            connect_deadlines: Deadlines::new(settings.connect_timeout.as_millis() as u64),
-            watch: Watch::new(settings),
-            tools: Tools::new(cx.listener.service.pipes_a_listener()),
-            silence: Silence::default(),
+            header_deadlines: Deadlines::default(),
+            connect_deadlines: Deadlines::default(),
+            watch: Watch::default(),
+            closed: Vec::new(),
+            tools: Tools::new(settings.pipes_a_worker()),
             exhausted: Exhausted::default(),
-            allowed: Allowed::default(),
-        })
+        }
     }
 
-    /// The listening socket has connections.
-    pub fn set_acceptable(&mut self) {
-        self.acceptable = true;
+    /// Follows a change of the listeners: serves the sockets of new ports, and those that stay in the
+    /// new way; accepts what waits at the others, and closes them. Connections go on.
+    ///
+    /// # Errors
+    /// Those of epoll.
+    pub fn follow(&mut self, cx: &mut Context, now: &Snapshot) -> io::Result<()> {
+        let worker = cx.worker.index;
+        let mut gone = std::mem::take(&mut self.by_port);
+        for listener in &now.listeners {
+            for port in &listener.ports {
+                let Some(sockets) = &port.tcp else { continue };
+                let known = gone.remove(&port.id);
+                if let Some(listening) = known.and_then(|key| self.listening.get_mut(key)) {
+                    if !Arc::ptr_eq(&listening.served.listener, listener) {
+                        let served = Served::new(worker, listener, port, Transport::Tcp);
+                        listening.served = Rc::new(served);
+                    }
+                    self.by_port.extend(known.map(|key| (port.id, key)));
+                    continue;
+                }
+                let Some(socket) = sockets.fd(worker) else { continue };
+                let served = Rc::new(Served::new(worker, listener, port, Transport::Tcp));
+                let key = self.listening.insert(Listening { socket, served });
+                cx.poll.add(socket, Token::TcpListener(key), Interest::Readable)?;
+                self.by_port.insert(port.id, key);
+            }
+        }
+        for key in gone.into_values() {
+            // Whoever has connected already was promised a connection.
+            self.accept_rest(cx, key);
+            self.close(cx, key);
+        }
+        Ok(())
+    }
+
+    /// From a time on no connection of a closed listener is left.
+    pub fn end_later(&mut self, listener: u32, at: u64) {
+        self.closed.push((at, listener));
+    }
+
+    /// A listening socket has connections.
+    pub fn set_acceptable(&mut self, key: Key) {
+        self.acceptable.push(key);
     }
 
     /// Whether `turn` has something to do without an event.
@@ -152,20 +208,21 @@ impl Listening {
             self.connect_deadlines.next(),
             self.watch.next(),
             self.resume_at,
+            self.closed.iter().map(|(at, _)| *at).min(),
         ];
         deadlines.into_iter().flatten().min()
     }
 
     /// An event on one side of a connection.
     pub fn on_event(&mut self, cx: &mut Context, token: Token, bits: u32) {
-        let (key, of_client) = match token {
-            Token::Client(key) => (key, true),
+        let (key, of_peer) = match token {
+            Token::Peer(key) => (key, true),
             Token::Upstream(key) => (key, false),
             _ => return,
         };
         let Some(connection) = self.connections.get_mut(key) else { return };
         match &mut connection.phase {
-            _ if of_client => connection.client.note(bits),
+            _ if of_peer => connection.peer.note(bits),
             Phase::Connecting(upstream) | Phase::Relaying(upstream) => upstream.side.note(bits),
             Phase::Header(_) => {}
         }
@@ -184,9 +241,11 @@ impl Listening {
         }
         self.ready_now = ready;
         self.pass_deadlines(cx);
-        if std::mem::take(&mut self.acceptable) {
-            self.accept(cx);
+        let mut acceptable = std::mem::take(&mut self.acceptable);
+        for key in acceptable.drain(..) {
+            self.accept(cx, key);
         }
+        self.acceptable = acceptable;
     }
 
     /// Ends every connection.
@@ -198,33 +257,46 @@ impl Listening {
 
     /// Stops accepting; whether every connection has ended.
     pub fn stop(&mut self, cx: &Context) -> bool {
-        if self.socket.take().is_some() {
-            *lock(&cx.listener.tcp) = None;
+        if self.listening.len() > 0 {
+            for key in self.listening.keys() {
+                self.close(cx, key);
+            }
+            self.by_port.clear();
+            self.acceptable.clear();
+            self.paused.clear();
             self.resume_at = None;
-            self.acceptable = false;
         }
         self.connections.len() == 0
     }
 
-    fn accept(&mut self, cx: &mut Context) {
-        let Some(socket) = self.socket else { return };
+    /// Closes a listening socket.
+    fn close(&mut self, cx: &Context, key: Key) {
+        let Some(Listening { served, .. }) = self.listening.remove(key) else { return };
+        if let Some(sockets) = &served.port.tcp {
+            sockets.close(cx.worker.index);
+        }
+    }
+
+    fn accept(&mut self, cx: &mut Context, key: Key) {
+        let Some(listening) = self.listening.get(key) else { return };
+        let (socket, served) = (listening.socket, listening.served.clone());
         for _ in 0..ACCEPTS_A_TURN {
             // Nobody gives way for nobody.
             if self.is_full() && !socket::is_waiting(socket) {
                 return;
             }
             if !self.make_room(cx) {
-                return self.pause_accepting(cx, socket, libc::EMFILE);
+                return self.pause_accepting(cx, key, libc::EMFILE);
             }
             match socket::accept(socket) {
-                Ok((client, peer)) => self.admit(cx, client, peer),
+                Ok((peer, address)) => self.admit(cx, &served, peer, address),
                 Err(error) => match error.raw_os_error() {
                     Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
                         if !socket::is_waiting(socket) {
                             return;
                         }
                         if !self.evict(cx, self.pending.oldest_of_most()) {
-                            return self.pause_accepting(cx, socket, errno);
+                            return self.pause_accepting(cx, key, errno);
                         }
                     }
                     // EAGAIN: that was all. Anything else concerns the one connection that is gone
@@ -232,6 +304,17 @@ impl Listening {
                     _ => return,
                 },
             }
+        }
+    }
+
+    /// Accepts what waits at a socket that is about to be closed.
+    fn accept_rest(&mut self, cx: &mut Context, key: Key) {
+        for _ in 0..LAST_TURNS {
+            let waits = self.listening.get(key).is_some_and(|it| socket::is_waiting(it.socket));
+            if !waits {
+                return;
+            }
+            self.accept(cx, key);
         }
     }
 
@@ -254,7 +337,7 @@ impl Listening {
         let Some(key) = slot.and_then(|slot| self.connections.key_at(slot)) else { return false };
         if let Some(connection) = self.connections.get_mut(key) {
             // In a burst, headers wait in their sockets: epoll has not said so yet.
-            connection.client.note(libc::EPOLLIN as u32);
+            connection.peer.note(libc::EPOLLIN as u32);
             self.advance(cx, key);
         }
         self.end_pending(cx, key);
@@ -264,50 +347,51 @@ impl Listening {
     /// Ends a connection that still has no header.
     fn end_pending(&mut self, cx: &Context, key: Key) {
         let siblings = self.pending.siblings(key.index);
-        let Some(Connection { phase: Phase::Header(so_far), peer, .. }) = self.connections.get(key)
-        else {
-            return;
-        };
-        cx.listener.stats.refuse(Refusal::Evicted);
+        let Some(connection) = self.connections.get(key) else { return };
+        let Connection { phase: Phase::Header(so_far), served, .. } = connection else { return };
+        served.stats.refuse(Refusal::Evicted);
         let event = Event::new(EventKind::HeaderEvicted, level::WARN);
         let (refusal, value) = (Refusal::Evicted as u8, siblings as u32);
-        let event = Event { refusal, value, peer: (*peer).into(), ..event };
-        cx.tell_limited(event.with_sample(so_far));
+        let event = Event { refusal, value, peer: connection.peer_address.into(), ..event };
+        cx.tell_limited(served, event.with_sample(so_far));
         self.end(cx, key, End::Evicted);
     }
 
-    fn pause_accepting(&mut self, cx: &Context, socket: RawFd, errno: i32) {
-        cx.poll.remove(socket);
+    fn pause_accepting(&mut self, cx: &Context, key: Key, errno: i32) {
+        let Some(Listening { socket, served }) = self.listening.get(key) else { return };
+        cx.poll.remove(*socket);
+        self.paused.push(key);
         self.resume_at = Some(cx.now + PAUSE_MS);
-        cx.listener.stats.add(Counter::AcceptPauses, 1);
+        served.stats.add(Counter::AcceptPauses, 1);
         let event = Event::new(EventKind::AcceptPaused, level::WARN);
-        cx.tell_limited(Event { errno, value: PAUSE_MS as u32, ..event });
+        cx.tell_limited(served, Event { errno, value: PAUSE_MS as u32, ..event });
     }
 
-    fn admit(&mut self, cx: &mut Context, client: OwnedFd, peer: RawAddr) {
-        let stats = &cx.listener.stats;
+    fn admit(&mut self, cx: &mut Context, served: &Rc<Served>, peer: OwnedFd, address: RawAddr) {
+        let stats = &served.stats;
         stats.add(Counter::Accepted, 1);
-        let Some(peer) = peer.socket_addr() else { return };
-        self.allowed.refresh(&cx.listener.service);
-        if !self.allowed.allows(Some(peer)) {
+        let Some(peer_address) = address.socket_addr() else { return };
+        if !served.listener.allows(Some(peer_address)) {
             stats.refuse(Refusal::PeerNotAllowed);
             let event = Event::new(EventKind::PeerRefused, level::WARN);
             let refusal = Refusal::PeerNotAllowed as u8;
-            return cx.tell_limited(Event { refusal, peer: peer.into(), ..event });
+            return cx.tell_limited(served, Event { refusal, peer: peer_address.into(), ..event });
         }
         stats.add(Counter::ConnectionsActive, 1);
-        let fd = client.as_raw_fd();
+        let fd = peer.as_raw_fd();
         let key = self.connections.insert(Connection {
-            client: Side::new(client),
-            peer,
+            served: served.clone(),
+            peer: Side::new(peer),
+            peer_address,
             phase: Phase::Header(Vec::new()),
             queued: false,
             accepted_at: cx.now,
             account: None,
         });
-        self.header_deadlines.push(key.index, cx.now);
-        self.pending.enter(key.index, peer.ip());
-        if cx.poll.add(fd, Token::Client(key), Interest::Changes).is_err() {
+        let timeout = served.listener.settings.header_timeout;
+        self.header_deadlines.push(key.index, cx.now, timeout);
+        self.pending.enter(key.index, peer_address.ip());
+        if cx.poll.add(fd, Token::Peer(key), Interest::Changes).is_err() {
             return self.end(cx, key, End::Refused);
         }
         self.evict(cx, self.pending.oldest_of_too_many(key.index));
@@ -346,17 +430,18 @@ impl Listening {
         loop {
             let connection = self.connections.get_mut(key)?;
             let Phase::Header(so_far) = &mut connection.phase else { return None };
-            if !connection.client.is_readable() {
+            if !connection.peer.is_readable() {
                 return None;
             }
-            let peer = connection.peer;
-            let received = match connection.client.receive(&mut self.tools.buffer) {
+            let served = &connection.served;
+            let peer = connection.peer_address;
+            let received = match connection.peer.receive(&mut self.tools.buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(_) => 0,
             };
             if received == 0 {
-                return Some(refuse(cx, peer, Refusal::Incomplete, so_far));
+                return Some(refuse(cx, served, peer, Refusal::Incomplete, so_far));
             }
             // One piece is the rule, and needs no copy; more pieces are collected.
             let piece = &self.tools.buffer[..received];
@@ -377,26 +462,26 @@ impl Listening {
                     self.keep_budget(cx, key);
                 }
                 Frame::Refused(refusal) => {
-                    self.silence.count(Outcome::Spoke);
-                    return Some(refuse(cx, peer, refusal, bytes));
+                    served.silence.borrow_mut().count(Outcome::Spoke);
+                    return Some(refuse(cx, served, peer, refusal, bytes));
                 }
                 Frame::Header(length) => {
                     let payload: Box<[u8]> = bytes[length..].into();
                     let header = &bytes[..length];
-                    let source = match cx.decode(header, carrier::STREAM, peer) {
-                        Ok(source) => source,
+                    let decision = match cx.decide(served, header, carrier::STREAM, peer) {
+                        Ok(decision) => decision,
                         Err(refusal) => {
-                            self.silence.count(Outcome::Spoke);
-                            return Some(refuse(cx, peer, refusal, header));
+                            served.silence.borrow_mut().count(Outcome::Spoke);
+                            return Some(refuse(cx, served, peer, refusal, header));
                         }
                     };
-                    if source != Source::Own {
-                        self.silence.count(Outcome::Spoke);
+                    if decision.source != Source::Own {
+                        served.silence.borrow_mut().count(Outcome::Spoke);
                     }
-                    connection.account = cx.account(protocol::TCP, header, peer, source);
+                    connection.account = cx.account(served, protocol::TCP, header, peer, &decision);
                     let took = cx.now - connection.accepted_at;
-                    cx.listener.stats.observe(Histogram::HeaderTime, took);
-                    return self.connect(cx, key, source, payload);
+                    served.stats.observe(Histogram::HeaderTime, took);
+                    return self.connect(cx, key, decision, payload);
                 }
             }
         }
@@ -414,29 +499,26 @@ impl Listening {
         &mut self,
         cx: &mut Context,
         key: Key,
-        source: Source,
+        decision: Decision,
         payload: Box<[u8]>,
     ) -> Option<End> {
         self.header_deadlines.remove(key.index);
         self.pending.leave(key.index);
         let connection = self.connections.get(key)?;
-        let peer = connection.peer;
-        let settings = &cx.listener.service.settings;
-        // The verdict was that there is one.
-        let Some(service) = settings.upstream(source, peer) else {
-            return Some(refuse(cx, peer, Refusal::ClientFamily, &[]));
-        };
-        let client = connection.client.fd.as_raw_fd();
-        let dscp = socket::peer_dscp(client);
-        socket::set_dscp(client, peer, dscp);
+        let (served, peer) = (connection.served.clone(), connection.peer_address);
+        let settings = &served.listener.settings;
+        let Decision { source, upstream } = decision;
+        let fd = connection.peer.fd.as_raw_fd();
+        let dscp = socket::peer_dscp(fd);
+        socket::set_dscp(fd, peer, dscp);
         let options = TcpOptions {
             mark: settings.mark,
-            reno: settings.wants_reno(service),
+            reno: cx.worker.proxy.reno_over_loopback && upstream.ip().is_loopback(),
             dscp,
-            no_search: self.exhausted.knows(source, service, cx.now),
+            no_search: self.exhausted.knows(source, upstream, cx.now),
         };
         let open = || {
-            let opened = socket::connect_tcp(source, service, options)?;
+            let opened = socket::connect_tcp(source, upstream, options)?;
             let fd = opened.socket.as_raw_fd();
             cx.poll.add(fd, Token::Upstream(key), Interest::Changes)?;
             Ok(opened)
@@ -449,42 +531,44 @@ impl Listening {
             Ok(opened) => {
                 let connection = self.connections.get_mut(key)?;
                 if opened.port_fallback {
-                    tell_fallback(cx, connection.peer, source, service);
+                    tell_fallback(cx, &served, peer, &decision);
                 }
-                let mut upstream = Upstream {
+                let mut towards = Upstream {
                     side: Side::new(opened.socket),
                     relay: Relay::owing(payload),
-                    source,
-                    service,
+                    decision,
                     asked_at: cx.now,
                     watched: Watched::new(cx.now),
                 };
-                let greeted = upstream.relay.greet(&mut upstream.side, &mut self.tools);
-                connection.phase = Phase::Connecting(upstream);
-                match greeted {
+                let sent = towards.relay.send_early_payload(&mut towards.side, &mut self.tools);
+                connection.phase = Phase::Connecting(towards);
+                match sent {
                     Ok(true) => self.establish(cx, key),
-                    Ok(false) => self.connect_deadlines.push(key.index, cx.now),
+                    Ok(false) => {
+                        let timeout = settings.connect_timeout;
+                        self.connect_deadlines.push(key.index, cx.now, timeout);
+                    }
                     Err(errno) => {
-                        return Some(self.failed_to_connect(cx, key, source, service, errno));
+                        return Some(failed_to_connect(cx, &served, peer, &decision, errno))
                     }
                 }
                 None
             }
             Err(error) if socket::is_other_source(&error) => {
-                cx.refuse_other_source(peer, source, service);
+                cx.refuse_other_source(&served, peer, &decision);
                 Some(End::Refused)
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 let no_port = errno == libc::EADDRNOTAVAIL
-                    && (options.no_search || socket::has_way_to(service));
+                    && (options.no_search || socket::has_way_to(upstream));
                 if !no_port {
-                    return Some(self.failed_to_connect(cx, key, source, service, errno));
+                    return Some(failed_to_connect(cx, &served, peer, &decision, errno));
                 }
                 if !options.no_search {
-                    self.exhausted.note(source, service, cx.now);
+                    self.exhausted.note(source, upstream, cx.now);
                 }
-                Some(self.find_no_port(cx, key, source, service))
+                Some(find_no_port(cx, &served, peer, &decision))
             }
         }
     }
@@ -498,52 +582,12 @@ impl Listening {
     }
 
     fn unreachable(&mut self, cx: &Context, key: Key, errno: i32) -> End {
-        let Some(connection) = self.connections.get(key) else { return End::Unreachable(errno) };
-        let Phase::Connecting(upstream) = &connection.phase else {
-            return End::Unreachable(errno);
-        };
-        let (source, service) = (upstream.source, upstream.service);
-        self.failed_to_connect(cx, key, source, service, errno)
-    }
-
-    /// Counts and logs that no port is free towards the service.
-    fn find_no_port(&self, cx: &Context, key: Key, source: Source, service: SocketAddr) -> End {
-        let errno = libc::EADDRNOTAVAIL;
-        let stats = &cx.listener.stats;
-        stats.add(Counter::PortsExhausted, 1);
-        stats.add(Counter::ConnectErrors, 1);
-        stats.fail_to_connect(errno);
-        let peer = self.connections.get(key).map(|connection| connection.peer.into());
-        let event = Event::new(EventKind::PortsExhausted, level::WARN);
-        cx.tell_limited(Event {
-            errno,
-            peer: peer.unwrap_or_default(),
-            client: client_of(source),
-            upstream: service.into(),
-            ..event
-        });
-        End::Unreachable(errno)
-    }
-
-    /// Tells why the service was not reached; an `errno` of 0 is a timeout.
-    fn failed_to_connect(
-        &mut self,
-        cx: &Context,
-        key: Key,
-        source: Source,
-        service: SocketAddr,
-        errno: i32,
-    ) -> End {
-        let stats = &cx.listener.stats;
-        if errno == 0 {
-            stats.add(Counter::ConnectTimeouts, 1);
-        } else {
-            stats.add(Counter::ConnectErrors, 1);
-            stats.fail_to_connect(errno);
+        match self.connections.get(key) {
+            Some(Connection {
+                phase: Phase::Connecting(upstream), served, peer_address, ..
+            }) => failed_to_connect(cx, served, *peer_address, &upstream.decision, errno),
+            _ => End::Unreachable(errno),
         }
-        let peer = self.connections.get(key).map(|connection| connection.peer);
-        cx.tell_failure(EventKind::ConnectFailed, errno, peer, source, service);
-        End::Unreachable(errno)
     }
 
     fn establish(&mut self, cx: &Context, key: Key) {
@@ -552,12 +596,14 @@ impl Listening {
         let phase = std::mem::replace(&mut connection.phase, Phase::Header(Vec::new()));
         let Phase::Connecting(mut upstream) = phase else { return };
         upstream.watched = Watched::new(cx.now);
-        self.watch.push(key.index, cx.now);
-        cx.listener.stats.add(Counter::Connected, 1);
-        cx.listener.stats.observe(Histogram::ConnectTime, cx.now - upstream.asked_at);
-        if cx.listener.logs(level::DEBUG) {
+        let Served { listener, stats, .. } = &*connection.served;
+        self.watch.push(key.index, cx.now, &listener.settings);
+        stats.add(Counter::Connected, 1);
+        stats.observe(Histogram::ConnectTime, cx.now - upstream.asked_at);
+        if cx.worker.logs(level::DEBUG) {
             let event = Event::new(EventKind::ConnectionOpened, level::DEBUG);
-            cx.listener.tell(described(event, connection.peer, &upstream));
+            let event = described(event, connection.peer_address, &upstream.decision);
+            cx.tell(&connection.served, event);
         }
         connection.phase = Phase::Relaying(upstream);
     }
@@ -565,10 +611,11 @@ impl Listening {
     fn relay(&mut self, cx: &Context, key: Key) -> Option<End> {
         let connection = self.connections.get_mut(key)?;
         let Phase::Relaying(upstream) = &mut connection.phase else { return None };
-        let turn = upstream.relay.turn(&mut connection.client, &mut upstream.side, &mut self.tools);
+        let turn = upstream.relay.turn(&mut connection.peer, &mut upstream.side, &mut self.tools);
         let (up, down) = (upstream.relay.up.take_bytes(), upstream.relay.down.take_bytes());
-        cx.listener.stats.add(Counter::BytesUp, up);
-        cx.listener.stats.add(Counter::BytesDown, down);
+        let stats = &connection.served.stats;
+        stats.add(Counter::BytesUp, up);
+        stats.add(Counter::BytesDown, down);
         if up + down > 0 {
             upstream.watched.moved_at = cx.now;
         }
@@ -588,16 +635,7 @@ impl Listening {
     fn pass_deadlines(&mut self, cx: &mut Context) {
         while let Some(index) = self.header_deadlines.pop_due(cx.now) {
             if let Some(key) = self.connections.key_at(index) {
-                if let Some(Connection { phase: Phase::Header(so_far), peer, .. }) =
-                    self.connections.get(key)
-                {
-                    let end = refuse(cx, *peer, Refusal::Timeout, so_far);
-                    if so_far.is_empty() {
-                        let most = self.silence.count(Outcome::TimedOut);
-                        most.into_iter().for_each(|timed_out| tell_silence(cx, timed_out));
-                    }
-                    self.end(cx, key, end);
-                }
+                self.time_out(cx, key);
             }
         }
         while let Some(index) = self.connect_deadlines.pop_due(cx.now) {
@@ -616,18 +654,44 @@ impl Listening {
         if self.resume_at.is_some_and(|at| at <= cx.now) {
             self.resume_accepting(cx);
         }
+        while let Some(due) = self.closed.iter().position(|(at, _)| *at <= cx.now) {
+            let (_, listener) = self.closed.swap_remove(due);
+            self.end_of_listener(cx, listener);
+        }
+    }
+
+    /// Ends a connection whose header did not come in time.
+    fn time_out(&mut self, cx: &Context, key: Key) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let Connection { phase: Phase::Header(so_far), served, .. } = connection else { return };
+        let end = refuse(cx, served, connection.peer_address, Refusal::Timeout, so_far);
+        if so_far.is_empty() {
+            let most = served.silence.borrow_mut().count(Outcome::TimedOut);
+            most.into_iter().for_each(|timed_out| tell_silence(cx, served, timed_out));
+        }
+        self.end(cx, key, end);
+    }
+
+    /// Ends what is left of a listener that was closed.
+    fn end_of_listener(&mut self, cx: &Context, listener: u32) {
+        for key in self.connections.keys() {
+            if self.connections.get(key).is_some_and(|it| it.served.id() == listener) {
+                self.end(cx, key, End::Stopped);
+            }
+        }
     }
 
     /// Looks at a connection that is relayed; why it ends, if it does.
     fn look_at(&mut self, cx: &Context, key: Key) -> Option<End> {
         let connection = self.connections.get_mut(key)?;
         let Phase::Relaying(upstream) = &mut connection.phase else { return None };
-        let keepalive = self.watch.keepalive;
-        match self.watch.look(&mut upstream.watched, cx.now) {
+        let settings = &connection.served.listener.settings;
+        let keepalive = settings.keepalive;
+        match upstream.watched.look(settings, cx.now) {
             Due::Nothing => {}
             Due::Idle => return Some(End::Idle),
             Due::Hosts { first } => {
-                let sides = [(&connection.client, Party::Client), (&upstream.side, Party::Service)];
+                let sides = [(&connection.peer, Party::Peer), (&upstream.side, Party::Upstream)];
                 for (side, party) in sides {
                     if first {
                         // As late as the first question could be due: a short connection needs none,
@@ -642,15 +706,23 @@ impl Listening {
                 }
             }
         }
-        self.watch.push(key.index, cx.now);
+        self.watch.push(key.index, cx.now, settings);
         None
     }
 
     fn resume_accepting(&mut self, cx: &Context) {
-        let Some(socket) = self.socket else { return };
-        let resumed =
-            !self.is_full() && cx.poll.add(socket, Token::TcpListener, Interest::Readable).is_ok();
-        self.resume_at = (!resumed).then_some(cx.now + PAUSE_MS);
+        self.resume_at = None;
+        if self.is_full() {
+            self.resume_at = Some(cx.now + PAUSE_MS);
+            return;
+        }
+        for key in std::mem::take(&mut self.paused) {
+            let Some(Listening { socket, .. }) = self.listening.get(key) else { continue };
+            if cx.poll.add(*socket, Token::TcpListener(key), Interest::Readable).is_err() {
+                self.paused.push(key);
+                self.resume_at = Some(cx.now + PAUSE_MS);
+            }
+        }
     }
 
     /// Closes both sides; a relay that broke is reset, so that each end learns it.
@@ -663,7 +735,7 @@ impl Listening {
         if let Some(account) = connection.account.take() {
             tell_account(cx, account, &connection, &end);
         }
-        let stats = &cx.listener.stats;
+        let stats = &connection.served.stats;
         stats.lower(Counter::ConnectionsActive);
         if let End::Idle = end {
             stats.add(Counter::IdleTimeouts, 1);
@@ -677,18 +749,19 @@ impl Listening {
             End::Over(error) => error.is_some(),
         };
         if reset {
-            socket::reset_on_close(connection.client.fd.as_raw_fd());
+            socket::reset_on_close(connection.peer.fd.as_raw_fd());
         }
         let Phase::Relaying(upstream) = connection.phase else { return };
         if reset {
             socket::reset_on_close(upstream.side.fd.as_raw_fd());
         }
-        if cx.listener.logs(level::DEBUG) {
+        if cx.worker.logs(level::DEBUG) {
             let mut event = Event::new(EventKind::ConnectionClosed, level::DEBUG);
             if let End::Over(Some(errno)) = end {
                 event.errno = errno;
             }
-            cx.listener.tell(described(event, connection.peer, &upstream));
+            let event = described(event, connection.peer_address, &upstream.decision);
+            cx.tell(&connection.served, event);
         }
     }
 }
@@ -705,18 +778,18 @@ fn collect(so_far: &mut Vec<u8>, piece: &[u8]) {
 }
 
 /// Logs that a connection ends without a header that we take, and what came in its place.
-fn refuse(cx: &Context, peer: SocketAddr, refusal: Refusal, came: &[u8]) -> End {
-    cx.listener.stats.refuse(refusal);
+fn refuse(cx: &Context, served: &Served, peer: SocketAddr, refusal: Refusal, came: &[u8]) -> End {
+    served.stats.refuse(refusal);
     if refusal.is_of_client() || refusal == Refusal::ForwardingLoop {
-        if let Some(event) = cx.refused_client(refusal, peer) {
-            cx.tell_limited(event);
+        if let Some(event) = cx.refused_client(served, refusal, peer) {
+            cx.tell_limited(served, event);
         }
         return End::Refused;
     }
     // Load balancers and monitors probe a port by opening and closing it.
     let silent = came.is_empty() && matches!(refusal, Refusal::Incomplete | Refusal::Timeout);
     if silent {
-        cx.listener.stats.add(Counter::Silent, 1);
+        served.stats.add(Counter::Silent, 1);
     }
     let kind = match refusal {
         Refusal::Timeout => EventKind::HeaderTimeout,
@@ -726,34 +799,57 @@ fn refuse(cx: &Context, peer: SocketAddr, refusal: Refusal, came: &[u8]) -> End 
     let (refusal, value) = (refusal as u8, came.len() as u32);
     let event = Event { refusal, value, peer: peer.into(), ..event }.with_sample(came);
     if silent {
-        cx.listener.tell(event);
+        cx.tell(served, event);
     } else {
-        cx.tell_limited(event);
+        cx.tell_limited(served, event);
     }
     End::Refused
 }
 
-/// Logs, once a process, that most connections time out without a byte.
-fn tell_silence(cx: &Context, timed_out: u32) {
-    if cx.listener.service.told_silence.swap(true, Ordering::Relaxed) {
-        return;
+/// Logs, once a listener, that most connections time out without a byte.
+fn tell_silence(cx: &Context, served: &Served, timed_out: u32) {
+    if served.listener.lasting.is_first_silence() {
+        let event = Event::new(EventKind::MostlySilent, level::WARN);
+        cx.tell(served, Event { value: timed_out, ..event });
     }
-    let event = Event::new(EventKind::MostlySilent, level::WARN);
-    cx.listener.tell(Event { value: timed_out, ..event });
 }
 
 /// Counts and tells that a client's port could not be had.
-pub fn tell_fallback(cx: &Context, peer: SocketAddr, source: Source, service: SocketAddr) {
-    cx.listener.stats.add(Counter::PortFallbacks, 1);
-    let client = client_of(source);
-    let event = Event::new(EventKind::PortFallback, level::DEBUG);
-    cx.listener.tell(Event {
-        value: u32::from(client.port),
-        peer: peer.into(),
-        client,
-        upstream: service.into(),
-        ..event
-    });
+pub fn tell_fallback(cx: &Context, served: &Served, peer: SocketAddr, decision: &Decision) {
+    served.stats.add(Counter::PortFallbacks, 1);
+    let event = described(Event::new(EventKind::PortFallback, level::DEBUG), peer, decision);
+    cx.tell(served, Event { value: u32::from(event.client.port), ..event });
+}
+
+/// Counts and logs that no port is free towards the upstream.
+fn find_no_port(cx: &Context, served: &Served, peer: SocketAddr, decision: &Decision) -> End {
+    let errno = libc::EADDRNOTAVAIL;
+    let stats = &served.stats;
+    stats.add(Counter::PortsExhausted, 1);
+    stats.add(Counter::ConnectErrors, 1);
+    stats.fail_to_connect(errno);
+    let event = Event::new(EventKind::PortsExhausted, level::WARN);
+    cx.tell_limited(served, Event { errno, ..described(event, peer, decision) });
+    End::Unreachable(errno)
+}
+
+/// Tells why the upstream was not reached; an `errno` of 0 is a timeout.
+fn failed_to_connect(
+    cx: &Context,
+    served: &Served,
+    peer: SocketAddr,
+    decision: &Decision,
+    errno: i32,
+) -> End {
+    let stats = &served.stats;
+    if errno == 0 {
+        stats.add(Counter::ConnectTimeouts, 1);
+    } else {
+        stats.add(Counter::ConnectErrors, 1);
+        stats.fail_to_connect(errno);
+    }
+    cx.tell_failure(served, EventKind::ConnectFailed, errno, Some(peer), decision);
+    End::Unreachable(errno)
 }
 
 /// Closes a connection's entry in the access log. One that was refused has its own line.
@@ -770,12 +866,12 @@ fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection
         End::Unreachable(0) => (Ending::ConnectTimeout, 0),
         End::Unreachable(errno) => (Ending::ConnectFailed, errno),
         End::Over(None) => match relay.map(Relay::finished_first) {
-            Some(Party::Service) => (Ending::ServiceClosed, 0),
-            _ => (Ending::ClientClosed, 0),
+            Some(Party::Upstream) => (Ending::UpstreamClosed, 0),
+            _ => (Ending::PeerClosed, 0),
         },
         End::Over(Some(errno)) => match relay.and_then(Relay::failed) {
-            Some(Party::Service) => (Ending::ServiceBroke, errno),
-            _ => (Ending::ClientBroke, errno),
+            Some(Party::Upstream) => (Ending::UpstreamBroke, errno),
+            _ => (Ending::PeerBroke, errno),
         },
     };
     record.ending = ending as u8;
@@ -785,14 +881,14 @@ fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection
         record.bytes_up = relay.up.taken();
         record.bytes_down = relay.down.taken();
     }
-    cx.listener.tell_account(account);
+    cx.worker.tell_account(account);
 }
 
-fn described(event: Event, peer: SocketAddr, upstream: &Upstream) -> Event {
+fn described(event: Event, peer: SocketAddr, decision: &Decision) -> Event {
     Event {
         peer: peer.into(),
-        client: client_of(upstream.source),
-        upstream: upstream.service.into(),
+        client: decision.client(),
+        upstream: decision.upstream.into(),
         ..event
     }
 }

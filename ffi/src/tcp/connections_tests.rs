@@ -4,9 +4,11 @@
 use super::*;
 use crate::abi::layout::{action, AccessRecord};
 use crate::observe::stats::STATS_LENGTH;
-use crate::proxy::service::{Listener, Service, Settings};
+use crate::proxy::port::Wanted;
+use crate::proxy::settings::Settings;
+use crate::proxy::Proxy;
 use crate::trust::host::Host;
-use crate::worker::poll::Events;
+use crate::worker::{Turns, Worker};
 use std::io::{Read, Write};
 use std::mem::{offset_of, size_of};
 use std::net::{TcpListener, TcpStream};
@@ -20,34 +22,33 @@ extern "C" fn takes_all(_length: u32, _carrier: u32) -> u32 {
     action::OWN
 }
 
-/// A listener, its upstream, and the addresses of both.
+/// A proxy with one worker and one listener, and its upstream.
 struct World {
-    listener: Arc<Listener>,
+    worker: Arc<Worker>,
     upstream: TcpListener,
     address: SocketAddr,
 }
 
-/// One turn of the listener's loop after the other.
+/// One turn of the worker after the other.
 struct Loop<'a> {
-    cx: Context<'a>,
-    tcp: Listening,
-    events: Events,
+    turns: Turns<'a>,
 }
 
 impl World {
-    fn new(change: impl FnOnce(&mut Settings)) -> World {
+    fn new(change: impl FnOnce(&mut ProxySettings, &mut Settings)) -> World {
         let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut settings = Settings::for_tests(upstream.local_addr().unwrap());
-        change(&mut settings);
-        let listener = Listener::open(&Service::new(settings, Host::watch().unwrap())).unwrap();
-        let address = lock(&listener.tcp).as_ref().unwrap().local_addr().unwrap();
-        World { address: address.as_socket().unwrap(), listener, upstream }
+        let (mut of_proxy, mut settings) = (ProxySettings::for_tests(), Settings::for_tests());
+        change(&mut of_proxy, &mut settings);
+        let proxy = Proxy::new(of_proxy, Host::watch().unwrap());
+        let worker = proxy.open_worker().unwrap();
+        let port = Wanted::for_tests(upstream.local_addr().unwrap());
+        proxy.add_listener(settings, &[port]).unwrap();
+        let address = proxy.table.snapshot().listeners[0].ports[0].listen;
+        World { worker, upstream, address }
     }
 
     fn start(&self) -> Loop<'_> {
-        let cx = Context::new(&self.listener, takes_all).unwrap();
-        let tcp = Listening::start(&cx).unwrap();
-        Loop { cx, tcp, events: Events::new() }
+        Loop { turns: Turns::start(&self.worker, takes_all).unwrap() }
     }
 
     fn connect(&self) -> TcpStream {
@@ -69,14 +70,14 @@ impl World {
 
     fn count(&self, counter: Counter) -> u64 {
         let mut sums = [0; STATS_LENGTH];
-        self.listener.stats.read(&mut sums);
+        self.worker.proxy.stats(0, &mut sums).unwrap();
         sums[counter as usize]
     }
 
     /// How the connections since the last call have ended.
     fn endings(&self) -> Vec<u8> {
         let mut entries = vec![0; 64 * 1024];
-        let written = self.listener.service.next_access(&mut entries).unwrap() as usize;
+        let written = self.worker.proxy.next_access(&mut entries).unwrap() as usize;
         let (mut rest, mut endings) = (&entries[..written], Vec::new());
         while rest.len() >= size_of::<AccessRecord>() {
             let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
@@ -89,15 +90,13 @@ impl World {
 
 impl Loop<'_> {
     fn turn(&mut self) {
-        self.cx.look_at_addresses();
-        self.cx.poll.wait(&mut self.events, if self.tcp.has_work() { 0 } else { 5 }).unwrap();
-        for index in 0..self.events.len() {
-            match self.events.get(index) {
-                (Token::TcpListener, _) => self.tcp.set_acceptable(),
-                (token, bits) => self.tcp.on_event(&mut self.cx, token, bits),
-            }
-        }
-        self.tcp.turn(&mut self.cx);
+        let timeout = if self.turns.tcp.has_work() { 0 } else { 5 };
+        self.turns.cx.poll.wait(&mut self.turns.events, timeout).unwrap();
+        self.turns.turn().unwrap();
+    }
+
+    fn tcp(&self) -> &Connections {
+        &self.turns.tcp
     }
 
     fn until(&mut self, mut done: impl FnMut() -> bool) {
@@ -137,19 +136,20 @@ impl Loop<'_> {
 
     /// Lets time pass as it does for the listener: with a turn whenever it asked for one.
     fn pass(&mut self, ms: u64) {
-        let end = self.cx.now + ms;
-        while let Some(at) = self.tcp.next_deadline().filter(|at| *at <= end) {
-            self.cx.now = at.max(self.cx.now);
+        let end = self.turns.cx.now + ms;
+        while let Some(at) = self.tcp().next_deadline().filter(|at| *at <= end) {
+            self.turns.cx.now = at.max(self.turns.cx.now);
             self.turn();
         }
-        self.cx.now = end;
+        self.turns.cx.now = end;
         self.turn();
     }
 
     /// The upstream's sockets, as the listener has them.
     fn upstreams(&self) -> Vec<RawFd> {
-        let keys = self.tcp.connections.keys();
-        let phases = keys.iter().map(|key| &self.tcp.connections.get(*key).unwrap().phase);
+        let connections = &self.tcp().connections;
+        let keys = connections.keys();
+        let phases = keys.iter().map(|key| &connections.get(*key).unwrap().phase);
         phases
             .filter_map(|phase| match phase {
                 Phase::Relaying(upstream) => Some(upstream.side.fd.as_raw_fd()),
@@ -171,7 +171,7 @@ fn fill(run: &mut Loop, stream: &mut TcpStream) {
 
 #[test]
 fn a_header_in_pieces_and_around_an_urgent_mark_opens_a_connection() {
-    let world = World::new(|_| {});
+    let world = World::new(|_, _| {});
     let mut run = world.start();
     let mut client = world.connect();
     for piece in HEADER.chunks(4) {
@@ -191,13 +191,13 @@ fn a_header_in_pieces_and_around_an_urgent_mark_opens_a_connection() {
     assert_eq!(run.ends(&mut client), 0);
     run.until(|| world.count(Counter::ConnectionsActive) == 0);
     assert_eq!((world.count(Counter::BytesUp), world.count(Counter::BytesDown)), (5, 8));
-    assert_eq!(world.endings(), [Ending::ClientClosed as u8]);
-    assert_eq!(run.tcp.next_deadline(), None);
+    assert_eq!(world.endings(), [Ending::PeerClosed as u8]);
+    assert_eq!(run.tcp().next_deadline(), None);
 }
 
 #[test]
 fn the_last_place_is_its_connections_until_another_one_waits() {
-    let world = World::new(|settings| settings.max_connections = 2);
+    let world = World::new(|proxy, _| proxy.max_connections = 2);
     let mut run = world.start();
     let (_client, _upstream) = world.relayed(&mut run);
     let mut last = world.connect();
@@ -220,7 +220,7 @@ fn the_last_place_is_its_connections_until_another_one_waits() {
 
 #[test]
 fn a_header_that_does_not_come_ends_the_connection_at_its_deadline() {
-    let world = World::new(|_| {});
+    let world = World::new(|_, _| {});
     let mut run = world.start();
     let mut client = world.connect();
     client.write_all(b"PROXY ").unwrap();
@@ -235,7 +235,7 @@ fn a_header_that_does_not_come_ends_the_connection_at_its_deadline() {
 
 #[test]
 fn a_connection_that_carries_nothing_ends_after_the_idle_timeout() {
-    let world = World::new(|settings| settings.idle_timeout = Some(Duration::from_secs(60)));
+    let world = World::new(|_, settings| settings.idle_timeout = Some(60_000));
     let mut run = world.start();
     let (mut idle, mut behind_idle) = world.relayed(&mut run);
     let (mut busy, mut behind_busy) = world.relayed(&mut run);
@@ -255,13 +255,13 @@ fn a_connection_that_carries_nothing_ends_after_the_idle_timeout() {
     // What the reader has not taken is lost, and must not look complete.
     assert_eq!(run.ends(&mut stalled), libc::ECONNRESET);
     assert_eq!(run.ends(&mut behind_stalled), libc::ECONNRESET);
-    assert_eq!((world.count(Counter::IdleTimeouts), run.tcp.connections.len()), (3, 0));
-    assert_eq!(run.tcp.tools.pipes.lent(), 0);
+    assert_eq!((world.count(Counter::IdleTimeouts), run.tcp().connections.len()), (3, 0));
+    assert_eq!(run.tcp().tools.pipes.lent(), 0);
 }
 
 #[test]
 fn without_an_idle_timeout_a_connection_lasts() {
-    let world = World::new(|_| {});
+    let world = World::new(|_, _| {});
     let mut run = world.start();
     let (mut client, mut upstream) = world.relayed(&mut run);
     run.pass(2_000_000);
@@ -271,7 +271,7 @@ fn without_an_idle_timeout_a_connection_lasts() {
 
 #[test]
 fn the_upstream_is_asked_from_when_the_first_question_could_be_due() {
-    let world = World::new(|_| {});
+    let world = World::new(|_, _| {});
     let mut run = world.start();
     let _ends = world.relayed(&mut run);
     let [socket] = run.upstreams()[..] else { panic!("one is relayed") };
@@ -284,15 +284,15 @@ fn the_upstream_is_asked_from_when_the_first_question_could_be_due() {
 
 #[test]
 fn at_the_end_a_stream_that_is_cut_short_is_reset_and_no_other() {
-    let world = World::new(|_| {});
+    let world = World::new(|_, _| {});
     let mut run = world.start();
     let (mut quiet, mut behind_quiet) = world.relayed(&mut run);
     let (mut stalled, mut behind_stalled) = world.relayed(&mut run);
     fill(&mut run, &mut behind_stalled);
-    run.tcp.end_all(&run.cx);
+    run.turns.tcp.end_all(&run.turns.cx);
     assert_eq!((run.ends(&mut quiet), run.ends(&mut behind_quiet)), (0, 0));
     assert_eq!(run.ends(&mut stalled), libc::ECONNRESET);
     assert_eq!(run.ends(&mut behind_stalled), libc::ECONNRESET);
     assert_eq!(world.endings(), [Ending::Stopped as u8; 2]);
-    assert_eq!((world.count(Counter::ConnectionsActive), run.tcp.tools.pipes.lent()), (0, 0));
+    assert_eq!((world.count(Counter::ConnectionsActive), run.tcp().tools.pipes.lent()), (0, 0));
 }

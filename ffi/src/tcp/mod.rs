@@ -9,5 +9,5 @@ mod pending;
 mod pipes;
 mod ports;
 mod relay;
-mod silence;
+pub mod silence;
 mod watch;

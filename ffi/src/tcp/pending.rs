@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 
 use crate::abi::layout::MAX_HEADER;
 
-/// Bytes that half-read headers may hold, over all listeners.
+/// Bytes that half-read headers may hold, over all workers.
 const BYTES: usize = 16 << 20;
 
 /// How much there may be before someone gives way.
@@ -87,10 +87,10 @@ struct Link {
 }
 
 impl Limits {
-    /// The share of one of so many listeners that may have so many connections.
-    pub fn of_a_listener(listeners: usize, connections: usize) -> Limits {
+    /// The share of one of so many workers that may have so many connections.
+    pub fn of_a_worker(workers: usize, connections: usize) -> Limits {
         // One header of the largest size always fits.
-        let bytes = (BYTES / listeners).max(2 * MAX_HEADER);
+        let bytes = (BYTES / workers).max(2 * MAX_HEADER);
         Limits {
             // A quarter is never held by one peer's silence.
             connections_a_peer: (connections - connections / 4).max(1),
@@ -368,12 +368,12 @@ mod tests {
     #[test]
     fn a_listeners_share_has_room_for_the_largest_header() {
         for listeners in [1, 2, 1024] {
-            let limits = Limits::of_a_listener(listeners, 4);
+            let limits = Limits::of_a_worker(listeners, 4);
             assert!(limits.bytes_a_peer >= MAX_HEADER, "{limits:?}");
             assert!(listeners > 100 || limits.bytes * listeners <= BYTES);
             assert_eq!(limits.connections_a_peer, 3);
         }
-        assert_eq!(Limits::of_a_listener(1, 1).connections_a_peer, 1);
+        assert_eq!(Limits::of_a_worker(1, 1).connections_a_peer, 1);
     }
 
     /// Connections in the order of their age.

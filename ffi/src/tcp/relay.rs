@@ -64,8 +64,8 @@ pub struct Relay {
 /// The two sides of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Party {
-    Client,
-    Service,
+    Peer,
+    Upstream,
 }
 
 /// One direction: from the side that is read to the side that is written.
@@ -185,7 +185,7 @@ impl Relay {
     /// The relay will end with this error, once what was sent before it is delivered.
     pub fn break_off(&mut self, error: i32) {
         self.broken = Some(error);
-        self.failed = Some(Party::Service);
+        self.failed = Some(Party::Upstream);
         self.up.state = State::Done;
     }
 
@@ -208,15 +208,19 @@ impl Relay {
     pub fn finished_first(&self) -> Party {
         // Who was done already when the other took its last turn.
         if self.up.last {
-            Party::Service
+            Party::Upstream
         } else {
-            Party::Client
+            Party::Peer
         }
     }
 
     /// Sends what the service is owed without waiting to hear that the connection stands: over
     /// loopback it does. Whether it stands, or the error that the attempt has taken from the socket.
-    pub fn greet(&mut self, upstream: &mut Side, tools: &mut Tools) -> Result<bool, i32> {
+    pub fn send_early_payload(
+        &mut self,
+        upstream: &mut Side,
+        tools: &mut Tools,
+    ) -> Result<bool, i32> {
         if self.up.holds_nothing() {
             return Ok(false);
         }
@@ -232,13 +236,13 @@ impl Relay {
         // The direction that ends second needs no FIN of its own: closing both sides sends it.
         self.up.last = self.down.state == State::Done;
         let up = self.up.turn(client, upstream, tools);
-        let up = match self.settle(up, Party::Client, upstream) {
+        let up = match self.settle(up, Party::Peer, upstream) {
             Ok(more) => more,
             Err(error) => return Turn::Ended(Some(error)),
         };
         self.down.last = self.up.state == State::Done;
         let down = self.down.turn(upstream, client, tools);
-        let down = match self.settle(down, Party::Service, client) {
+        let down = match self.settle(down, Party::Upstream, client) {
             Ok(more) => more,
             Err(error) => return Turn::Ended(Some(error)),
         };
@@ -280,8 +284,8 @@ impl Relay {
 impl Party {
     fn other(self) -> Party {
         match self {
-            Party::Client => Party::Service,
-            Party::Service => Party::Client,
+            Party::Peer => Party::Upstream,
+            Party::Upstream => Party::Peer,
         }
     }
 }

@@ -133,7 +133,7 @@ struct Bench {
 /// both with their options. The end at which it was accepted comes second.
 fn connection(buffers: Option<i32>) -> (OwnedFd, OwnedFd) {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let listener = socket::tcp_listener(any).unwrap();
+    let listener = socket::tcp_listener(any, false).unwrap();
     if let Some(bytes) = buffers {
         for name in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
             socket::set_int(listener.as_raw_fd(), libc::SOL_SOCKET, name, bytes).unwrap();
@@ -171,7 +171,7 @@ impl Bench {
         let mut client = End::new(client, 2 * index as u64 + 1);
         let payload = bytes(client.salt, 0, early).into();
         client.sent = early as u64;
-        self.poll.add(accepted.as_raw_fd(), Token::Client(key), Interest::Changes).unwrap();
+        self.poll.add(accepted.as_raw_fd(), Token::Peer(key), Interest::Changes).unwrap();
         self.poll.add(opened.as_raw_fd(), Token::Upstream(key), Interest::Changes).unwrap();
         self.pairs.push(Pair {
             client,
@@ -191,10 +191,10 @@ impl Bench {
         self.poll.wait(&mut self.events, if ready { 0 } else { timeout_ms }).unwrap();
         for index in 0..self.events.len() {
             let (token, bits) = self.events.get(index);
-            let (Token::Client(key) | Token::Upstream(key)) = token else { panic!("{token:?}") };
+            let (Token::Peer(key) | Token::Upstream(key)) = token else { panic!("{token:?}") };
             let pair = &mut self.pairs[key.index as usize];
             let Some((client, _, upstream)) = &mut pair.relayed else { continue };
-            if let Token::Client(_) = token {
+            if let Token::Peer(_) = token {
                 client.note(bits);
             } else {
                 upstream.note(bits);

@@ -3,8 +3,7 @@
 //! A byte that moves leaves a time behind and nothing else; whoever looks later reads it. So a
 //! connection costs nothing here but a place in a queue, and one that is over soon is never looked at.
 
-use crate::proxy::service::Settings;
-use crate::tcp::keepalive::Keepalive;
+use crate::proxy::settings::Settings;
 use crate::worker::deadlines::Deadlines;
 
 /// Wakes the thread at most once so often.
@@ -14,12 +13,10 @@ const LOOKS_AN_IDLE_TIMEOUT: u64 = 16;
 /// When a connection is looked at where nothing else says when.
 const DEFAULT_PERIOD_MS: u64 = 60_000;
 
-/// The queue, and for what it is.
+/// The connections to look at.
+#[derive(Default)]
 pub struct Watch {
     queue: Deadlines,
-    pub keepalive: Keepalive,
-    /// Milliseconds without a byte after which a connection ends.
-    idle_timeout: Option<u64>,
 }
 
 /// What a connection remembers between two looks.
@@ -45,18 +42,9 @@ pub enum Due {
 }
 
 impl Watch {
-    /// A watch as the settings ask for.
-    pub fn new(settings: &Settings) -> Watch {
-        let idle_timeout = settings.idle_timeout.map(|timeout| timeout.as_millis() as u64);
-        let hosts = settings.keepalive.period_ms().unwrap_or(DEFAULT_PERIOD_MS);
-        let idle = idle_timeout.map_or(u64::MAX, |timeout| timeout / LOOKS_AN_IDLE_TIMEOUT);
-        let period = hosts.min(idle.max(TICK_MS));
-        Watch { queue: Deadlines::new(period), keepalive: settings.keepalive, idle_timeout }
-    }
-
-    /// Begins to watch a slot's connection; again after each look.
-    pub fn push(&mut self, index: u32, now: u64) {
-        self.queue.push(index, now);
+    /// Begins to watch a slot's connection as its listener asks for; again after each look.
+    pub fn push(&mut self, index: u32, now: u64, settings: &Settings) {
+        self.queue.push(index, now, period(settings));
     }
 
     /// Stops watching a slot.
@@ -73,19 +61,16 @@ impl Watch {
     pub fn pop_due(&mut self, now: u64) -> Option<u32> {
         self.queue.pop_due(now)
     }
+}
 
-    /// What a look at a connection comes to.
-    pub fn look(&self, watched: &mut Watched, now: u64) -> Due {
-        if self.idle_timeout.is_some_and(|timeout| now - watched.moved_at >= timeout) {
-            return Due::Idle;
-        }
-        let period = self.keepalive.period_ms().unwrap_or(DEFAULT_PERIOD_MS);
-        if now - watched.hosts_at < period {
-            return Due::Nothing;
-        }
-        watched.hosts_at = now;
-        Due::Hosts { first: !std::mem::replace(&mut watched.keeps_alive, true) }
-    }
+/// Milliseconds between two looks.
+fn period(settings: &Settings) -> u64 {
+    let idle = settings.idle_timeout.map_or(u64::MAX, |timeout| timeout / LOOKS_AN_IDLE_TIMEOUT);
+    hosts_period(settings).min(idle.max(TICK_MS))
+}
+
+fn hosts_period(settings: &Settings) -> u64 {
+    settings.keepalive.period_ms().unwrap_or(DEFAULT_PERIOD_MS)
 }
 
 impl Watched {
@@ -93,35 +78,49 @@ impl Watched {
     pub fn new(now: u64) -> Watched {
         Watched { moved_at: now, hosts_at: now, keeps_alive: false }
     }
+
+    /// What a look at the connection comes to.
+    pub fn look(&mut self, settings: &Settings, now: u64) -> Due {
+        if settings.idle_timeout.is_some_and(|timeout| now - self.moved_at >= timeout) {
+            return Due::Idle;
+        }
+        if now - self.hosts_at < hosts_period(settings) {
+            return Due::Nothing;
+        }
+        self.hosts_at = now;
+        Due::Hosts { first: !std::mem::replace(&mut self.keeps_alive, true) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::tcp::keepalive::Keepalive;
 
-    fn watch(keepalive: u32, idle_s: Option<u64>) -> Watch {
-        let mut settings = Settings::for_tests("127.0.0.1:443".parse().unwrap());
-        settings.keepalive = Keepalive::new(keepalive);
-        settings.idle_timeout = idle_s.map(Duration::from_secs);
-        Watch::new(&settings)
+    fn settings(keepalive: u32, idle_s: Option<u64>) -> Settings {
+        Settings {
+            keepalive: Keepalive::new(keepalive),
+            idle_timeout: idle_s.map(|seconds| seconds * 1000),
+            ..Settings::for_tests()
+        }
     }
 
     /// When a connection on which bytes move at these times is ended as idle; and its looks till then.
-    fn ends(watch: &mut Watch, moves: &[u64]) -> (u64, usize) {
+    fn ends(settings: &Settings, moves: &[u64]) -> (u64, usize) {
+        let mut watch = Watch::default();
         let mut watched = Watched::new(0);
         let mut looks = 0;
-        watch.push(7, 0);
+        watch.push(7, 0, settings);
         loop {
             let now = watch.next().unwrap();
             let moved = moves.iter().filter(|at| **at <= now);
             watched.moved_at = moved.max().copied().unwrap_or(0);
             assert_eq!(watch.pop_due(now), Some(7));
             looks += 1;
-            if watch.look(&mut watched, now) == Due::Idle {
+            if watched.look(settings, now) == Due::Idle {
                 return (now, looks);
             }
-            watch.push(7, now);
+            watch.push(7, now, settings);
         }
     }
 
@@ -129,7 +128,7 @@ mod tests {
     fn an_idle_connection_ends_within_a_sixteenth_and_a_tick() {
         for (timeout, moves) in [(320, &[][..]), (320, &[1_000, 300_500]), (2, &[1_900]), (1, &[])]
         {
-            let (at, looks) = ends(&mut watch(15, Some(timeout)), moves);
+            let (at, looks) = ends(&settings(15, Some(timeout)), moves);
             let due = moves.last().copied().unwrap_or(0) + timeout * 1000;
             let most = due + timeout * 1000 / LOOKS_AN_IDLE_TIMEOUT + 2 * TICK_MS;
             assert!((due..=most).contains(&at), "due at {due}, ended at {at}");
@@ -139,19 +138,19 @@ mod tests {
 
     #[test]
     fn hosts_are_looked_at_once_a_period() {
-        let watch = watch(15, Some(160));
+        let settings = settings(15, Some(160));
         let mut watched = Watched::new(0);
         let looks: Vec<Due> =
-            [10_000, 15_000, 20_000, 30_000].map(|now| watch.look(&mut watched, now)).into();
+            [10_000, 15_000, 20_000, 30_000].map(|now| watched.look(&settings, now)).into();
         let (first, again) = (Due::Hosts { first: true }, Due::Hosts { first: false });
         assert_eq!(looks, [Due::Nothing, first, Due::Nothing, again]);
     }
 
     #[test]
     fn the_system_s_keepalive_is_set_once() {
-        let watch = watch(0, None);
+        let settings = settings(0, None);
         let mut watched = Watched::new(0);
-        assert_eq!(watch.look(&mut watched, 60_000), Due::Hosts { first: true });
-        assert_eq!(watch.look(&mut watched, 120_000), Due::Hosts { first: false });
+        assert_eq!(watched.look(&settings, 60_000), Due::Hosts { first: true });
+        assert_eq!(watched.look(&settings, 120_000), Due::Hosts { first: false });
     }
 }

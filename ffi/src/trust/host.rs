@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::addresses::{Addresses, Nature};
 use crate::net::socket;
 use crate::netlink::{local, Changes};
-use crate::proxy::service::lock;
+use crate::system::sync::lock;
 
 /// A change is seen at once; those that follow it within this time are read together.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -2,7 +2,6 @@
 //! judgement on a client.
 
 pub mod addresses;
-pub mod allowed;
 pub mod client;
 pub mod host;
 pub mod subnets;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use crate::net::socket::Source;
 use crate::observe::refusal::Refusal;
-use crate::proxy::service::{Service, Settings};
+use crate::proxy::places::Places;
+use crate::proxy::port::Transport;
 use crate::trust::addresses::Nature;
 use crate::trust::client;
-use crate::trust::host::Known;
+use crate::trust::host::{Host, Known};
+use crate::worker::decision::Decision;
 
 /// This host's addresses as the thread last saw them.
 #[derive(Default)]
@@ -22,13 +24,13 @@ pub struct Trusted {
 impl Trusted {
     /// Looks whether the host's addresses have changed; takes the lock only when they have.
     #[inline]
-    pub fn refresh(&mut self, service: &Service) {
-        let version = service.host.version();
+    pub fn refresh(&mut self, host: &Host) {
+        let version = host.version();
         if version == self.version {
             return;
         }
         self.version = version;
-        let known = service.host.known();
+        let known = host.known();
         if let Known::Unlisted(errno) = *known {
             self.unknown = Some(errno);
         }
@@ -45,26 +47,29 @@ impl Trusted {
         self.unknown.take()
     }
 
-    /// Whether a peer's header may lead to the upstream, from the source that it names.
+    /// Whether a peer's header may lead where it was decided.
+    ///
+    /// `places`: where this program listens.
     pub fn judge(
         &self,
-        source: Source,
+        decision: &Decision,
         peer: SocketAddr,
-        settings: &Settings,
+        transport: Transport,
+        places: &Places,
     ) -> Result<(), Refusal> {
         // Never before the first look.
         let Some(known) = &self.known else { return Err(Refusal::Decoder) };
         let nature_of = |ip| known.nature_of(ip);
         let is_own = |ip| nature_of(ip) == Nature::Own;
-        let upstream = settings.upstream(source, peer).ok_or(Refusal::ClientFamily)?;
+        let Decision { source, upstream } = *decision;
         // Refused at the start; but an address may have come since.
-        if settings.own_listener(upstream, is_own).is_some() {
+        if places.arrives_at(upstream, transport, is_own).is_some() {
             return Err(Refusal::ForwardingLoop);
         }
         let Source::Client(client) = source else { return Ok(()) };
         client::judge(client, peer, nature_of)?;
         // Replies to it would arrive at the listener, or connect(2) would reach its own socket.
-        if client == upstream || client::arrives_at(client, settings.listen, is_own) {
+        if client == upstream || places.arrives_at(client, transport, is_own).is_some() {
             return Err(Refusal::ClientIsListener);
         }
         Ok(())

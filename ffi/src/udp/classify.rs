@@ -1,10 +1,13 @@
 //! Whose a datagram is: known by its peer and header, or decoded.
 
+use std::rc::Rc;
+
 use super::edge::{Batch, Edge, Kinds, Received};
 use super::engine::Engine;
 use super::flow::Owner;
-use super::flow_table::{FlowRef, State};
+use super::flow_table::{FlowRef, New, State};
 use super::path::Path;
+use super::port::Port;
 use crate::abi::layout::{carrier, udp_header};
 use crate::header::frame::{self, Frame};
 use crate::net::socket::Source;
@@ -20,13 +23,15 @@ impl<K: Kinds> Engine<K> {
     pub(super) fn classify(
         &mut self,
         edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
         batch: &impl Batch,
         received: &Received,
     ) -> Result<Found, Refusal> {
-        match self.mode {
-            udp_header::SESSION => self.in_session(edge, batch, received),
-            udp_header::SPP => self.with_header(edge, batch, received, frame::spp, carrier::SPP),
-            _ => self.with_header(edge, batch, received, frame::datagram, carrier::DATAGRAM),
+        let (spp, datagram) = (carrier::SPP, carrier::DATAGRAM);
+        match port.mode {
+            udp_header::SESSION => self.in_session(edge, port, batch, received),
+            udp_header::SPP => self.with_header(edge, port, batch, received, frame::spp, spp),
+            _ => self.with_header(edge, port, batch, received, frame::datagram, datagram),
         }
     }
 
@@ -34,25 +39,26 @@ impl<K: Kinds> Engine<K> {
     fn with_header(
         &mut self,
         edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
         batch: &impl Batch,
         received: &Received,
         frame: fn(&[u8]) -> Frame,
         carrier: u32,
     ) -> Result<Found, Refusal> {
         let now = edge.now();
-        if let Some((flow, length)) = self.cache.last(&received.path, received.data) {
+        if let Some((flow, length)) = self.cache.last(port.id, &received.path, received.data) {
             if self.state(flow, now) != State::Gone {
                 return Ok(Some((flow, length)));
             }
         }
         let header = framed(received.data, frame)?;
-        if let Some(flow) = self.cache.find(&received.path, header) {
+        if let Some(flow) = self.cache.find(port.id, &received.path, header) {
             if self.state(flow, now) != State::Gone {
                 return Ok(Some((flow, header.len())));
             }
         }
-        let flow = self.resolve(edge, batch, &received.path, header, carrier)?;
-        self.cache.insert(&received.path, header, flow);
+        let flow = self.resolve(edge, port, batch, &received.path, header, carrier)?;
+        self.cache.insert(port.id, &received.path, header, flow);
         Ok(Some((flow, header.len())))
     }
 
@@ -60,19 +66,21 @@ impl<K: Kinds> Engine<K> {
     fn in_session(
         &mut self,
         edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
         batch: &impl Batch,
         received: &Received,
     ) -> Result<Found, Refusal> {
         if frame::announces_header(received.data) {
-            return self.announced(edge, batch, received).inspect_err(|_| {
+            return self.announced(edge, port, batch, received).inspect_err(|_| {
                 // Whose the bare datagrams behind a refused header are, nobody knows.
-                self.sessions.remove(&received.path);
+                self.sessions.remove(&(port.id, received.path));
             });
         }
         let now = edge.now();
-        let Some(session) = self.sessions.get(&received.path, now) else {
+        let between = (port.id, received.path);
+        let Some(session) = self.sessions.get(&between, now) else {
             let peer = received.path.peer.socket_addr();
-            let allowed = peer.is_some_and(|peer| edge.allows(peer));
+            let allowed = peer.is_some_and(|peer| edge.allows(&port.outside, peer));
             return Err(if allowed { Refusal::NoSession } else { Refusal::PeerNotAllowed });
         };
         let flow = session.flow;
@@ -81,8 +89,8 @@ impl<K: Kinds> Engine<K> {
         }
         // The flow has made room for others, or its failure is over: the session still says whose it is.
         let header = session.header.clone();
-        let flow = self.resolve(edge, batch, &received.path, &header, carrier::DATAGRAM)?;
-        if let Some(session) = self.sessions.get(&received.path, now) {
+        let flow = self.resolve(edge, port, batch, &received.path, &header, carrier::DATAGRAM)?;
+        if let Some(session) = self.sessions.get(&between, now) {
             session.flow = flow;
         }
         Ok(Some((flow, 0)))
@@ -91,20 +99,22 @@ impl<K: Kinds> Engine<K> {
     fn announced(
         &mut self,
         edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
         batch: &impl Batch,
         received: &Received,
     ) -> Result<Found, Refusal> {
         let header = framed(received.data, frame::datagram)?;
         let payload = received.data.len() > header.len();
         let now = edge.now();
-        let known = self.sessions.get(&received.path, now);
+        let between = (port.id, received.path);
+        let known = self.sessions.get(&between, now);
         let known = known.filter(|session| *session.header == *header).map(|session| session.flow);
         let flow = match known.filter(|flow| self.flows.state(*flow, now) != State::Gone) {
             Some(flow) => flow,
             None => {
                 let path = &received.path;
-                let flow = self.resolve(edge, batch, path, header, carrier::DATAGRAM)?;
-                self.sessions.set(path, header, flow, now);
+                let flow = self.resolve(edge, port, batch, path, header, carrier::DATAGRAM)?;
+                self.sessions.set(&between, header, flow, now, port.close_after);
                 flow
             }
         };
@@ -115,20 +125,22 @@ impl<K: Kinds> Engine<K> {
     fn resolve(
         &mut self,
         edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
         batch: &impl Batch,
         path: &Path,
         header: &[u8],
         carrier: u32,
     ) -> Result<FlowRef, Refusal> {
         let peer = path.peer.socket_addr().ok_or(Refusal::Incomplete)?;
-        if !edge.allows(peer) {
+        if !edge.allows(&port.outside, peer) {
             return Err(Refusal::PeerNotAllowed);
         }
-        let owner = match edge.decode(header, carrier, peer)? {
+        let decision = edge.decide(&port.outside, header, carrier, peer)?;
+        let owner = match decision.source {
             Source::Client(client) => Owner::Client(client),
             Source::Own => Owner::Peer(peer),
         };
-        Ok(self.flow_of(edge, batch, owner, peer, header))
+        Ok(self.flow_of(edge, batch, New { port, owner, decision }, peer, header))
     }
 }
 

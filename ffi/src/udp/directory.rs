@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, Weak};
 
 use super::flow::{Flow, Owner};
-use crate::proxy::service::lock;
+use crate::system::sync::lock;
 
 const FIRST_SWEEP: usize = 1024;
 

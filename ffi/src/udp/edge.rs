@@ -4,12 +4,12 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::flow::{Flow, Owner, ReplyRoute};
+use super::flow::{Flow, ReplyRoute};
 use super::path::Path;
-use crate::net::socket::Source;
 use crate::observe::access::Ending;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
+use crate::worker::decision::Decision;
 use crate::worker::poll::Key;
 
 /// One datagram of a batch.
@@ -64,28 +64,47 @@ pub trait Kinds {
     type Socket;
     /// A flow's entry in the access log.
     type Account;
+    /// What the outside needs of a port.
+    type Port;
 }
 
 /// The outside of one worker's UDP side.
 pub trait Edge<K: Kinds> {
-    /// Milliseconds since the service was opened. Does not change within a turn.
+    /// Milliseconds since the proxy was opened. Does not change within a turn.
     fn now(&self) -> u64;
 
-    /// Whether a peer may send headers.
-    fn allows(&self, peer: SocketAddr) -> bool;
+    /// Whether a peer may send headers to a port.
+    fn allows(&self, port: &K::Port, peer: SocketAddr) -> bool;
 
-    /// From where the upstream is to see the datagrams with this header come.
-    fn decode(&mut self, header: &[u8], carrier: u32, peer: SocketAddr) -> Result<Source, Refusal>;
+    /// Where the datagrams with this header go, and from where the upstream is to see them come.
+    fn decide(
+        &mut self,
+        port: &K::Port,
+        header: &[u8],
+        carrier: u32,
+        peer: SocketAddr,
+    ) -> Result<Decision, Refusal>;
 
-    /// Opens an upstream socket with the owner's address.
-    fn open(&mut self, owner: Owner, peer: SocketAddr) -> io::Result<K::Socket>;
+    /// Opens an upstream socket.
+    fn open(
+        &mut self,
+        port: &K::Port,
+        decision: &Decision,
+        peer: SocketAddr,
+    ) -> io::Result<K::Socket>;
 
     /// From now on events of the socket carry this key.
     fn watch(&mut self, socket: &K::Socket, key: Key);
 
     /// Begins a flow's entry in the access log, where one is kept, with the header that was decoded
     /// last.
-    fn account(&mut self, header: &[u8], peer: SocketAddr, owner: Owner) -> Option<K::Account>;
+    fn account(
+        &mut self,
+        port: &K::Port,
+        header: &[u8],
+        peer: SocketAddr,
+        decision: &Decision,
+    ) -> Option<K::Account>;
 
     /// Writes a flow's entry in the access log.
     fn close_account(&mut self, account: K::Account, flow: &Flow<K::Socket>, ending: Ending);
@@ -101,11 +120,16 @@ pub trait Edge<K: Kinds> {
         segmenting: &mut bool,
     ) -> Sent;
 
-    /// Takes in what the upstream sent, as far as there is room, to be sent along a route.
+    /// Takes in what the upstream sent, as far as there is room, to be sent from a port along a route.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing; otherwise an ICMP error, which is cleared by that.
-    fn receive_replies(&mut self, socket: &K::Socket, route: &ReplyRoute) -> io::Result<Volume>;
+    fn receive_replies(
+        &mut self,
+        port: &K::Port,
+        socket: &K::Socket,
+        route: &ReplyRoute,
+    ) -> io::Result<Volume>;
 
     /// Whether there is no more room for replies.
     fn is_full_of_replies(&self) -> bool;
@@ -117,23 +141,23 @@ pub trait Edge<K: Kinds> {
     fn clear_error(&mut self, socket: &K::Socket);
 
     /// Adds to a counter.
-    fn count(&mut self, counter: Counter, by: u64);
+    fn count(&mut self, port: &K::Port, counter: Counter, by: u64);
 
     /// Takes one off a gauge.
-    fn lower(&mut self, gauge: Counter);
+    fn lower(&mut self, port: &K::Port, gauge: Counter);
 
     /// Counts a datagram that is refused, and logs it now and then.
-    fn refuse(&mut self, refusal: Refusal, received: &Received);
+    fn refuse(&mut self, port: &K::Port, refusal: Refusal, received: &Received);
 
-    /// Logs, now and then, that datagrams are dropped because an owner's flow cannot be opened.
-    fn flow_failed(&mut self, owner: Owner, peer: SocketAddr, errno: i32);
+    /// Logs, now and then, that datagrams are dropped because a flow cannot be opened.
+    fn flow_failed(&mut self, port: &K::Port, decision: &Decision, peer: SocketAddr, errno: i32);
 
     /// Logs that a flow was opened.
-    fn flow_opened(&mut self, owner: Owner, peer: SocketAddr);
+    fn flow_opened(&mut self, port: &K::Port, decision: &Decision, peer: SocketAddr);
 
     /// Logs that a flow was closed.
-    fn flow_closed(&mut self, owner: Owner);
+    fn flow_closed(&mut self, port: &K::Port, decision: &Decision);
 
     /// Logs, now and then, that one of so many flows made room for another.
-    fn flows_full(&mut self, flows: usize);
+    fn flows_full(&mut self, port: &K::Port, flows: usize);
 }

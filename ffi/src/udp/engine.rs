@@ -4,15 +4,16 @@
 //! upstream from its own client's address or not at all: groups and headers refer to flows by serial
 //! numbers that are never used again, and a flow that leaves in mid-batch is sent its datagrams first.
 
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
-use super::directory::Directory;
 use super::edge::{Batch, Edge, Kinds, Payload, Sent};
 use super::flow::ReplyRoute;
 use super::flow_table::{FlowRef, FlowTable, Place, State};
 use super::group::{Groups, Piece};
 use super::header_cache::HeaderCache;
+use super::port::Port;
 use super::sessions::Sessions;
 use crate::abi::layout::udp_header;
 use crate::header::frame::SPP_LENGTH;
@@ -32,16 +33,12 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Datagrams of a batch.
     pub batch: usize,
-    /// Milliseconds after which what is idle ends.
-    pub close_after: u64,
 }
 
-/// One worker's flows, and what its peers' headers mean.
+/// One worker's flows, and what its peers' headers mean. A port and an owner name a flow, so that any
+/// number of ports share the tables, and none the flows.
 pub struct Engine<K: Kinds> {
-    /// One of `udp_header`.
-    pub(super) mode: u32,
-    pub(super) directory: Arc<Directory<K::Socket>>,
-    pub(super) flows: FlowTable<K::Socket, K::Account>,
+    pub(super) flows: FlowTable<K>,
     pub(super) cache: HeaderCache,
     pub(super) sessions: Sessions,
     pub(super) groups: Groups,
@@ -62,14 +59,12 @@ pub struct Defects {
 }
 
 impl<K: Kinds> Engine<K> {
-    /// A worker's UDP side in one of the modes of `udp_header`.
-    pub fn new(mode: u32, directory: Arc<Directory<K::Socket>>, limits: Limits) -> Engine<K> {
+    /// A worker's UDP side, for all its ports.
+    pub fn new(limits: Limits) -> Engine<K> {
         Engine {
-            mode,
-            directory,
-            flows: FlowTable::new(limits.flows, limits.close_after),
+            flows: FlowTable::new(limits.flows),
             cache: HeaderCache::new(limits.header_bytes),
-            sessions: Sessions::new(limits.sessions, limits.header_bytes, limits.close_after),
+            sessions: Sessions::new(limits.sessions, limits.header_bytes),
             groups: Groups::new(limits.batch),
             sent: Sent::default(),
             #[cfg(any(test, feature = "fuzzing"))]
@@ -87,41 +82,52 @@ impl<K: Kinds> Engine<K> {
         [self.flows.next_check(), self.sessions.next_check()].into_iter().flatten().min()
     }
 
-    /// Takes a batch in: finds each datagram's flow, then sends each flow its datagrams. How many
-    /// flows it was for.
-    pub fn take_in(&mut self, edge: &mut impl Edge<K>, batch: &impl Batch) -> usize {
+    /// Takes in a batch that came to a port: finds each datagram's flow, then sends each flow its
+    /// datagrams. How many flows it was for.
+    pub fn take_in(
+        &mut self,
+        edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
+        batch: &impl Batch,
+    ) -> usize {
         self.groups.start();
         self.cache.start();
         for slot in 0..batch.len() {
-            self.add(edge, batch, slot);
+            self.add(edge, port, batch, slot);
         }
         let groups = self.groups.len();
         for group in 0..groups {
-            self.forward(edge, batch, group);
+            self.forward(edge, port, batch, group);
         }
         let sent = std::mem::take(&mut self.sent);
-        edge.count(Counter::DatagramsUp, sent.sent);
-        edge.count(Counter::DatagramBytesUp, sent.bytes);
+        edge.count(&port.outside, Counter::DatagramsUp, sent.sent);
+        edge.count(&port.outside, Counter::DatagramBytesUp, sent.bytes);
         if sent.lost > 0 {
-            edge.count(Counter::DatagramsLost, sent.lost);
+            edge.count(&port.outside, Counter::DatagramsLost, sent.lost);
         }
         if sent.unreachable > 0 {
-            edge.count(Counter::UpstreamUnreachable, sent.unreachable);
+            edge.count(&port.outside, Counter::UpstreamUnreachable, sent.unreachable);
         }
         groups
     }
 
     /// Adds a datagram to the group of its flow, or drops it.
-    fn add(&mut self, edge: &mut impl Edge<K>, batch: &impl Batch, slot: usize) {
+    fn add(
+        &mut self,
+        edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
+        batch: &impl Batch,
+        slot: usize,
+    ) {
         let received = batch.get(slot);
         if received.truncated {
-            return edge.refuse(Refusal::DatagramTooLong, &received);
+            return edge.refuse(&port.outside, Refusal::DatagramTooLong, &received);
         }
-        let (flow, offset) = match self.classify(edge, batch, &received) {
+        let (flow, offset) = match self.classify(edge, port, batch, &received) {
             Ok(Some(found)) => found,
             // A header alone, in a session.
             Ok(None) => return,
-            Err(refusal) => return edge.refuse(refusal, &received),
+            Err(refusal) => return edge.refuse(&port.outside, refusal, &received),
         };
         let now = edge.now();
         let Some(entry) = self.flows.get_mut(flow) else {
@@ -141,7 +147,7 @@ impl<K: Kinds> Engine<K> {
             Place::Failed { errno, .. } => {
                 self.sent.lost += 1;
                 if let Some(peer) = received.path.peer.socket_addr() {
-                    edge.flow_failed(entry.owner, peer, *errno);
+                    edge.flow_failed(&port.outside, &entry.decision, peer, *errno);
                 }
                 return;
             }
@@ -151,7 +157,13 @@ impl<K: Kinds> Engine<K> {
     }
 
     /// Sends a group's datagrams to its flow, unless that was done before.
-    pub(super) fn forward(&mut self, edge: &mut impl Edge<K>, batch: &impl Batch, group: usize) {
+    pub(super) fn forward(
+        &mut self,
+        edge: &mut impl Edge<K>,
+        port: &Port<K>,
+        batch: &impl Batch,
+        group: usize,
+    ) {
         let Some(at) = self.group_flow(group) else { return };
         let Some(mut chain) = self.groups.take(group) else { return };
         let Some(entry) = self.flows.get_mut(at) else {
@@ -177,7 +189,7 @@ impl<K: Kinds> Engine<K> {
             }
         };
         let last = batch.get(chain.last);
-        let header = (self.mode == udp_header::SPP)
+        let header = (port.mode == udp_header::SPP)
             .then(|| last.data.get(..SPP_LENGTH)?.try_into().ok())
             .flatten();
         flow.set_route(&mut entry.known, ReplyRoute { path: last.path, header });
@@ -210,12 +222,13 @@ impl<K: Kinds> Engine<K> {
             return;
         };
         let Place::Here { flow, .. } = &entry.place else { return };
+        let port = &entry.port.outside;
         let Some(route) = flow.route(&mut entry.known) else {
             // Nothing was sent yet, so this is an error: epoll repeats it until it is read.
             return edge.clear_error(&flow.socket);
         };
         for _ in 0..batches {
-            match edge.receive_replies(&flow.socket, &route) {
+            match edge.receive_replies(port, &flow.socket, &route) {
                 Ok(volume) => {
                     flow.touch(edge.now());
                     if edge.keeps_accounts() {
@@ -226,7 +239,7 @@ impl<K: Kinds> Engine<K> {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 // The upstream's ICMP error: it ends nothing, and reading it cleared it.
-                Err(_) => edge.count(Counter::UpstreamUnreachable, 1),
+                Err(_) => edge.count(port, Counter::UpstreamUnreachable, 1),
             }
             if !edge.is_full_of_replies() {
                 return;
@@ -246,17 +259,25 @@ impl<K: Kinds> Engine<K> {
     }
 
     /// Who may send headers, or what they may say, has changed: every header is decoded again, and
-    /// sessions of peers that may no longer send end.
-    pub fn trust_changed(&mut self, edge: &impl Edge<K>) {
+    /// sessions of peers that may no longer send end. `allowed`: whether a peer may send to a port.
+    pub fn trust_changed(&mut self, allowed: impl Fn(u32, SocketAddr) -> bool) {
         self.cache.clear();
-        let allowed = |peer| edge.allows(peer);
-        self.sessions.retain(|path| path.peer.socket_addr().is_some_and(allowed));
+        self.sessions.retain(|(port, path)| {
+            path.peer.socket_addr().is_some_and(|peer| allowed(*port, peer))
+        });
         self.sessions.forget_flows();
+    }
+
+    /// Ends every flow of some ports. Headers that lead to one are decoded again.
+    pub fn end_ports(&mut self, edge: &mut impl Edge<K>, is_one: impl Fn(u32) -> bool) {
+        for at in self.flows.of_ports(is_one) {
+            self.end(edge, at, Ending::Stopped);
+        }
     }
 
     /// Ends every flow.
     pub fn end_all(&mut self, edge: &mut impl Edge<K>) {
-        while let Some(at) = self.flows.idlest() {
+        while let Some(at) = self.flows.idlest(0) {
             self.end(edge, at, Ending::Stopped);
         }
     }

@@ -6,8 +6,9 @@ use std::sync::Mutex;
 
 use super::path::Path;
 use crate::header::frame::SPP_LENGTH;
+#[cfg(any(test, feature = "fuzzing"))]
 use crate::net::socket::Source;
-use crate::proxy::service::lock;
+use crate::system::sync::lock;
 
 /// Whose flow it is: its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,6 +21,7 @@ pub enum Owner {
 
 impl Owner {
     /// From where the upstream sees the flow come.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn source(self) -> Source {
         match self {
             Owner::Client(client) => Source::Client(client),
@@ -28,6 +30,7 @@ impl Owner {
     }
 
     /// The client's address, or the peer's.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn address(self) -> SocketAddr {
         match self {
             Owner::Client(address) | Owner::Peer(address) => address,
@@ -74,7 +77,7 @@ pub struct KnownRoute {
 }
 
 impl<S> Flow<S> {
-    /// A flow that a worker serves from now on. `now` in milliseconds since the service was opened.
+    /// A flow that a worker serves from now on. `now` in milliseconds since the proxy was opened.
     pub fn new(socket: S, now: u64) -> Flow<S> {
         Flow {
             socket,

@@ -13,7 +13,7 @@ use super::path::Path;
 
 const NONE: u32 = u32::MAX;
 
-/// Headers by path and bytes.
+/// Headers by port, path and bytes.
 pub struct HeaderCache {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
@@ -31,6 +31,7 @@ pub struct HeaderCache {
 }
 
 struct Entry {
+    port: u32,
     path: Path,
     header: Box<[u8]>,
     flow: FlowRef,
@@ -65,22 +66,22 @@ impl HeaderCache {
         self.batch = self.batch.wrapping_add(1);
     }
 
-    /// What the entry that was found last leads to, if the datagram came by its path and begins with
-    /// its header: the flow and the header's length.
+    /// What the entry that was found last leads to, if the datagram came to its port by its path and
+    /// begins with its header: the flow and the header's length.
     ///
     /// A header's own bytes say where it ends, so what begins with a header's bytes has that header.
     #[inline]
-    pub fn last(&self, path: &Path, datagram: &[u8]) -> Option<(FlowRef, usize)> {
+    pub fn last(&self, port: u32, path: &Path, datagram: &[u8]) -> Option<(FlowRef, usize)> {
         let entry = self.entries.get(self.last as usize)?.as_ref()?;
-        let same = datagram.starts_with(&entry.header) && entry.path == *path;
+        let same = datagram.starts_with(&entry.header) && entry.path == *path && entry.port == port;
         same.then_some((entry.flow, entry.header.len()))
     }
 
-    /// What a header means that came by a path.
+    /// What a header means that came to a port by a path.
     #[inline]
-    pub fn find(&mut self, path: &Path, header: &[u8]) -> Option<FlowRef> {
-        let hash = self.hash(path, header);
-        let at = self.position(hash, path, header)?;
+    pub fn find(&mut self, port: u32, path: &Path, header: &[u8]) -> Option<FlowRef> {
+        let hash = self.hash(port, path, header);
+        let at = self.position(hash, port, path, header)?;
         self.last = at;
         let entry = self.entries[at as usize].as_mut()?;
         let flow = entry.flow;
@@ -92,10 +93,10 @@ impl HeaderCache {
         Some(flow)
     }
 
-    /// Notes what a header means that came by a path. One too large to keep is not kept.
-    pub fn insert(&mut self, path: &Path, header: &[u8], flow: FlowRef) {
-        let hash = self.hash(path, header);
-        if let Some(known) = self.position(hash, path, header) {
+    /// Notes what a header means that came to a port by a path. One too large to keep is not kept.
+    pub fn insert(&mut self, port: u32, path: &Path, header: &[u8], flow: FlowRef) {
+        let hash = self.hash(port, path, header);
+        if let Some(known) = self.position(hash, port, path, header) {
             if let Some(entry) = &mut self.entries[known as usize] {
                 entry.flow = flow;
             }
@@ -110,6 +111,7 @@ impl HeaderCache {
             self.remove(self.oldest);
         }
         let entry = Entry {
+            port,
             path: *path,
             header: header.into(),
             flow,
@@ -142,16 +144,18 @@ impl HeaderCache {
         self.bytes
     }
 
-    fn position(&self, hash: u64, path: &Path, header: &[u8]) -> Option<u32> {
+    fn position(&self, hash: u64, port: u32, path: &Path, header: &[u8]) -> Option<u32> {
         let same = |at: &u32| {
             let entry = self.entries[*at as usize].as_ref();
-            entry.is_some_and(|entry| *entry.header == *header && entry.path == *path)
+            entry.is_some_and(|entry| {
+                *entry.header == *header && entry.path == *path && entry.port == port
+            })
         };
         self.index.find(hash, same).copied()
     }
 
-    fn hash(&self, path: &Path, header: &[u8]) -> u64 {
-        self.hasher.hash_one((path, header))
+    fn hash(&self, port: u32, path: &Path, header: &[u8]) -> u64 {
+        self.hasher.hash_one((port, path, header))
     }
 
     fn remove(&mut self, at: u32) {
@@ -214,36 +218,38 @@ mod tests {
     #[test]
     fn a_header_is_found_by_path_and_bytes() {
         let mut cache = HeaderCache::new(1 << 20);
-        cache.insert(&path(1), b"header", flow(1));
-        cache.insert(&path(2), b"header", flow(2));
-        assert_eq!(cache.find(&path(1), b"header"), Some(flow(1)));
-        assert_eq!(cache.find(&path(2), b"header"), Some(flow(2)));
-        assert_eq!(cache.find(&path(1), b"heade"), None);
-        assert_eq!(cache.find(&path(1), b"header "), None);
-        cache.insert(&path(1), b"header", flow(3));
-        assert_eq!(cache.find(&path(1), b"header"), Some(flow(3)));
+        cache.insert(1, &path(1), b"header", flow(1));
+        cache.insert(1, &path(2), b"header", flow(2));
+        assert_eq!(cache.find(1, &path(1), b"header"), Some(flow(1)));
+        assert_eq!(cache.find(1, &path(2), b"header"), Some(flow(2)));
+        assert_eq!(cache.find(1, &path(1), b"heade"), None);
+        assert_eq!(cache.find(1, &path(1), b"header "), None);
+        assert_eq!(cache.find(2, &path(1), b"header"), None, "another port");
+        cache.insert(1, &path(1), b"header", flow(3));
+        assert_eq!(cache.find(1, &path(1), b"header"), Some(flow(3)));
     }
 
     #[test]
     fn the_last_is_known_by_the_datagrams_beginning() {
         let mut cache = HeaderCache::new(1 << 20);
-        assert_eq!(cache.last(&path(1), b"headerpayload"), None);
-        cache.insert(&path(1), b"header", flow(1));
-        assert_eq!(cache.last(&path(1), b"headerpayload"), Some((flow(1), 6)));
-        assert_eq!(cache.last(&path(2), b"headerpayload"), None);
-        assert_eq!(cache.last(&path(1), b"heade"), None);
+        assert_eq!(cache.last(1, &path(1), b"headerpayload"), None);
+        cache.insert(1, &path(1), b"header", flow(1));
+        assert_eq!(cache.last(1, &path(1), b"headerpayload"), Some((flow(1), 6)));
+        assert_eq!(cache.last(1, &path(2), b"headerpayload"), None);
+        assert_eq!(cache.last(2, &path(1), b"headerpayload"), None);
+        assert_eq!(cache.last(1, &path(1), b"heade"), None);
         cache.clear();
-        assert_eq!(cache.last(&path(1), b"headerpayload"), None);
-        assert_eq!((cache.bytes(), cache.find(&path(1), b"header")), (0, None));
+        assert_eq!(cache.last(1, &path(1), b"headerpayload"), None);
+        assert_eq!((cache.bytes(), cache.find(1, &path(1), b"header")), (0, None));
     }
 
     #[test]
     fn one_that_is_larger_than_the_cache_is_not_kept() {
         let mut cache = HeaderCache::new(1000);
-        cache.insert(&path(1), b"kept", flow(1));
-        cache.insert(&path(1), &[0; 1000], flow(2));
-        assert_eq!(cache.find(&path(1), &[0; 1000]), None);
-        assert_eq!(cache.find(&path(1), b"kept"), Some(flow(1)));
+        cache.insert(1, &path(1), b"kept", flow(1));
+        cache.insert(1, &path(1), &[0; 1000], flow(2));
+        assert_eq!(cache.find(1, &path(1), &[0; 1000]), None);
+        assert_eq!(cache.find(1, &path(1), b"kept"), Some(flow(1)));
     }
 
     /// Against a list that is searched from end to end.
@@ -264,12 +270,12 @@ mod tests {
                 let mut header = vec![b'h'; random(40) as usize];
                 header.push(random(12) as u8);
                 let known = model.iter().position(|(key, _)| *key == header);
-                let found = cache.find(&path(1), &header);
+                let found = cache.find(1, &path(1), &header);
                 assert_eq!(found, known.map(|at| flow(model[at].1)), "seed {seed}, step {step}");
                 match known.and_then(|at| model.remove(at)) {
                     Some(used) => model.push_front(used),
                     None => {
-                        cache.insert(&path(1), &header, flow(step));
+                        cache.insert(1, &path(1), &header, flow(step));
                         model.push_front((header, step));
                         let size = |model: &VecDeque<(Vec<u8>, u64)>| -> usize {
                             model.iter().map(|(header, _)| OVERHEAD + header.len()).sum()

@@ -3,55 +3,61 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::edge::{Edge, Kinds, Payload, Received, Sent, Volume};
-use super::flow::{Flow, Owner, ReplyRoute};
+use super::flow::{Flow, ReplyRoute};
 use super::replies::Replies;
 use super::send::{Outgoing, Towards};
 use crate::abi::layout::{level, protocol, Event};
-use crate::net::socket::{self, Source};
+use crate::net::socket;
 use crate::observe::access::{Account, Ending};
 use crate::observe::events::EventKind;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
 use crate::tcp::connections::tell_fallback;
-use crate::trust::allowed::Allowed;
+use crate::worker::decision::Decision;
 use crate::worker::poll::{Interest, Key, Token};
-use crate::worker::{client_of, Context};
+use crate::worker::served::Served;
+use crate::worker::Context;
 
 const FLOWS_FULL_EVERY_MS: u64 = 60_000;
 const FLOW_BUFFER: i32 = 4 << 20;
 
 /// Buffers and what is remembered between turns.
 pub struct State {
-    /// The listening socket, to reply from; none once it is closed.
-    pub socket: Option<RawFd>,
-    pub outgoing: Outgoing,
-    pub replies: Replies,
-    pub allowed: Allowed,
+    outgoing: Outgoing,
+    replies: Replies,
+    /// From where the replies go that were taken in.
+    replying: Option<Rc<Listening>>,
     /// The version of this host's addresses by which headers were judged.
     addresses: u32,
     /// When the log was last told that flows make room.
     full_at: Option<u64>,
 }
 
+/// A port's listening socket, to receive from and to reply from.
+pub struct Listening {
+    pub socket: RawFd,
+    pub served: Served,
+}
+
 impl State {
-    pub fn new(socket: Option<RawFd>) -> State {
+    pub fn new() -> State {
         State {
-            socket,
             outgoing: Outgoing::new(),
             replies: Replies::new(),
-            allowed: Allowed::default(),
+            replying: None,
             addresses: 0,
             full_at: None,
         }
     }
 
-    /// Looks whether what headers mean may have changed: who may send them, and whom they may name.
-    pub fn look_at_trust(&mut self, cx: &Context) -> bool {
+    /// Looks whether this host's addresses have changed, and with them what headers mean.
+    pub fn look_at_addresses(&mut self, cx: &Context) -> bool {
         let before = std::mem::replace(&mut self.addresses, cx.addresses_version());
-        self.allowed.refresh(&cx.listener.service) | (before != self.addresses)
+        before != self.addresses
     }
 }
 
@@ -73,6 +79,7 @@ pub struct Real;
 impl Kinds for Real {
     type Socket = Upstream;
     type Account = (Box<Account>, u64);
+    type Port = Rc<Listening>;
 }
 
 impl Edge<Real> for Kernel<'_, '_> {
@@ -80,23 +87,31 @@ impl Edge<Real> for Kernel<'_, '_> {
         self.cx.now
     }
 
-    fn allows(&self, peer: SocketAddr) -> bool {
-        self.state.allowed.allows(Some(peer))
+    fn allows(&self, port: &Rc<Listening>, peer: SocketAddr) -> bool {
+        port.served.listener.allows(Some(peer))
     }
 
-    fn decode(&mut self, header: &[u8], carrier: u32, peer: SocketAddr) -> Result<Source, Refusal> {
-        self.cx.decode(header, carrier, peer)
+    fn decide(
+        &mut self,
+        port: &Rc<Listening>,
+        header: &[u8],
+        carrier: u32,
+        peer: SocketAddr,
+    ) -> Result<Decision, Refusal> {
+        self.cx.decide(&port.served, header, carrier, peer)
     }
 
-    fn open(&mut self, owner: Owner, peer: SocketAddr) -> io::Result<Upstream> {
-        let settings = &self.cx.listener.service.settings;
-        let source = owner.source();
-        // The verdict was that there is one.
-        let upstream = self.cx.upstream(source, owner.address());
-        let upstream = upstream.ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let opened = socket::connect_udp(source, upstream, settings.mark)?;
+    fn open(
+        &mut self,
+        port: &Rc<Listening>,
+        decision: &Decision,
+        peer: SocketAddr,
+    ) -> io::Result<Upstream> {
+        let Decision { source, upstream } = *decision;
+        let mark = port.served.listener.settings.mark;
+        let opened = socket::connect_udp(source, upstream, mark)?;
         if opened.port_fallback {
-            tell_fallback(self.cx, peer, source, upstream);
+            tell_fallback(self.cx, &port.served, peer, decision);
         }
         let socket = opened.socket;
         socket::set_receive_buffer(socket.as_raw_fd(), FLOW_BUFFER);
@@ -111,11 +126,12 @@ impl Edge<Real> for Kernel<'_, '_> {
 
     fn account(
         &mut self,
+        port: &Rc<Listening>,
         header: &[u8],
         peer: SocketAddr,
-        owner: Owner,
+        decision: &Decision,
     ) -> Option<(Box<Account>, u64)> {
-        let account = self.cx.account(protocol::UDP, header, peer, owner.source());
+        let account = self.cx.account(&port.served, protocol::UDP, header, peer, decision);
         account.map(|account| (account, self.cx.now))
     }
 
@@ -132,11 +148,11 @@ impl Edge<Real> for Kernel<'_, '_> {
         record.bytes_up = traffic.bytes_up.load(Ordering::Relaxed);
         record.datagrams_down = traffic.datagrams_down.load(Ordering::Relaxed);
         record.bytes_down = traffic.bytes_down.load(Ordering::Relaxed);
-        self.cx.listener.tell_account(account);
+        self.cx.worker.tell_account(account);
     }
 
     fn keeps_accounts(&self) -> bool {
-        self.cx.listener.keeps_accounts()
+        self.cx.worker.keeps_accounts()
     }
 
     fn send<'a>(
@@ -149,7 +165,17 @@ impl Edge<Real> for Kernel<'_, '_> {
         self.state.outgoing.send(towards, payloads, segmenting)
     }
 
-    fn receive_replies(&mut self, upstream: &Upstream, route: &ReplyRoute) -> io::Result<Volume> {
+    fn receive_replies(
+        &mut self,
+        port: &Rc<Listening>,
+        upstream: &Upstream,
+        route: &ReplyRoute,
+    ) -> io::Result<Volume> {
+        // Replies that leave together leave from one socket.
+        if self.state.replying.as_ref().is_none_or(|before| before.socket != port.socket) {
+            self.send_replies();
+            self.state.replying = Some(port.clone());
+        }
         self.state.replies.receive(upstream.socket.as_raw_fd(), route)
     }
 
@@ -158,12 +184,12 @@ impl Edge<Real> for Kernel<'_, '_> {
     }
 
     fn send_replies(&mut self) {
-        let Some(socket) = self.state.socket else { return };
-        let sent = self.state.replies.flush(socket);
-        self.count(Counter::DatagramsDown, sent.sent);
-        self.count(Counter::DatagramBytesDown, sent.bytes);
+        let Some(port) = self.state.replying.take() else { return };
+        let sent = self.state.replies.flush(port.socket);
+        self.count(&port, Counter::DatagramsDown, sent.sent);
+        self.count(&port, Counter::DatagramBytesDown, sent.bytes);
         if sent.lost > 0 {
-            self.count(Counter::DatagramsLost, sent.lost);
+            self.count(&port, Counter::DatagramsLost, sent.lost);
         }
     }
 
@@ -171,16 +197,17 @@ impl Edge<Real> for Kernel<'_, '_> {
         socket::take_error(upstream.socket.as_raw_fd());
     }
 
-    fn count(&mut self, counter: Counter, by: u64) {
-        self.cx.listener.stats.add(counter, by);
+    fn count(&mut self, port: &Rc<Listening>, counter: Counter, by: u64) {
+        port.served.stats.add(counter, by);
     }
 
-    fn lower(&mut self, gauge: Counter) {
-        self.cx.listener.stats.lower(gauge);
+    fn lower(&mut self, port: &Rc<Listening>, gauge: Counter) {
+        port.served.stats.lower(gauge);
     }
 
-    fn refuse(&mut self, refusal: Refusal, received: &Received) {
-        self.cx.listener.stats.refuse(refusal);
+    fn refuse(&mut self, port: &Rc<Listening>, refusal: Refusal, received: &Received) {
+        let served = &port.served;
+        served.stats.refuse(refusal);
         let peer = received.path.peer.socket_addr();
         let event = Event::new(EventKind::DatagramsRefused, level::WARN);
         let event = Event {
@@ -189,49 +216,60 @@ impl Edge<Real> for Kernel<'_, '_> {
             ..event
         };
         if refusal.is_of_client() || refusal == Refusal::ForwardingLoop {
-            let named = peer.and_then(|peer| self.cx.refused_client(refusal, peer));
+            let named = peer.and_then(|peer| self.cx.refused_client(served, refusal, peer));
             let Some(Event { client, upstream, .. }) = named else { return };
-            return self.cx.tell_limited(Event { client, upstream, ..event });
+            return self.cx.tell_limited(served, Event { client, upstream, ..event });
         }
-        self.cx.tell_limited(event.with_sample(received.data));
+        self.cx.tell_limited(served, event.with_sample(received.data));
     }
 
-    fn flow_failed(&mut self, owner: Owner, peer: SocketAddr, errno: i32) {
-        let source = owner.source();
-        let Some(upstream) = self.cx.upstream(source, owner.address()) else { return };
+    fn flow_failed(
+        &mut self,
+        port: &Rc<Listening>,
+        decision: &Decision,
+        peer: SocketAddr,
+        errno: i32,
+    ) {
+        let served = &port.served;
         if errno == socket::OTHER_SOURCE {
-            return self.cx.refuse_other_source(peer, source, upstream);
+            return self.cx.refuse_other_source(served, peer, decision);
         }
-        self.cx.tell_failure(EventKind::FlowFailed, errno, Some(peer), source, upstream);
+        self.cx.tell_failure(served, EventKind::FlowFailed, errno, Some(peer), decision);
     }
 
-    fn flow_opened(&mut self, owner: Owner, peer: SocketAddr) {
-        tell_flow(self.cx, EventKind::FlowOpened, owner, Some(peer));
+    fn flow_opened(&mut self, port: &Rc<Listening>, decision: &Decision, peer: SocketAddr) {
+        tell_flow(self.cx, port, EventKind::FlowOpened, decision, Some(peer));
     }
 
-    fn flow_closed(&mut self, owner: Owner) {
-        tell_flow(self.cx, EventKind::FlowClosed, owner, None);
+    fn flow_closed(&mut self, port: &Rc<Listening>, decision: &Decision) {
+        tell_flow(self.cx, port, EventKind::FlowClosed, decision, None);
     }
 
-    fn flows_full(&mut self, flows: usize) {
+    fn flows_full(&mut self, port: &Rc<Listening>, flows: usize) {
         let now = self.cx.now;
         if self.state.full_at.is_none_or(|at| now >= at + FLOWS_FULL_EVERY_MS) {
             self.state.full_at = Some(now);
             let event = Event::new(EventKind::FlowsFull, level::WARN);
-            self.cx.listener.tell(Event { value: flows as u32, ..event });
+            self.cx.tell(&port.served, Event { value: flows as u32, ..event });
         }
     }
 }
 
-fn tell_flow(cx: &Context, kind: EventKind, owner: Owner, peer: Option<SocketAddr>) {
-    if !cx.listener.logs(level::DEBUG) {
+fn tell_flow(
+    cx: &Context,
+    port: &Listening,
+    kind: EventKind,
+    decision: &Decision,
+    peer: Option<SocketAddr>,
+) {
+    if !cx.worker.logs(level::DEBUG) {
         return;
     }
-    let event = Event::new(kind, level::DEBUG);
-    cx.listener.tell(Event {
+    let event = Event {
         peer: peer.map(Into::into).unwrap_or_default(),
-        client: client_of(owner.source()),
-        upstream: cx.upstream(owner.source(), owner.address()).map(Into::into).unwrap_or_default(),
-        ..event
-    });
+        client: decision.client(),
+        upstream: decision.upstream.into(),
+        ..Event::new(kind, level::DEBUG)
+    };
+    cx.tell(&port.served, event);
 }

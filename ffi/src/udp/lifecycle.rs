@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use super::directory::Claim;
 use super::edge::{Batch, Edge, Kinds};
 use super::engine::Engine;
-use super::flow::{Flow, Owner};
-use super::flow_table::{FlowRef, Place, State};
+use super::flow::Flow;
+use super::flow_table::{FlowRef, New, Place, State};
+use super::port::Port;
 use crate::net::socket;
 use crate::observe::access::Ending;
 use crate::observe::stats::Counter;
@@ -16,50 +18,55 @@ use crate::observe::stats::Counter;
 const RETRY_MS: u64 = 1_000;
 
 impl<K: Kinds> Engine<K> {
-    /// The flow of an owner: known, or opened now. One that cannot be opened is remembered as failed,
-    /// and drops its datagrams for a second.
+    /// The flow of an owner at a port: known, or opened now. One that cannot be opened is remembered as
+    /// failed, and drops its datagrams for a second.
     pub(super) fn flow_of(
         &mut self,
         edge: &mut impl Edge<K>,
         batch: &impl Batch,
-        owner: Owner,
+        new: New<K>,
         peer: SocketAddr,
         header: &[u8],
     ) -> FlowRef {
         let now = edge.now();
-        if let Some(at) = self.flows.find(&owner) {
-            if self.state(at, now) != State::Gone {
+        let New { port, owner, decision } = new;
+        if let Some(at) = self.flows.find(port.id, &owner) {
+            let upstream = self.flows.get(at).map(|entry| entry.decision.upstream);
+            if self.state(at, now) != State::Gone && upstream == Some(decision.upstream) {
                 return at;
             }
-            self.leave(edge, batch, at);
-            self.flows.remove(at);
+            self.leave(edge, port, batch, at);
+            self.end(edge, at, Ending::Displaced);
         }
         if self.flows.is_full() {
-            self.evict(edge, batch);
+            self.evict(edge, port, batch);
         }
-        let mut claimed = self.claim(edge, owner, peer);
-        if claimed.as_ref().is_err_and(socket::is_out_of_descriptors) && self.evict(edge, batch) {
-            claimed = self.claim(edge, owner, peer);
+        let mut claimed = self.claim(edge, &new, peer);
+        if claimed.as_ref().is_err_and(socket::is_out_of_descriptors)
+            && self.evict(edge, port, batch)
+        {
+            claimed = self.claim(edge, &new, peer);
         }
+        let outside = &port.outside;
         match claimed {
             Ok(Claim::Mine(flow)) => {
                 flow.touch(now);
-                let account = edge.account(header, peer, owner);
-                let at = self.flows.insert_here(owner, flow, account);
+                let account = edge.account(outside, header, peer, &decision);
+                let at = self.flows.insert_here(new, flow, account);
                 if let Some(Place::Here { flow, .. }) = self.flows.get(at).map(|entry| &entry.place)
                 {
                     edge.watch(&flow.socket, at.key());
                 }
-                edge.count(Counter::FlowsOpened, 1);
-                edge.count(Counter::FlowsActive, 1);
-                edge.flow_opened(owner, peer);
+                edge.count(outside, Counter::FlowsOpened, 1);
+                edge.count(outside, Counter::FlowsActive, 1);
+                edge.flow_opened(outside, &decision, peer);
                 at
             }
-            Ok(Claim::Elsewhere(flow)) => self.flows.insert_elsewhere(owner, &flow),
+            Ok(Claim::Elsewhere(flow)) => self.flows.insert_elsewhere(new, &flow),
             Err(error) => {
-                edge.count(Counter::FlowErrors, 1);
+                edge.count(outside, Counter::FlowErrors, 1);
                 let errno = socket::errno(&error);
-                self.flows.insert_failed(owner, now + RETRY_MS, errno)
+                self.flows.insert_failed(new, now + RETRY_MS, errno)
             }
         }
     }
@@ -67,45 +74,56 @@ impl<K: Kinds> Engine<K> {
     fn claim(
         &mut self,
         edge: &mut impl Edge<K>,
-        owner: Owner,
+        new: &New<K>,
         peer: SocketAddr,
     ) -> io::Result<Claim<K::Socket>> {
         let now = edge.now();
-        self.directory.claim(owner, || Ok(Flow::new(edge.open(owner, peer)?, now)))
+        let New { port, owner, decision } = new;
+        let open = || Ok(Flow::new(edge.open(&port.outside, decision, peer)?, now));
+        port.directory.claim(*owner, open)
     }
 
-    /// Ends the flow that has been idle longest; whether there was one.
-    fn evict(&mut self, edge: &mut impl Edge<K>, batch: &impl Batch) -> bool {
+    /// Ends the flow whose turn it is to make room for one of a port; whether there was one.
+    fn evict(&mut self, edge: &mut impl Edge<K>, port: &Rc<Port<K>>, batch: &impl Batch) -> bool {
         let flows = self.flows.here();
-        let Some(at) = self.flows.idlest() else { return false };
-        self.leave(edge, batch, at);
-        edge.count(Counter::FlowsEvicted, 1);
+        let Some(at) = self.flows.idlest(port.listener) else { return false };
+        let Some(leaving) = self.flows.get(at).map(|entry| entry.port.clone()) else {
+            return false;
+        };
+        self.leave(edge, port, batch, at);
+        edge.count(&leaving.outside, Counter::FlowsEvicted, 1);
         self.end(edge, at, Ending::Displaced);
-        edge.flows_full(flows);
+        edge.flows_full(&leaving.outside, flows);
         true
     }
 
-    /// What leaves in mid-batch is sent what the batch has for it.
-    fn leave(&mut self, edge: &mut impl Edge<K>, batch: &impl Batch, at: FlowRef) {
+    /// What leaves in mid-batch is sent what the batch, which came to `port`, has for it.
+    fn leave(
+        &mut self,
+        edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
+        batch: &impl Batch,
+        at: FlowRef,
+    ) {
         #[cfg(any(test, feature = "fuzzing"))]
         if self.defects.drop_leaving_groups {
             return;
         }
         let Some(mark) = self.flows.get(at).map(|entry| entry.mark) else { return };
         if let Some(group) = self.groups.of(mark) {
-            self.forward(edge, batch, group);
+            self.forward(edge, port, batch, group);
         }
     }
 
-    /// Ends a flow of this worker.
+    /// Takes an entry out; a flow of this worker ends.
     pub(super) fn end(&mut self, edge: &mut impl Edge<K>, at: FlowRef, ending: Ending) {
         let Some(entry) = self.flows.remove(at) else { return };
         let Place::Here { flow, account } = entry.place else { return };
         if let Some(account) = account {
             edge.close_account(account, &flow, ending);
         }
-        self.directory.give_up(&entry.owner, flow);
-        edge.lower(Counter::FlowsActive);
-        edge.flow_closed(entry.owner);
+        entry.port.directory.give_up(&entry.owner, flow);
+        edge.lower(&entry.port.outside, Counter::FlowsActive);
+        edge.flow_closed(&entry.port.outside, &entry.decision);
     }
 }

@@ -1,7 +1,8 @@
 //! UDP: each datagram to the upstream from its own client's address, each reply to the peer that last
 //! sent for its client.
 //!
-//! `engine.rs` is the logic, with sockets at its edge: `classify.rs` finds whose a datagram is (by the
+//! One engine a worker serves every UDP port of every listener: a flow's identity is its port and its
+//! client. `engine.rs` is the logic, with sockets at its edge: `classify.rs` finds whose a datagram is (by the
 //! header cache, the session or the decoder), `group.rs` gathers a batch by flow, `flow_table.rs` and
 //! `directory.rs` hold the flows. `recv.rs`, `send.rs` and `replies.rs` move datagrams; `kernel.rs` is
 //! the edge. The simulation drives all of the logic against a naive model.
@@ -21,6 +22,7 @@ mod intake;
 mod kernel;
 mod lifecycle;
 mod path;
+mod port;
 mod recv;
 mod replies;
 mod sampling;
@@ -30,73 +32,163 @@ mod sessions;
 pub mod simulation;
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use crate::proxy::service::lock;
+use hashbrown::{HashMap, HashSet};
+
+use crate::proxy::listener::Listener;
+use crate::proxy::port::{Port as ProxyPort, Transport};
+use crate::proxy::settings::ProxySettings;
+use crate::proxy::table::Snapshot;
 use crate::worker::poll::{Interest, Key, Token};
+use crate::worker::served::Served;
+use crate::worker::slab::Slab;
 use crate::worker::Context;
 use edge::Edge;
 use engine::{Engine, Limits};
 use intake::Intake;
-use kernel::{Kernel, Real, State, Upstream};
+use kernel::{Kernel, Listening, Real, State, Upstream};
 use recv::{Inbox, INTAKE};
 use replies::BATCH;
 
-/// The flows of a service, over all workers.
+/// The flows of a port, over all workers.
 pub type Directory = directory::Directory<Upstream>;
+type Port = port::Port<Real>;
 
-/// How long replies are still relayed after the stop.
+/// How long replies are still relayed once nothing new is taken in.
 const STOP_MS: u64 = 1_000;
 /// Sessions of all workers.
 const SESSIONS: usize = 65_536;
 /// Bytes of headers that all workers remember.
 const HEADER_BYTES: usize = 16 << 20;
+/// So many batches are taken in of what waits at a socket that is about to be closed.
+const LAST_BATCHES: usize = 64;
 
-/// One worker's UDP side: its listening socket, and what came by it.
+/// One worker's UDP side: its listening sockets, and what came by them.
 pub struct Udp {
-    receivable: bool,
-    /// The listening socket tells which address each datagram was sent to.
-    wildcard: bool,
-    inbox: Inbox,
-    intake: Intake,
+    receiving: Slab<Receiving>,
+    /// By the port's number.
+    by_port: HashMap<u32, Key>,
+    /// Those that have datagrams.
+    receivable: Vec<Key>,
+    /// Ports that take nothing in any more, and when their last flows end.
+    closed: Vec<(u64, Rc<Port>)>,
+    /// Made when the first port is there.
+    inbox: Option<Inbox>,
     engine: Engine<Real>,
     state: State,
     /// Flows with replies to fetch.
     replying: Vec<Key>,
+    /// The size of the next batch of whoever has the largest.
+    limit: usize,
     stopping: Option<u64>,
 }
 
-impl Udp {
-    /// Starts with the listener's socket; without one there is nothing to do.
-    pub fn start(cx: &Context) -> io::Result<Udp> {
-        let service = &cx.listener.service;
-        let settings = &service.settings;
-        let socket = lock(&cx.listener.udp).as_ref().map(AsRawFd::as_raw_fd);
-        if let Some(socket) = socket {
-            cx.poll.add(socket, Token::UdpListener, Interest::Readable)?;
-        }
-        let limits = Limits {
-            flows: service.flows_a_listener(),
-            sessions: SESSIONS / service.listeners(),
-            header_bytes: HEADER_BYTES / service.listeners(),
-            batch: INTAKE,
-            close_after: settings.close_after.as_millis() as u64,
+/// A port that is served.
+struct Receiving {
+    port: Rc<Port>,
+    intake: Intake,
+    /// The socket tells which address each datagram was sent to.
+    wildcard: bool,
+}
+
+impl Receiving {
+    fn new(cx: &Context, listener: &Arc<Listener>, port: &Arc<ProxyPort>) -> Option<Receiving> {
+        let socket = port.udp.as_ref()?.fd(cx.worker.index)?;
+        let served = Served::new(cx.worker.index, listener, port, Transport::Udp);
+        let port = Port {
+            id: port.id,
+            listener: listener.id,
+            mode: listener.settings.udp_header,
+            close_after: listener.settings.close_after,
+            directory: port.flows.clone(),
+            outside: Rc::new(Listening { socket, served }),
         };
-        Ok(Udp {
-            receivable: false,
-            wildcard: settings.listen.ip().is_unspecified(),
-            inbox: Inbox::new(if socket.is_some() { INTAKE } else { 0 }),
-            intake: Intake::default(),
-            engine: Engine::new(settings.udp_header, service.flows.clone(), limits),
-            state: State::new(socket),
-            replying: Vec::new(),
-            stopping: None,
-        })
+        let wildcard = port.outside.served.port.listen.ip().is_unspecified();
+        Some(Receiving { port: Rc::new(port), intake: Intake::default(), wildcard })
     }
 
-    /// The listening socket has datagrams.
-    pub fn set_receivable(&mut self) {
-        self.receivable = true;
+    fn listener(&self) -> &Arc<Listener> {
+        &self.port.outside.served.listener
+    }
+}
+
+impl Udp {
+    /// Without a listening socket yet: see `follow`.
+    pub fn new(settings: &ProxySettings) -> Udp {
+        let limits = Limits {
+            flows: settings.flows_a_worker(),
+            sessions: SESSIONS / settings.workers,
+            header_bytes: HEADER_BYTES / settings.workers,
+            batch: INTAKE,
+        };
+        Udp {
+            receiving: Slab::default(),
+            by_port: HashMap::new(),
+            receivable: Vec::new(),
+            closed: Vec::new(),
+            inbox: None,
+            engine: Engine::new(limits),
+            state: State::new(),
+            replying: Vec::new(),
+            limit: INTAKE,
+            stopping: None,
+        }
+    }
+
+    /// Follows a change of the listeners: serves the sockets of new ports, and those that stay in the
+    /// new way; takes in what waits at the others. Flows go on, but for those whose upstream has changed,
+    /// which are opened again, and those of ports that are gone, which get their last replies.
+    ///
+    /// # Errors
+    /// Those of epoll.
+    pub fn follow(&mut self, cx: &Context, now: &Snapshot) -> io::Result<()> {
+        let mut gone = std::mem::take(&mut self.by_port);
+        let (mut changed, mut redirected) = (false, HashSet::new());
+        for listener in &now.listeners {
+            for port in listener.ports.iter().filter(|port| port.udp.is_some()) {
+                let known = gone.remove(&port.id);
+                if let Some(receiving) = known.and_then(|key| self.receiving.get_mut(key)) {
+                    self.by_port.extend(known.map(|key| (port.id, key)));
+                    if Arc::ptr_eq(receiving.listener(), listener) {
+                        continue;
+                    }
+                    changed = true;
+                    let before = receiving.port.outside.served.port.upstreams;
+                    if let Some(new) = Receiving::new(cx, listener, port) {
+                        receiving.port = new.port;
+                    }
+                    if before != port.upstreams {
+                        redirected.insert(port.id);
+                    }
+                    continue;
+                }
+                let Some(receiving) = Receiving::new(cx, listener, port) else { continue };
+                let socket = receiving.port.outside.socket;
+                let key = self.receiving.insert(receiving);
+                cx.poll.add(socket, Token::UdpListener(key), Interest::Readable)?;
+                self.by_port.insert(port.id, key);
+                self.inbox.get_or_insert_with(|| Inbox::new(INTAKE));
+            }
+        }
+        for key in gone.into_values() {
+            self.leave(cx, key);
+            changed = true;
+        }
+        if !redirected.is_empty() {
+            let mut edge = Kernel { cx, state: &mut self.state };
+            self.engine.end_ports(&mut edge, |id| redirected.contains(&id));
+        }
+        if changed {
+            self.trust_changed();
+        }
+        Ok(())
+    }
+
+    /// A listening socket has datagrams.
+    pub fn set_receivable(&mut self, key: Key) {
+        self.receivable.push(key);
     }
 
     /// A flow has replies, or an ICMP error.
@@ -109,16 +201,36 @@ impl Udp {
 
     /// When `turn` must be called at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.engine.next_deadline(), self.stopping].into_iter().flatten().min()
+        let closed = self.closed.iter().map(|(at, _)| *at).min();
+        [self.engine.next_deadline(), self.stopping, closed].into_iter().flatten().min()
     }
 
     /// Everything that is due: replies first, then what is idle, then new datagrams.
     pub fn turn(&mut self, cx: &Context) {
         self.relay_replies(cx);
         self.engine.expire(&mut Kernel { cx, state: &mut self.state });
-        if std::mem::take(&mut self.receivable) && self.stopping.is_none() {
-            self.take_in(cx);
+        if self.closed.iter().any(|(at, _)| *at <= cx.now) {
+            let closed = std::mem::take(&mut self.closed).into_iter();
+            let (due, later): (Vec<_>, _) = closed.partition(|(at, _)| *at <= cx.now);
+            self.closed = later;
+            let due: Vec<Rc<Port>> = due.into_iter().map(|(_, port)| port).collect();
+            self.close(cx, &due);
         }
+        if self.receivable.is_empty() {
+            return;
+        }
+        let mut receivable = std::mem::take(&mut self.receivable);
+        if self.stopping.is_none() {
+            if self.state.look_at_addresses(cx) {
+                self.trust_changed();
+            }
+            self.limit = 0;
+            for key in &receivable {
+                self.take_in(cx, *key);
+            }
+        }
+        receivable.clear();
+        self.receivable = receivable;
     }
 
     /// Ends every flow.
@@ -128,34 +240,83 @@ impl Udp {
 
     /// Takes in no more; whether the last replies have had their time.
     pub fn stop(&mut self, cx: &Context) -> bool {
-        let Some(socket) = self.state.socket else { return true };
-        let until = *self.stopping.get_or_insert_with(|| {
-            cx.poll.remove(socket);
-            cx.now + STOP_MS
-        });
+        if self.receiving.len() == 0 && self.closed.is_empty() {
+            return true;
+        }
+        let until = match self.stopping {
+            Some(until) => until,
+            None => {
+                let keys = self.receiving.keys();
+                keys.iter().filter_map(|key| self.receiving.get(*key)).for_each(|receiving| {
+                    cx.poll.remove(receiving.port.outside.socket);
+                });
+                *self.stopping.insert(cx.now + STOP_MS)
+            }
+        };
         if self.engine.flows() > 0 && cx.now < until {
             return false;
         }
-        self.state.socket = None;
+        let receiving = self.receiving.keys().into_iter();
+        let ports: Vec<Rc<Port>> = receiving
+            .filter_map(|key| self.receiving.remove(key))
+            .map(|receiving| receiving.port)
+            .chain(self.closed.drain(..).map(|(_, port)| port))
+            .collect();
+        self.close(cx, &ports);
+        self.by_port.clear();
         self.stopping = None;
-        *lock(&cx.listener.udp) = None;
         true
     }
 
-    fn take_in(&mut self, cx: &Context) {
-        let Some(socket) = self.state.socket else { return };
-        let trust_changed = self.state.look_at_trust(cx);
-        let mut edge = Kernel { cx, state: &mut self.state };
-        if trust_changed {
-            self.engine.trust_changed(&edge);
+    /// Takes in what waits at a port that is gone, and no more.
+    fn leave(&mut self, cx: &Context, key: Key) {
+        for _ in 0..LAST_BATCHES {
+            if !self.take_in(cx, key) {
+                break;
+            }
         }
+        let Some(Receiving { port, .. }) = self.receiving.remove(key) else { return };
+        cx.poll.remove(port.outside.socket);
+        let ends_at = port.outside.served.listener.lasting.ends_at.get();
+        let ends_at = ends_at.map(|at| cx.worker.proxy.ms_of(*at));
+        let last_replies = cx.now + STOP_MS;
+        self.closed.push((ends_at.map_or(last_replies, |at| at.min(last_replies)), port));
+    }
+
+    /// Ends the flows of ports, and closes their sockets.
+    fn close(&mut self, cx: &Context, ports: &[Rc<Port>]) {
+        let ids: HashSet<u32> = ports.iter().map(|port| port.id).collect();
+        let mut edge = Kernel { cx, state: &mut self.state };
+        self.engine.end_ports(&mut edge, |id| ids.contains(&id));
+        for sockets in ports.iter().filter_map(|port| port.outside.served.port.udp.as_ref()) {
+            sockets.close(cx.worker.index);
+        }
+    }
+
+    fn trust_changed(&mut self) {
+        let (by_port, receiving) = (&self.by_port, &self.receiving);
+        self.engine.trust_changed(|port, peer| {
+            let receiving = by_port.get(&port).and_then(|key| receiving.get(*key));
+            receiving.is_some_and(|receiving| receiving.listener().allows(Some(peer)))
+        });
+    }
+
+    /// Takes a batch in; whether there was any.
+    fn take_in(&mut self, cx: &Context, key: Key) -> bool {
+        let Some(receiving) = self.receiving.get_mut(key) else { return false };
+        let Some(inbox) = &mut self.inbox else { return false };
+        let port = &receiving.port;
         // An error here is an ICMP message for an earlier reply, or nothing to read: the level-
         // triggered epoll comes back while there is something.
-        let Ok(count) = self.inbox.receive(socket, self.intake.limit(), self.wildcard) else {
-            return;
+        let limit = receiving.intake.limit();
+        let Ok(count) = inbox.receive(port.outside.socket, limit, receiving.wildcard) else {
+            return false;
         };
-        let flows = self.engine.take_in(&mut edge, &self.inbox);
-        self.intake.learn(count, flows);
+        let mut edge = Kernel { cx, state: &mut self.state };
+        let flows = self.engine.take_in(&mut edge, port, inbox);
+        receiving.intake.learn(count, flows);
+        self.limit = self.limit.max(receiving.intake.limit());
+        count > 0
     }
 
     fn relay_replies(&mut self, cx: &Context) {
@@ -163,7 +324,7 @@ impl Udp {
             return;
         }
         // More than a turn takes in, or a flood would outrun its replies.
-        let batches = 2 * self.intake.limit() / BATCH;
+        let batches = (2 * self.limit / BATCH).max(1);
         let mut edge = Kernel { cx, state: &mut self.state };
         for key in self.replying.drain(..) {
             self.engine.relay_replies(&mut edge, key, batches);

@@ -37,8 +37,8 @@ pub struct Inbox {
     iovecs: Box<[libc::iovec]>,
     messages: Box<[libc::mmsghdr]>,
     sampling: Sampling,
-    /// Every message offers control space, not only those of the sample.
-    offers_all: bool,
+    /// By call: every message of it offers control space, not only those of the sample.
+    offers_all: Box<[bool]>,
     /// Messages that the batch has filled.
     used: usize,
     /// Where the batch's last call begins.
@@ -83,8 +83,8 @@ impl Inbox {
             controls: vec![Control::EMPTY; room].into(),
             messages: no_messages(room),
             sampling: Sampling::of_first(SAMPLE),
-            offers_all: false,
-            used: room,
+            offers_all: vec![false; room.div_ceil(CALL)].into(),
+            used: 0,
             last_call: 0,
             iovecs: Box::default(),
         };
@@ -94,6 +94,9 @@ impl Inbox {
             header.msg_iov = &mut iovecs[2 * slot];
             header.msg_iovlen = 2;
             header.msg_control = inbox.controls[slot].0.as_mut_ptr().cast();
+            header.msg_namelen = RawAddr::ROOM;
+            let room = if slot < SAMPLE { cmsg::ROOM } else { 0 };
+            header.msg_controllen = room as _;
         }
         inbox.iovecs = iovecs;
         inbox
@@ -105,32 +108,43 @@ impl Inbox {
     /// # Errors
     /// Those of recvmmsg(2), when the batch is empty.
     pub fn receive(&mut self, socket: RawFd, limit: usize, local: bool) -> io::Result<usize> {
-        self.offer(local);
-        self.used = 0;
-        let result = self.receive_calls(socket, limit);
+        let all = local || self.sampling.asks_all();
+        let stale = std::mem::take(&mut self.used);
+        for slot in 0..stale {
+            self.messages[slot].msg_hdr.msg_namelen = RawAddr::ROOM;
+            let offers_all = self.offers_all[slot / CALL];
+            self.offer(slot, offers_all);
+        }
+        let result = self.receive_calls(socket, limit, all);
         let mut sample = 0..self.used.min(SAMPLE);
         self.sampling.learn(sample.any(|slot| self.arrival(slot).dscp != 0));
         result
     }
 
-    /// Gives the messages their room again, of which the kernel has written how much was taken; all
-    /// else stays.
-    fn offer(&mut self, local: bool) {
-        let all = local || self.sampling.asks_all();
-        let changed = std::mem::replace(&mut self.offers_all, all) != all;
-        let stale = if changed { self.messages.len() } else { self.used };
-        for (slot, message) in self.messages[..stale].iter_mut().enumerate() {
-            message.msg_hdr.msg_namelen = RawAddr::ROOM;
-            let room = if all || slot < SAMPLE { cmsg::ROOM } else { 0 };
-            message.msg_hdr.msg_controllen = room as _;
+    /// Gives a message its control space again, of which the kernel has written how much was taken.
+    fn offer(&mut self, slot: usize, all: bool) {
+        let room = if all || slot < SAMPLE { cmsg::ROOM } else { 0 };
+        self.messages[slot].msg_hdr.msg_controllen = room as _;
+    }
+
+    /// Has the messages of a call offer control space for all of them, or for the sample alone: sockets
+    /// of both kinds take turns.
+    fn offer_call(&mut self, call: usize, all: bool) {
+        if std::mem::replace(&mut self.offers_all[call], all) == all {
+            return;
+        }
+        let first = call * CALL;
+        for slot in first..self.messages.len().min(first + CALL) {
+            self.offer(slot, all);
         }
     }
 
-    fn receive_calls(&mut self, socket: RawFd, limit: usize) -> io::Result<usize> {
+    fn receive_calls(&mut self, socket: RawFd, limit: usize, all: bool) -> io::Result<usize> {
         let limit = limit.min(self.messages.len());
         while self.used < limit {
             let call = self.used..limit.min(self.used + CALL);
             let wanted = call.len();
+            self.offer_call(call.start / CALL, all);
             // SAFETY: every message points to its own name, slot and control space, and to a long
             // buffer that no other message of the call has. All live as long as `self` and do not move
             // with it.

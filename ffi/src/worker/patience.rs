@@ -1,6 +1,6 @@
 //! Whether a thread that has nothing to do looks again for a moment before it sleeps.
 //!
-//! To fall asleep and be woken costs more than what was waited for when a client and a service answer
+//! To fall asleep and be woken costs more than what was waited for when a client and an upstream answer
 //! each other within microseconds. So a thread whose last wait was a short one looks for a little
 //! longer; one wait in vain, and it sleeps at once until waits are short again. A proxy with little to
 //! do never looks twice (docs/decisions/0013-a-moment-before-sleep.md).
@@ -23,9 +23,9 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Of one of so many `listeners`, on a machine (or a container) with so many `processors`.
-    pub fn new(listeners: usize, processors: usize) -> Patience {
-        Patience { may_look: processors > listeners, was_soon: false }
+    /// Of one of so many `workers`, on a machine (or a container) with so many `processors`.
+    pub fn new(workers: usize, processors: usize) -> Patience {
+        Patience { may_look: processors > workers, was_soon: false }
     }
 
     /// Waits for events up to `timeout_ms` (-1: for ever, 0: not at all).

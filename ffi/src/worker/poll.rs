@@ -8,15 +8,15 @@ use crate::net::socket::check;
 /// Whom an event is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// The service changed: look at it.
+    /// Something changed: look around.
     Wake,
-    /// The listening TCP socket.
-    TcpListener,
-    /// The listening UDP socket.
-    UdpListener,
-    /// The client's side of a connection.
-    Client(Key),
-    /// The service's side of a connection.
+    /// A listening TCP socket.
+    TcpListener(Key),
+    /// A listening UDP socket.
+    UdpListener(Key),
+    /// The peer's side of a connection.
+    Peer(Key),
+    /// The upstream's side of a connection.
     Upstream(Key),
     /// The upstream socket of a UDP flow.
     Flow(Key),
@@ -43,9 +43,9 @@ impl Token {
         };
         match self {
             Token::Wake => 0,
-            Token::TcpListener => 1 << 60,
-            Token::UdpListener => 2 << 60,
-            Token::Client(key) => keyed(3, key),
+            Token::TcpListener(key) => keyed(1, key),
+            Token::UdpListener(key) => keyed(2, key),
+            Token::Peer(key) => keyed(3, key),
             Token::Upstream(key) => keyed(4, key),
             Token::Flow(key) => keyed(5, key),
         }
@@ -55,9 +55,9 @@ impl Token {
         let generation = (data >> 32) as u32 & Key::GENERATIONS;
         let key = Key { index: data as u32, generation };
         match data >> 60 {
-            1 => Token::TcpListener,
-            2 => Token::UdpListener,
-            3 => Token::Client(key),
+            1 => Token::TcpListener(key),
+            2 => Token::UdpListener(key),
+            3 => Token::Peer(key),
             4 => Token::Upstream(key),
             5 => Token::Flow(key),
             _ => Token::Wake,
@@ -165,9 +165,9 @@ mod tests {
         let key = Key { index: u32::MAX, generation: Key::GENERATIONS };
         for token in [
             Token::Wake,
-            Token::TcpListener,
-            Token::UdpListener,
-            Token::Client(key),
+            Token::TcpListener(key),
+            Token::UdpListener(key),
+            Token::Peer(key),
             Token::Upstream(Key { index: 0, generation: 1 }),
             Token::Flow(key),
         ] {

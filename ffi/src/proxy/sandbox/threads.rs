@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::capabilities;
-use crate::proxy::service::lock;
+use crate::system::sync::lock;
 
 /// Threads that are asleep in the kernel answer in microseconds.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,9 +1,9 @@
 //! A simulation of the complete UDP side against a naive model: sockets, decoder, clock and log are
 //! replaced at the edge, everything between them is what runs.
 //!
-//! Several workers share a directory; while one waits for its decoder or has just sent, another may
+//! Several workers serve several ports, each with a directory of its own; while one waits for its decoder or has just sent, another may
 //! have a turn. The model knows whose each datagram is from the order of arrival alone. Checked are:
-//! each datagram at most once, from its own client's address, in order; none lost without a reason that
+//! each datagram at most once, at its own port's upstream, from its own client's address, in order; none lost without a reason that
 //! the model knows; each reply to the peer that last sent for its client; tables within their bounds and
 //! gauges balanced. A seed that fails can be run again.
 
@@ -71,6 +71,7 @@ pub struct Summary {
     pub refused: u64,
     pub evicted: u64,
     pub expired: u64,
+    pub redirected: u64,
     pub failed: u64,
     pub lost: u64,
     pub taken_over: u64,
@@ -94,6 +95,7 @@ pub fn run(choices: &mut dyn Choices, defects: Defects) -> Result<Summary, Strin
         }
         match world.below(12) {
             0 => world.reload(),
+            1 if world.below(2) == 0 => world.redirect(),
             1 => world.change_reach(),
             2 | 3 => world.reply(),
             _ => world.turn(world.below(world.workers.len() as u64) as usize, 40),
@@ -128,6 +130,7 @@ mod tests {
             all.refused += one.refused;
             all.evicted += one.evicted;
             all.expired += one.expired;
+            all.redirected += one.redirected;
             all.failed += one.failed;
             all.lost += one.lost;
             all.taken_over += one.taken_over;
@@ -138,12 +141,15 @@ mod tests {
         }
         // Stories in which something never happens prove nothing of it.
         let Summary { delivered, refused, evicted, expired, failed, lost, .. } = all;
-        let Summary { taken_over, foreign, replies, without_session, interleaved, .. } = all;
+        let Summary {
+            redirected, taken_over, foreign, replies, without_session, interleaved, ..
+        } = all;
         let kinds = [
             delivered,
             refused,
             evicted,
             expired,
+            redirected,
             failed,
             lost,
             taken_over,

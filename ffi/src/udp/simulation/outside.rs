@@ -17,6 +17,7 @@ use crate::observe::stats::Counter;
 use crate::udp::edge::{Edge, Kinds, Payload, Received, Sent, Volume};
 use crate::udp::flow::{Flow, Owner, ReplyRoute};
 use crate::udp::path::Path;
+use crate::worker::decision::Decision;
 use crate::worker::poll::Key;
 
 pub const ROOM_FOR_REPLIES: usize = 8;
@@ -26,11 +27,13 @@ pub struct Simulated;
 
 impl Kinds for Simulated {
     type Socket = Socket;
-    type Account = Owner;
+    type Account = (usize, Owner);
+    type Port = usize;
 }
 
-/// An upstream socket: who it speaks as, and what the upstream has sent to it.
+/// An upstream socket: which port it is of, who it speaks as, and what the upstream has sent to it.
 pub struct Socket {
+    pub port: usize,
     pub owner: Owner,
     /// Of which number it is among all that were opened.
     pub number: u64,
@@ -45,6 +48,7 @@ pub struct Sockets {
 }
 
 pub struct Waiting {
+    pub port: usize,
     pub owner: Owner,
     pub watched: Option<(usize, Key)>,
     pub sent: bool,
@@ -85,30 +89,38 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         self.world.now.get()
     }
 
-    fn allows(&self, peer: SocketAddr) -> bool {
+    fn allows(&self, _port: &usize, peer: SocketAddr) -> bool {
         self.world.trusts(self.worker, &Path::of(peer))
     }
 
-    fn decode(
+    fn decide(
         &mut self,
+        port: &usize,
         header: &[u8],
         carrier: u32,
         _peer: SocketAddr,
-    ) -> Result<Source, Refusal> {
+    ) -> Result<Decision, Refusal> {
         self.interleave();
-        match read_client(header, carrier) {
-            Some(client) if client.ip().is_loopback() => Err(Refusal::ClientLoopback),
-            Some(client) => {
-                self.world.possible(self.worker, Owner::Client(client)).map(|owner| owner.source())
-            }
-            None => Ok(Source::Own),
-        }
+        let source = match read_client(header, carrier) {
+            Some(client) if client.ip().is_loopback() => return Err(Refusal::ClientLoopback),
+            Some(client) => self.world.possible(self.worker, Owner::Client(client))?.source(),
+            None => Source::Own,
+        };
+        Ok(Decision { source, upstream: self.world.upstreams.borrow()[*port] })
     }
 
-    fn open(&mut self, owner: Owner, _peer: SocketAddr) -> io::Result<Socket> {
+    fn open(&mut self, port: &usize, decision: &Decision, peer: SocketAddr) -> io::Result<Socket> {
         let world = self.world;
         let now = world.now.get();
-        if let Some(failed) = world.failed.borrow().get(&(self.worker, owner)) {
+        let port = *port;
+        let owner = match decision.source {
+            Source::Client(client) => Owner::Client(client),
+            Source::Own => Owner::Peer(peer),
+        };
+        world.check(decision.upstream == world.upstreams.borrow()[port], || {
+            format!("port {port} opens a flow to {}", decision.upstream)
+        });
+        if let Some(failed) = world.failed.borrow().get(&(self.worker, port, owner)) {
             let soon = now > *failed && now < failed + 1_000;
             world.check(!soon, || format!("{owner:?} is tried again at once"));
         }
@@ -118,16 +130,18 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         } else if sockets.live.len() >= world.descriptors {
             libc::EMFILE
         } else {
-            let twice = sockets.live.values().any(|socket| socket.owner == owner);
+            let same = |it: &Waiting| it.owner == owner && it.port == port;
+            let twice = sockets.live.values().any(same);
             world.check(!twice, || format!("{owner:?} has two sockets"));
             let number = sockets.opened;
             sockets.opened += 1;
-            let waiting = Waiting { owner, watched: None, sent: false, replies: VecDeque::new() };
+            let waiting =
+                Waiting { port, owner, watched: None, sent: false, replies: VecDeque::new() };
             sockets.live.insert(number, waiting);
-            world.failed.borrow_mut().remove(&(self.worker, owner));
-            return Ok(Socket { owner, number, open: world.sockets.clone() });
+            world.failed.borrow_mut().remove(&(self.worker, port, owner));
+            return Ok(Socket { port, owner, number, open: world.sockets.clone() });
         };
-        world.failed.borrow_mut().insert((self.worker, owner), now);
+        world.failed.borrow_mut().insert((self.worker, port, owner), now);
         Err(io::Error::from_raw_os_error(errno))
     }
 
@@ -140,26 +154,43 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         }
     }
 
-    fn account(&mut self, header: &[u8], _peer: SocketAddr, owner: Owner) -> Option<Owner> {
-        let carrier =
-            if self.world.mode == udp_header::SPP { carrier::SPP } else { carrier::DATAGRAM };
-        if let Owner::Client(client) = owner {
-            let named = read_client(header, carrier);
-            self.world.check(named == Some(client), || format!("{owner:?} by another's header"));
-        }
-        Some(owner)
+    fn account(
+        &mut self,
+        port: &usize,
+        header: &[u8],
+        peer: SocketAddr,
+        decision: &Decision,
+    ) -> Option<(usize, Owner)> {
+        let spp = self.world.modes[*port] == udp_header::SPP;
+        let carrier = if spp { carrier::SPP } else { carrier::DATAGRAM };
+        let owner = match decision.source {
+            Source::Client(client) => {
+                let named = read_client(header, carrier);
+                self.world.check(named == Some(client), || format!("{client} by another's header"));
+                Owner::Client(client)
+            }
+            Source::Own => Owner::Peer(peer),
+        };
+        Some((*port, owner))
     }
 
-    fn close_account(&mut self, owner: Owner, flow: &Flow<Socket>, ending: Ending) {
+    fn close_account(
+        &mut self,
+        (port, owner): (usize, Owner),
+        flow: &Flow<Socket>,
+        ending: Ending,
+    ) {
         let world = self.world;
-        world.check(flow.socket.owner == owner, || format!("{owner:?} closes another's flow"));
+        let own = (flow.socket.port, flow.socket.owner) == (port, owner);
+        world.check(own, || format!("{owner:?} closes another's flow"));
         match ending {
             Ending::Idle => {
-                let used = world.last_used.borrow().get(&owner).copied().unwrap_or(0);
+                let used = world.last_used.borrow().get(&(port, owner)).copied().unwrap_or(0);
                 let due = used + world.close_after;
                 world.check(due <= world.now.get(), || format!("{owner:?} ended, used at {used}"));
                 world.summarise(|summary| summary.expired += 1);
             }
+            Ending::Stopped => world.summarise(|summary| summary.redirected += 1),
             _ => world.summarise(|summary| summary.evicted += 1),
         }
     }
@@ -186,19 +217,24 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
                 world.fail(|| format!("nobody sent {number}"));
                 continue;
             };
-            let owner = socket.owner;
+            let (port, owner) = (socket.port, socket.owner);
+            world.check(datagram.port == port, || {
+                format!("datagram {number} of port {} at the upstream of {port}", datagram.port)
+            });
             world.check(datagram.fate == Fate::Delivered(owner), || {
                 format!("datagram {number} ({:?}) from the address of {owner:?}", datagram.fate)
             });
             world.check(!datagram.delivered, || format!("datagram {number} came twice"));
             datagram.delivered = true;
             // Another worker may have opened it between two tries of this one.
-            world.failed.borrow_mut().remove(&(self.worker, owner));
-            let before = world.last_sent.borrow_mut().insert((self.worker, owner), number as usize);
+            world.failed.borrow_mut().remove(&(self.worker, port, owner));
+            let sent = (self.worker, port, owner);
+            let before = world.last_sent.borrow_mut().insert(sent, number as usize);
             let ordered = before.is_none_or(|before| before < number as usize);
             world.check(ordered, || format!("datagram {number} came after {before:?}"));
-            world.last_used.borrow_mut().insert(owner, world.now.get());
-            world.reply_to.borrow_mut().insert(owner, (datagram.peer, datagram.header.clone()));
+            world.last_used.borrow_mut().insert((port, owner), world.now.get());
+            let reply_to = (datagram.peer, datagram.header.clone());
+            world.reply_to.borrow_mut().insert((port, owner), reply_to);
             if world.below(60) == 0 {
                 // The kernel's queue was full.
                 world.lost.set(world.lost.get() + 1);
@@ -225,8 +261,14 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         result
     }
 
-    fn receive_replies(&mut self, socket: &Socket, route: &ReplyRoute) -> io::Result<Volume> {
-        let world = self.world;
+    fn receive_replies(
+        &mut self,
+        port: &usize,
+        socket: &Socket,
+        route: &ReplyRoute,
+    ) -> io::Result<Volume> {
+        let (world, port) = (self.world, *port);
+        world.check(socket.port == port, || format!("port {port} replies for {}", socket.port));
         let mut sockets = world.sockets.borrow_mut();
         let Some(waiting) = sockets.live.get_mut(&socket.number) else {
             world.fail(|| "received on a closed socket".into());
@@ -238,16 +280,16 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
             self.replies += 1;
             datagrams += 1;
             let owner = waiting.owner;
-            let to = world.reply_to.borrow().get(&owner).cloned();
+            let to = world.reply_to.borrow().get(&(port, owner)).cloned();
             let same = to.as_ref().is_some_and(|(peer, header)| {
-                let wrapped = (world.mode == udp_header::SPP).then_some(&header[..]);
+                let wrapped = (world.modes[port] == udp_header::SPP).then_some(&header[..]);
                 route.path == Path::of(*peer) && route.header.as_ref().map(|it| &it[..]) == wrapped
             });
             world.check(same, || {
                 let peer = route.path.peer.socket_addr();
                 format!("reply {reply} for {owner:?} goes to {peer:?}, not to {to:?}")
             });
-            world.last_used.borrow_mut().insert(owner, world.now.get());
+            world.last_used.borrow_mut().insert((port, owner), world.now.get());
             world.summarise(|summary| summary.replies += 1);
         }
         if datagrams == 0 {
@@ -268,23 +310,24 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         self.world.fail(|| "a flow that has sent has no reply route".into());
     }
 
-    fn count(&mut self, counter: Counter, by: u64) {
-        *self.world.counters.borrow_mut().entry(counter as usize).or_default() += by as i64;
+    fn count(&mut self, port: &usize, counter: Counter, by: u64) {
+        let mut counters = self.world.counters.borrow_mut();
+        *counters.entry((*port, counter as usize)).or_default() += by as i64;
     }
 
-    fn lower(&mut self, gauge: Counter) {
-        *self.world.counters.borrow_mut().entry(gauge as usize).or_default() -= 1;
+    fn lower(&mut self, port: &usize, gauge: Counter) {
+        *self.world.counters.borrow_mut().entry((*port, gauge as usize)).or_default() -= 1;
     }
 
-    fn refuse(&mut self, refusal: Refusal, _received: &Received) {
+    fn refuse(&mut self, _port: &usize, refusal: Refusal, _received: &Received) {
         self.world.refusals[self.worker].borrow_mut().push(refusal);
     }
 
-    fn flow_failed(&mut self, _owner: Owner, _peer: SocketAddr, _errno: i32) {}
+    fn flow_failed(&mut self, _port: &usize, _to: &Decision, _peer: SocketAddr, _errno: i32) {}
 
-    fn flow_opened(&mut self, _owner: Owner, _peer: SocketAddr) {}
+    fn flow_opened(&mut self, _port: &usize, _decision: &Decision, _peer: SocketAddr) {}
 
-    fn flow_closed(&mut self, _owner: Owner) {}
+    fn flow_closed(&mut self, _port: &usize, _decision: &Decision) {}
 
-    fn flows_full(&mut self, _flows: usize) {}
+    fn flows_full(&mut self, _port: &usize, _flows: usize) {}
 }

@@ -18,6 +18,8 @@ use crate::udp::edge::{Batch, Edge, Received};
 use crate::udp::engine::{Defects, Engine, Limits};
 use crate::udp::flow::Owner;
 use crate::udp::path::Path;
+use crate::udp::port::Port;
+use crate::udp::sessions::Between;
 
 /// A datagram on its way, and what the model expects of it.
 pub struct Datagram {
@@ -54,11 +56,15 @@ pub enum Fate {
 
 pub struct Expected {
     pub fate: Fate,
+    pub port: usize,
     pub worker: usize,
     pub peer: SocketAddr,
     pub header: Vec<u8>,
     pub delivered: bool,
 }
+
+/// Whose a flow is: an owner's at a port.
+type Identity = (usize, Owner);
 
 /// A session as the model has it.
 pub struct ModelSession {
@@ -69,14 +75,19 @@ pub struct ModelSession {
 pub struct World<'a> {
     pub choices: RefCell<&'a mut dyn Choices>,
     pub now: Cell<u64>,
-    pub mode: u32,
+    /// By port: one of `udp_header`.
+    pub modes: Vec<u32>,
+    pub upstreams: RefCell<Vec<SocketAddr>>,
     pub limits: Limits,
     pub close_after: u64,
     /// So many sockets may be open; more is EMFILE.
     pub descriptors: usize,
     pub varying: bool,
     pub workers: Vec<RefCell<Engine<Simulated>>>,
-    pub directory: Arc<Directory<Socket>>,
+    pub ports: Vec<Rc<Port<Simulated>>>,
+    pub directories: Vec<Arc<Directory<Socket>>>,
+    /// What each worker has seen of the upstreams.
+    pub seen_upstreams: Vec<RefCell<Vec<SocketAddr>>>,
     pub sockets: Rc<RefCell<Sockets>>,
     pub peers: Vec<SocketAddr>,
     pub clients: Vec<SocketAddr>,
@@ -91,15 +102,15 @@ pub struct World<'a> {
     pub unreachable: RefCell<HashSet<SocketAddr>>,
     /// Every datagram by its number, which is its payload.
     pub expected: RefCell<Vec<Expected>>,
-    pub sessions: Vec<RefCell<HashMap<Path, ModelSession>>>,
+    pub sessions: Vec<RefCell<HashMap<Between, ModelSession>>>,
     /// Owners whose flow a worker could not open, and when.
-    pub failed: RefCell<HashMap<(usize, Owner), u64>>,
+    pub failed: RefCell<HashMap<(usize, usize, Owner), u64>>,
     pub refusals: Vec<RefCell<Vec<Refusal>>>,
-    pub last_sent: RefCell<HashMap<(usize, Owner), usize>>,
-    pub last_used: RefCell<HashMap<Owner, u64>>,
-    pub reply_to: RefCell<HashMap<Owner, (SocketAddr, Vec<u8>)>>,
+    pub last_sent: RefCell<HashMap<(usize, usize, Owner), usize>>,
+    pub last_used: RefCell<HashMap<Identity, u64>>,
+    pub reply_to: RefCell<HashMap<Identity, (SocketAddr, Vec<u8>)>>,
     pub next_reply: Cell<u64>,
-    pub counters: RefCell<HashMap<usize, i64>>,
+    pub counters: RefCell<HashMap<(usize, usize), i64>>,
     pub lost: Cell<u64>,
     pub depth: Cell<u32>,
     pub summary: RefCell<Summary>,
@@ -111,34 +122,50 @@ impl<'a> World<'a> {
     pub fn new(choices: &'a mut dyn Choices, defects: Defects) -> World<'a> {
         let mut between = |least: u64, most: u64| least + choices.below(most - least + 1);
         let workers = between(1, 3) as usize;
-        let mode =
-            [udp_header::DATAGRAM, udp_header::SESSION, udp_header::SPP][between(0, 2) as usize];
+        let ports = between(1, 3) as usize;
+        let forms = [udp_header::DATAGRAM, udp_header::SESSION, udp_header::SPP];
+        let modes: Vec<u32> = (0..ports).map(|_| forms[between(0, 2) as usize]).collect();
+        // Ports of one listener, or each of its own.
+        let one_listener = between(0, 1) == 1;
         let limits = Limits {
             flows: between(1, 10) as usize,
             sessions: between(1, 5) as usize,
             header_bytes: between(300, 6_000) as usize,
             batch: 64,
-            close_after: between(50, 4_000),
         };
+        let close_after = between(50, 4_000);
         let peers = between(1, 5);
         let clients = between(1, 20);
         let descriptors = between(2, 40) as usize;
         let varying = between(0, 1) == 1;
-        let directory = Arc::default();
+        let directories: Vec<Arc<Directory<Socket>>> = (0..ports).map(|_| Arc::default()).collect();
+        let upstreams: Vec<SocketAddr> =
+            (0..ports).map(|at| ([192, 0, 2, at as u8], 53).into()).collect();
+        let port = |at: usize| Port {
+            id: 1 + at as u32,
+            listener: if one_listener { 1 } else { 1 + at as u32 },
+            mode: modes[at],
+            close_after,
+            directory: directories[at].clone(),
+            outside: at,
+        };
         let engines = (0..workers).map(|_| {
-            let mut engine = Engine::new(mode, Arc::clone(&directory), limits);
+            let mut engine = Engine::new(limits);
             engine.defects = defects;
             RefCell::new(engine)
         });
         World {
             now: Cell::new(1_000),
-            mode,
+            ports: (0..ports).map(|at| Rc::new(port(at))).collect(),
+            seen_upstreams: vec![RefCell::new(upstreams.clone()); workers],
+            upstreams: RefCell::new(upstreams),
             limits,
-            close_after: limits.close_after,
+            close_after,
             descriptors,
             varying,
             workers: engines.collect(),
-            directory: Arc::clone(&directory),
+            directories: directories.clone(),
+            modes: modes.clone(),
             sockets: Rc::default(),
             peers: (0..peers).map(|at| ([198, 51, 100, at as u8], 4_000).into()).collect(),
             clients: (0..clients).map(|at| client(at as u8)).collect(),
@@ -190,7 +217,10 @@ impl<'a> World<'a> {
     }
 
     pub fn counter(&self, counter: Counter) -> i64 {
-        self.counters.borrow().get(&(counter as usize)).copied().unwrap_or(0)
+        let counters = self.counters.borrow();
+        let of_ports =
+            (0..self.ports.len()).filter_map(|port| counters.get(&(port, counter as usize)));
+        of_ports.sum()
     }
 
     /// The list of allowed peers changes, or this host's addresses do.
@@ -207,6 +237,17 @@ impl<'a> World<'a> {
         self.trust_version.set(self.trust_version.get() + 1);
     }
 
+    /// A port's upstream becomes another.
+    pub fn redirect(&self) {
+        let port = self.below(self.ports.len() as u64) as usize;
+        let to = ([192, 0, 2, port as u8], 53 + self.below(3) as u16).into();
+        self.upstreams.borrow_mut()[port] = to;
+        // Workers that are idle follow at once; the others have a turn now.
+        for worker in 0..self.workers.len() {
+            self.turn(worker, 1);
+        }
+    }
+
     /// Some clients' flows can be opened from now on, others cannot.
     pub fn change_reach(&self) {
         let mut unreachable = self.unreachable.borrow_mut();
@@ -219,6 +260,7 @@ impl<'a> World<'a> {
         let Ok(mut engine) = self.workers[worker].try_borrow_mut() else { return };
         let mut edge = SimulatedEdge { world: self, worker, replies: 0 };
         let now = self.now.get();
+        self.follow(worker, &mut engine);
         engine.expire(&mut edge);
         self.sessions[worker]
             .borrow_mut()
@@ -226,20 +268,21 @@ impl<'a> World<'a> {
         if self.seen_version[worker].replace(self.trust_version.get()) != self.trust_version.get() {
             self.copies[worker].borrow_mut().clone_from(&self.allowed.borrow());
             self.known_impossible[worker].borrow_mut().clone_from(&self.impossible.borrow());
-            engine.trust_changed(&edge);
-            self.sessions[worker].borrow_mut().retain(|path, _| self.trusts(worker, path));
+            engine.trust_changed(|_, peer| self.trusts(worker, &Path::of(peer)));
+            self.sessions[worker].borrow_mut().retain(|(_, path), _| self.trusts(worker, path));
         }
         let first = self.expected.borrow().len();
+        let port = self.below(self.ports.len() as u64) as usize;
         let count = self.below(most) as usize;
         let mut arrived = Arrived(Vec::new());
         for _ in 0..count {
-            if let Some(datagram) = self.datagram(worker) {
+            if let Some(datagram) = self.datagram(worker, port) {
                 arrived.0.push(datagram);
             }
         }
         let numbers: Vec<usize> = (first..self.expected.borrow().len()).collect();
         self.refusals[worker].borrow_mut().clear();
-        engine.take_in(&mut edge, &arrived);
+        engine.take_in(&mut edge, &self.ports[port], &arrived);
         self.judge(worker, &numbers);
         let bytes = engine.cache.bytes();
         self.check(bytes <= self.limits.header_bytes, || format!("{bytes} bytes are cached"));
@@ -248,6 +291,22 @@ impl<'a> World<'a> {
         self.check(sessions == model, || format!("{sessions} sessions, not {model}"));
         let here = engine.flows();
         self.check(here <= self.limits.flows, || format!("{here} flows are too many"));
+    }
+
+    /// What a worker does once a port's upstream is another.
+    fn follow(&self, worker: usize, engine: &mut Engine<Simulated>) {
+        let mut edge = SimulatedEdge { world: self, worker, replies: 0 };
+        let now = self.upstreams.borrow().clone();
+        let before = self.seen_upstreams[worker].replace(now.clone());
+        if before == now {
+            return;
+        }
+        let is_other = |id: u32| before[id as usize - 1] != now[id as usize - 1];
+        engine.end_ports(&mut edge, is_other);
+        engine.trust_changed(|_, peer| self.trusts(worker, &Path::of(peer)));
+        // A flow that could not be opened is tried again, with the other upstream.
+        let mut failed = self.failed.borrow_mut();
+        failed.retain(|(at, port, _), _| *at != worker || !is_other(1 + *port as u32));
     }
 
     pub fn trusts(&self, worker: usize, path: &Path) -> bool {
@@ -268,7 +327,8 @@ impl<'a> World<'a> {
 
     /// The next datagram that arrives at a worker, with the model's expectation. Peers are spread over
     /// the workers as the kernel spreads them; a worker that has none gets nothing.
-    pub fn datagram(&self, worker: usize) -> Option<Datagram> {
+    pub fn datagram(&self, worker: usize, port: usize) -> Option<Datagram> {
+        let mode = self.modes[port];
         let own: Vec<usize> =
             (0..self.peers.len()).filter(|at| at % self.workers.len() == worker).collect();
         if own.is_empty() {
@@ -277,19 +337,19 @@ impl<'a> World<'a> {
         let peer = self.peers[own[self.below(own.len() as u64) as usize]];
         let path = Path::of(peer);
         let number = self.expected.borrow().len() as u64;
-        let bare = self.mode == udp_header::SESSION && self.below(4) != 0;
+        let bare = mode == udp_header::SESSION && self.below(4) != 0;
         let kind = if bare { 15 } else { self.below(15) };
         let client = self.clients[self.below(self.clients.len() as u64) as usize];
         let (header, owner): (Vec<u8>, Result<Owner, Refusal>) = match kind {
             15 => (Vec::new(), Err(Refusal::NoSession)),
-            0 => self.garbage(),
-            1 if self.mode != udp_header::SPP => (v2_local(), Ok(Owner::Peer(peer))),
-            2 => (self.header(refused_client()), Err(Refusal::ClientLoopback)),
-            3 if self.mode != udp_header::SPP => (v1(client), Ok(Owner::Client(client))),
-            _ => (self.header(client), Ok(Owner::Client(client))),
+            0 => self.garbage(mode),
+            1 if mode != udp_header::SPP => (v2_local(), Ok(Owner::Peer(peer))),
+            2 => (self.header(mode, refused_client()), Err(Refusal::ClientLoopback)),
+            3 if mode != udp_header::SPP => (v1(client), Ok(Owner::Client(client))),
+            _ => (self.header(mode, client), Ok(Owner::Client(client))),
         };
         // In a session a header may come alone.
-        let alone = self.mode == udp_header::SESSION && !bare && self.below(3) == 0;
+        let alone = mode == udp_header::SESSION && !bare && self.below(3) == 0;
         let mut data = header.clone();
         // Behind garbage more bytes could make other garbage of it.
         if !alone && kind != 0 {
@@ -298,14 +358,15 @@ impl<'a> World<'a> {
         let truncated = self.below(40) == 0;
         let fate = match truncated {
             true => Fate::Refused(Refusal::DatagramTooLong),
-            false => self.fate(worker, &path, owner, bare, alone),
+            false => self.fate(worker, port, &path, owner, bare, alone),
         };
-        self.expected.borrow_mut().push(Expected { fate, worker, peer, header, delivered: false });
+        let expected = Expected { fate, port, worker, peer, header, delivered: false };
+        self.expected.borrow_mut().push(expected);
         Some(Datagram { data, path, truncated })
     }
 
-    pub fn header(&self, client: SocketAddr) -> Vec<u8> {
-        if self.mode == udp_header::SPP {
+    pub fn header(&self, mode: u32, client: SocketAddr) -> Vec<u8> {
+        if mode == udp_header::SPP {
             return spp(client, if self.varying { self.salt() } else { 0 });
         }
         match self.varying && self.below(2) == 0 {
@@ -320,8 +381,8 @@ impl<'a> World<'a> {
         self.salt.get() % 50
     }
 
-    pub fn garbage(&self) -> (Vec<u8>, Result<Owner, Refusal>) {
-        match (self.mode, self.below(2)) {
+    pub fn garbage(&self, mode: u32) -> (Vec<u8>, Result<Owner, Refusal>) {
+        match (mode, self.below(2)) {
             (udp_header::SPP, 0) => (vec![0x56, 0xec, 1], Err(Refusal::SppShort)),
             (udp_header::SPP, _) => (b"GET /".to_vec(), Err(Refusal::SppMagic)),
             (udp_header::SESSION, _) => (b"PROXY TCP5 ".to_vec(), Err(Refusal::V1Protocol)),
@@ -334,6 +395,7 @@ impl<'a> World<'a> {
     pub fn fate(
         &self,
         worker: usize,
+        port: usize,
         path: &Path,
         owner: Result<Owner, Refusal>,
         bare: bool,
@@ -342,8 +404,9 @@ impl<'a> World<'a> {
         let now = self.now.get();
         let trusted = self.trusts(worker, path);
         let mut sessions = self.sessions[worker].borrow_mut();
+        let between = (self.ports[port].id, *path);
         if bare {
-            return match sessions.get_mut(path) {
+            return match sessions.get_mut(&between) {
                 Some(session) => {
                     session.last_used = now;
                     self.possible(worker, session.owner).map_or_else(Fate::Refused, Fate::Delivered)
@@ -366,22 +429,22 @@ impl<'a> World<'a> {
             Ok(owner) => self.possible(worker, owner),
             refused => refused,
         };
-        if self.mode != udp_header::SESSION {
+        if self.modes[port] != udp_header::SESSION {
             return judged.map_or_else(Fate::Refused, Fate::Delivered);
         }
         match judged {
             Err(refusal) => {
-                sessions.remove(path);
+                sessions.remove(&between);
                 Fate::Refused(refusal)
             }
             Ok(owner) => {
-                if !sessions.contains_key(path) && sessions.len() >= self.limits.sessions {
+                if !sessions.contains_key(&between) && sessions.len() >= self.limits.sessions {
                     let idlest = sessions.iter().min_by_key(|(path, it)| (it.last_used, **path));
                     if let Some(idlest) = idlest.map(|(path, _)| *path) {
                         sessions.remove(&idlest);
                     }
                 }
-                sessions.insert(*path, ModelSession { owner, last_used: now });
+                sessions.insert(between, ModelSession { owner, last_used: now });
                 if alone {
                     Fate::Nothing
                 } else {
@@ -411,7 +474,7 @@ impl<'a> World<'a> {
                 }
                 Fate::Delivered(owner) if !datagram.delivered => {
                     self.summarise(|summary| summary.failed += 1);
-                    let failed = self.failed.borrow().get(&(worker, owner)).copied();
+                    let failed = self.failed.borrow().get(&(worker, datagram.port, owner)).copied();
                     let excused = failed.is_some_and(|at| self.now.get() < at + 1_000);
                     self.check(excused, || format!("datagram {number} of {owner:?} was lost"));
                 }
@@ -478,9 +541,12 @@ impl<'a> World<'a> {
         }
         self.check_bounds();
         let opened = self.counter(Counter::FlowsOpened);
-        let ended = self.summary.borrow().evicted + self.summary.borrow().expired;
+        let ended = {
+            let summary = self.summary.borrow();
+            summary.evicted + summary.expired + summary.redirected
+        };
         self.check(opened == ended as i64, || format!("{opened} flows opened, {ended} ended"));
-        let open = self.directory.open();
+        let open: usize = self.directories.iter().map(|directory| directory.open()).sum();
         self.check(open == 0, || format!("{open} flows are left in the directory"));
         let lost = self.counter(Counter::DatagramsLost) as u64;
         let summary = *self.summary.borrow();

@@ -1,0 +1,120 @@
+//! What the configuration asks for, checked.
+
+use std::net::SocketAddr;
+
+use crate::abi::errors::{Error, Result};
+use crate::abi::layout::{level, udp_header, ListenerConfig, ProxyConfig};
+use crate::tcp::keepalive::Keepalive;
+
+/// What holds for the whole proxy.
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    pub workers: usize,
+    pub log_level: u8,
+    /// UDP flows of all workers.
+    pub max_flows: usize,
+    /// TCP connections of all workers.
+    pub max_connections: usize,
+    /// Pipes of all workers; 0 splices nothing.
+    pub max_pipes: usize,
+    /// Where the metrics are served over TCP, if they are: no upstream may be there.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// What one listener asks for. Times in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// One of `udp_header`.
+    pub udp_header: u32,
+    pub mark: u32,
+    pub header_timeout: u64,
+    pub connect_timeout: u64,
+    /// Silence after which a UDP flow ends.
+    pub close_after: u64,
+    pub keepalive: Keepalive,
+    /// Time without a byte after which a TCP connection ends, if it ever does.
+    pub idle_timeout: Option<u64>,
+    /// Nobody may send headers whom no subnet names.
+    pub restricted: bool,
+}
+
+impl ProxySettings {
+    /// # Errors
+    /// `INVALID` without a worker.
+    pub fn new(config: &ProxyConfig) -> Result<ProxySettings> {
+        if config.workers == 0 {
+            return Err(Error::invalid("a proxy needs a worker"));
+        }
+        Ok(ProxySettings {
+            workers: config.workers as usize,
+            log_level: u8::try_from(config.log_level).unwrap_or(level::DEBUG),
+            max_flows: config.max_flows.max(1) as usize,
+            max_connections: config.max_connections.max(1) as usize,
+            max_pipes: config.max_pipes as usize,
+            metrics: config.metrics.socket_addr(),
+        })
+    }
+
+    /// How many UDP flows each worker may have.
+    pub fn flows_a_worker(&self) -> usize {
+        (self.max_flows / self.workers).max(1)
+    }
+
+    /// How many TCP connections each worker may have.
+    pub fn connections_a_worker(&self) -> usize {
+        (self.max_connections / self.workers).max(1)
+    }
+
+    /// How many pipes each worker may have; perhaps none.
+    pub fn pipes_a_worker(&self) -> usize {
+        self.max_pipes / self.workers
+    }
+
+    /// Settings for tests, with one worker.
+    #[cfg(test)]
+    pub fn for_tests() -> ProxySettings {
+        ProxySettings {
+            workers: 1,
+            log_level: level::DEBUG,
+            max_flows: 16,
+            max_connections: 16,
+            max_pipes: 4,
+            metrics: None,
+        }
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// `INVALID` for a header form that there is not.
+    pub fn new(config: &ListenerConfig) -> Result<Settings> {
+        if config.udp_header > udp_header::SPP {
+            return Err(Error::invalid("the configuration names no header form that there is"));
+        }
+        Ok(Settings {
+            udp_header: config.udp_header,
+            mark: config.mark,
+            header_timeout: u64::from(config.header_timeout_ms),
+            connect_timeout: u64::from(config.connect_timeout_ms),
+            close_after: u64::from(config.close_after_ms),
+            keepalive: Keepalive::new(config.keepalive_ms / 1000),
+            idle_timeout: (config.idle_timeout_ms > 0).then(|| u64::from(config.idle_timeout_ms)),
+            restricted: config.restricted != 0,
+        })
+    }
+
+    /// Settings for tests to change.
+    #[cfg(test)]
+    pub fn for_tests() -> Settings {
+        Settings {
+            udp_header: udp_header::DATAGRAM,
+            mark: 0,
+            header_timeout: 10_000,
+            connect_timeout: 5_000,
+            close_after: 60_000,
+            keepalive: Keepalive::new(15),
+            idle_timeout: None,
+            restricted: false,
+        }
+    }
+}

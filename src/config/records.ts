@@ -1,0 +1,118 @@
+/** The records with which the native core's proxy and listeners are opened. */
+import {
+  ENDPOINT,
+  Level,
+  LISTENER_CONFIG,
+  PORT,
+  PortFlag,
+  PROXY_CONFIG,
+  UdpHeader,
+} from "../native/layout.ts";
+import {
+  type Address,
+  type limits,
+  LITTLE_ENDIAN,
+  type Options,
+  type ProtocolName,
+  PROTOCOLS,
+  writeEndpoint,
+} from "./options.ts";
+
+/** One port of a listener, and where each family's clients go; one of the two is there. */
+export interface ListenPort {
+  readonly listen: Address;
+  readonly ipv4?: Address;
+  readonly ipv6?: Address;
+  readonly protocol: ProtocolName;
+  /** `[::]` leaves IPv4 to another port. */
+  readonly onlyV6?: boolean;
+}
+
+/** The `ProxyConfig` record. */
+export function encodeProxy(
+  { metricsAddr, logLevel }: Pick<Options, "metricsAddr" | "logLevel">,
+  workers: number,
+  { flows, connections, pipes }: ReturnType<typeof limits>,
+): Uint8Array<ArrayBuffer> {
+  const [record, view, number] = newRecord(PROXY_CONFIG.size);
+  // A record of zeroes is no address.
+  if (metricsAddr) writeEndpoint(view, PROXY_CONFIG.metrics, metricsAddr);
+  number(PROXY_CONFIG.log_level, Level[logLevel]);
+  number(PROXY_CONFIG.workers, workers);
+  number(PROXY_CONFIG.max_flows, flows);
+  number(PROXY_CONFIG.max_connections, connections);
+  number(PROXY_CONFIG.max_pipes, pipes);
+  return record;
+}
+
+/** What a listener is told beside its ports. Times are in seconds. */
+export type ListenerTerms = Pick<
+  Options,
+  | "udpHeader"
+  | "mark"
+  | "headerTimeout"
+  | "connectTimeout"
+  | "closeAfter"
+  | "keepalive"
+  | "idleTimeout"
+>;
+
+/**
+ * The `ListenerConfig` record.
+ *
+ * @param restricted nobody may send headers but whom `setSubnets` names
+ */
+export function encodeListener(
+  terms: ListenerTerms,
+  restricted: boolean,
+): Uint8Array<ArrayBuffer> {
+  const [record, , number] = newRecord(LISTENER_CONFIG.size);
+  number(LISTENER_CONFIG.udp_header, UdpHeader[terms.udpHeader]);
+  number(LISTENER_CONFIG.mark, terms.mark);
+  number(LISTENER_CONFIG.header_timeout_ms, terms.headerTimeout * 1000);
+  number(LISTENER_CONFIG.connect_timeout_ms, terms.connectTimeout * 1000);
+  number(LISTENER_CONFIG.close_after_ms, terms.closeAfter * 1000);
+  number(LISTENER_CONFIG.keepalive_ms, terms.keepalive * 1000);
+  number(LISTENER_CONFIG.idle_timeout_ms, terms.idleTimeout * 1000);
+  number(LISTENER_CONFIG.restricted, restricted ? 1 : 0);
+  return record;
+}
+
+/** The `PortRecord`s of a listener. */
+export function encodePorts(ports: readonly ListenPort[]): Uint8Array<ArrayBuffer> {
+  const [records, view, number] = newRecord(ports.length * PORT.size);
+  ports.forEach(({ listen, ipv4, ipv6, protocol, onlyV6 }, index) => {
+    const at = index * PORT.size;
+    writeEndpoint(view, at + PORT.listen, listen);
+    if (ipv4) writeEndpoint(view, at + PORT.upstream4, ipv4);
+    if (ipv6) writeEndpoint(view, at + PORT.upstream6, ipv6);
+    number(at + PORT.protocols, PROTOCOLS[protocol]);
+    number(at + PORT.flags, onlyV6 ? PortFlag.only_v6 : 0);
+  });
+  return records;
+}
+
+/** The `Endpoint` record of an address; an empty one without. */
+export function encodeAnyEndpoint(address: Address | undefined): Uint8Array<ArrayBuffer> {
+  const [record, view] = newRecord(ENDPOINT.size);
+  if (address) writeEndpoint(view, 0, address);
+  return record;
+}
+
+/** The one port that the command line means. */
+export function portOf(
+  { listenAddr, ipv4, ipv6, protocol }: Pick<
+    Options,
+    "listenAddr" | "ipv4" | "ipv6" | "protocol"
+  >,
+): ListenPort {
+  return { listen: listenAddr, protocol, ...(ipv4 && { ipv4 }), ...(ipv6 && { ipv6 }) };
+}
+
+function newRecord(
+  size: number,
+): [Uint8Array<ArrayBuffer>, DataView, (offset: number, value: number) => void] {
+  const record = new Uint8Array(size);
+  const view = new DataView(record.buffer);
+  return [record, view, (offset, value) => view.setUint32(offset, value, LITTLE_ENDIAN)];
+}

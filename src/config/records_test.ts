@@ -1,0 +1,157 @@
+import assert from "node:assert/strict";
+import { parseAddress } from "./address.ts";
+import { type Address, LITTLE_ENDIAN } from "./options.ts";
+import { encodeAnyEndpoint, encodeListener, encodePorts, encodeProxy, portOf } from "./records.ts";
+import {
+  ENDPOINT,
+  Level,
+  LISTENER_CONFIG,
+  PORT,
+  PortFlag,
+  Protocol,
+  PROXY_CONFIG,
+  UdpHeader,
+} from "../native/layout.ts";
+
+function address(text: string): Address {
+  return parseAddress(text) ?? assert.fail(`${text} is no address`);
+}
+
+function readers(record: Uint8Array<ArrayBuffer>) {
+  const view = new DataView(record.buffer);
+  return {
+    number: (offset: number) => view.getUint32(offset, LITTLE_ENDIAN),
+    endpoint: (offset: number) => ({
+      family: view.getUint8(offset + ENDPOINT.family),
+      port: view.getUint16(offset + ENDPOINT.port, LITTLE_ENDIAN),
+      scope: view.getUint32(offset + ENDPOINT.scope, LITTLE_ENDIAN),
+      address: [...new Uint8Array(view.buffer, offset + ENDPOINT.address, 16)],
+    }),
+  };
+}
+
+const zeros = (count: number) => new Array<number>(count).fill(0);
+const EMPTY = { family: 0, port: 0, scope: 0, address: zeros(16) };
+
+Deno.test("encodeProxy: writes each field where the native core reads it", () => {
+  const limits = { flows: 3, connections: 4, pipes: 5 };
+  const metricsAddr = address("192.0.2.4:84");
+  const record = encodeProxy({ metricsAddr, logLevel: "access" }, 2, limits);
+  const { number, endpoint } = readers(record);
+  const { metrics, size, ...numbers } = PROXY_CONFIG;
+  assert.equal(record.length, size);
+  assert.deepEqual(endpoint(metrics), {
+    family: 4,
+    port: 84,
+    scope: 0,
+    address: [192, 0, 2, 4, ...zeros(12)],
+  });
+  assert.deepEqual(
+    Object.fromEntries(Object.entries(numbers).map(([name, offset]) => [name, number(offset)])),
+    { log_level: Level.access, workers: 2, max_flows: 3, max_connections: 4, max_pipes: 5 },
+  );
+  const without = encodeProxy({ logLevel: "info" }, 1, limits);
+  assert.deepEqual(readers(without).endpoint(metrics), EMPTY);
+});
+
+/** Each number another one, so that two fields in each other's place show. */
+const TERMS = {
+  udpHeader: "spp",
+  mark: 0x8000_0001,
+  headerTimeout: 11,
+  connectTimeout: 6,
+  closeAfter: 61,
+  keepalive: 16,
+  idleTimeout: 3601,
+} as const;
+
+function terms(record: Uint8Array<ArrayBuffer>) {
+  const { size, ...numbers } = LISTENER_CONFIG;
+  assert.equal(record.length, size);
+  const { number } = readers(record);
+  return Object.fromEntries(
+    Object.entries(numbers).map(([name, offset]) => [name, number(offset)]),
+  );
+}
+
+Deno.test("encodeListener: writes each field where the native core reads it", () => {
+  assert.deepEqual(terms(encodeListener(TERMS, true)), {
+    udp_header: UdpHeader.spp,
+    mark: 0x8000_0001,
+    header_timeout_ms: 11_000,
+    connect_timeout_ms: 6_000,
+    close_after_ms: 61_000,
+    keepalive_ms: 16_000,
+    idle_timeout_ms: 3_601_000,
+    restricted: 1,
+  });
+});
+
+Deno.test("encodeListener: the longest times of the command line fit", () => {
+  const most = 4_000_000;
+  const longest = terms(encodeListener({ ...TERMS, closeAfter: most, idleTimeout: most }, false));
+  assert.deepEqual([longest.close_after_ms, longest.idle_timeout_ms, longest.restricted], [
+    4e9,
+    4e9,
+    0,
+  ]);
+});
+
+Deno.test("encodePorts: writes one record after the other", () => {
+  const listen = address("[2001:db8::3]:83");
+  const ipv4 = address("192.0.2.1:81");
+  const ipv6 = address("[fe80::2%7]:82");
+  const records = encodePorts([
+    portOf({ listenAddr: listen, ipv4, ipv6, protocol: "udp" }),
+    { listen, ipv6, protocol: "both", onlyV6: true },
+    { listen, ipv4, protocol: "tcp" },
+  ]);
+  const { number, endpoint } = readers(records);
+  assert.equal(records.length, 3 * PORT.size);
+  const read = (index: number) => {
+    const { listen, upstream4, upstream6, protocols, flags } = PORT;
+    const at = index * PORT.size;
+    return {
+      listen: endpoint(at + listen),
+      upstream4: endpoint(at + upstream4),
+      upstream6: endpoint(at + upstream6),
+      protocols: number(at + protocols),
+      flags: number(at + flags),
+    };
+  };
+  const at = (family: number, port: number, scope: number, bytes: number[]) => ({
+    family,
+    port,
+    scope,
+    address: [...bytes, ...zeros(16 - bytes.length)],
+  });
+  const own = at(6, 83, 0, [0x20, 0x01, 0x0d, 0xb8, ...zeros(11), 3]);
+  const upstream4 = at(4, 81, 0, [192, 0, 2, 1]);
+  const upstream6 = at(6, 82, 7, [0xfe, 0x80, ...zeros(13), 2]);
+  assert.deepEqual(read(0), {
+    listen: own,
+    upstream4,
+    upstream6,
+    protocols: Protocol.udp,
+    flags: 0,
+  });
+  assert.deepEqual(read(1), {
+    listen: own,
+    upstream4: EMPTY,
+    upstream6,
+    protocols: Protocol.tcp | Protocol.udp,
+    flags: PortFlag.only_v6,
+  });
+  assert.deepEqual(read(2), {
+    listen: own,
+    upstream4,
+    upstream6: EMPTY,
+    protocols: Protocol.tcp,
+    flags: 0,
+  });
+});
+
+Deno.test("encodeAnyEndpoint: no address is an empty record", () => {
+  assert.deepEqual(readers(encodeAnyEndpoint(undefined)).endpoint(0), EMPTY);
+  assert.equal(readers(encodeAnyEndpoint(address("192.0.2.1:81"))).endpoint(0).port, 81);
+});
