@@ -25,7 +25,7 @@ const DEPLOYMENT = [
   "prometheus-alerts.yaml",
 ];
 /** Packages that only tests import. */
-const TESTING = new Set(["fast-check"]);
+const TESTING = new Set(["@valibot/to-json-schema", "fast-check"]);
 
 /** A release that cannot be made; the message is one line that says why. */
 export class ReleaseError extends Error {

@@ -63,7 +63,7 @@ Deno.test("parseSubnets: a mapped subnet has the very bytes of the IPv4 one", ()
   );
 });
 
-const NO_ADDRESS = "is no IP address or subnet (as 192.0.2.0/24)";
+const NO_ADDRESS = "is not an IP address or subnet, for example 192.0.2.0/24";
 
 const WRONG: readonly (readonly [entry: string, problem: string])[] = [
   ["010.0.0.1", NO_ADDRESS],

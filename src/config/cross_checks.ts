@@ -1,0 +1,144 @@
+/** What must hold between the keys of a listener, and between listeners. */
+import type { Mistakes } from "./mistakes.ts";
+import { transportsOf } from "./options.ts";
+import type { Path } from "./positions.ts";
+import { type Claim, distinctPorts, overlaps } from "./ranges.ts";
+import type { LISTENER, PROXY } from "./schema.ts";
+import type { Table } from "./tables.ts";
+import { NONE } from "./upstreams.ts";
+
+type Listener = Table<typeof LISTENER>;
+type Proxy = Table<typeof PROXY>;
+
+/** The name of a listener: its own, or its first address. */
+export function nameOf({ values }: Listener): string {
+  return values.name ?? values.listen?.[0]?.text ?? "";
+}
+
+/** Notes what is wrong with the listeners of a file; nothing is said of keys that are wrong already. */
+export function checkListeners(
+  listeners: readonly Listener[],
+  proxy: Proxy,
+  mistakes: Mistakes,
+): void {
+  for (const listener of listeners) {
+    checkListen(listener, mistakes);
+    checkUpstreams(listener, mistakes);
+    checkDestinations(listener, mistakes);
+    checkRange("ipv4", listener, mistakes);
+    checkRange("ipv6", listener, mistakes);
+  }
+  checkNames(listeners, mistakes);
+  checkOverlaps(listeners, proxy, mistakes);
+}
+
+function checkListen(listener: Listener, mistakes: Mistakes): void {
+  if (listener.has("listen")) return;
+  mistakes.addMissing(
+    listener.header,
+    'the listener has no address: add a line such as listen = "0.0.0.0:8443"',
+  );
+}
+
+/** No default stands in for an upstream: it could be a server that nobody meant to publish. */
+function checkUpstreams(listener: Listener, mistakes: Mistakes): void {
+  if (upstreamOf(listener) !== "family") return;
+  const { ipv4, ipv6 } = listener.values;
+  if (listener.isWrong("ipv4") || listener.isWrong("ipv6")) return;
+  if ((ipv4 ?? NONE) !== NONE || (ipv6 ?? NONE) !== NONE) return;
+  mistakes.addMissing(
+    listener.header,
+    'the listener has no upstream: add a line such as ipv4 = "127.0.0.1:443"',
+  );
+}
+
+function checkDestinations(listener: Listener, mistakes: Mistakes): void {
+  const policy = upstreamOf(listener);
+  if (policy === "destination" && !listener.has("allowed-destinations")) {
+    mistakes.add(
+      listener.place("upstream"),
+      'needs a list where headers may send clients, for example allowed-destinations = ["127.0.0.0/8:1024-65535"]',
+    );
+  }
+  const place = listener.place("allowed-destinations");
+  // Under [defaults] they may be meant for other listeners.
+  if (policy === "family" && listener.has("allowed-destinations") && isOwn(listener, place)) {
+    mistakes.add(place, 'nothing heeds them without upstream = "destination"');
+  }
+}
+
+/** The policy that holds; undefined where it is not known. */
+function upstreamOf(listener: Listener): "family" | "destination" | undefined {
+  return listener.isWrong("upstream") ? undefined : listener.values.upstream ?? "family";
+}
+
+function isOwn(listener: Listener, place: Path): boolean {
+  return listener.header.every((key, index) => place[index] === key);
+}
+
+function checkRange(key: "ipv4" | "ipv6", listener: Listener, mistakes: Mistakes): void {
+  const { listen, [key]: upstream } = listener.values;
+  if (!listen || !upstream || upstream === NONE || upstream.ports === "same") return;
+  const { first, last } = upstream.ports;
+  const many = last - first + 1;
+  const listened = distinctPorts(listen).length;
+  if (many === 1 || many === listened) return;
+  mistakes.add(
+    listener.place(key),
+    `a range of ${many} ports for ${count(listened, "port")} of listener ${nameOf(listener)}: ` +
+      "name as many, or a single one that takes all",
+  );
+}
+
+function checkNames(listeners: readonly Listener[], mistakes: Mistakes): void {
+  const first = new Map<string, Listener>();
+  for (const listener of listeners) {
+    const name = nameOf(listener);
+    const earlier = first.get(name);
+    // A listener whose name or addresses are wrong has none yet.
+    if (name === "" || listener.isWrong("name")) continue;
+    if (!earlier) first.set(name, listener);
+    else {
+      mistakes.add(
+        listener.place(listener.has("name") ? "name" : "listen"),
+        `the listener on line ${
+          mistakes.line(earlier.header)
+        } has this name: give each one of its own`,
+      );
+    }
+  }
+}
+
+function checkOverlaps(
+  listeners: readonly Listener[],
+  proxy: Proxy,
+  mistakes: Mistakes,
+): void {
+  const claims = listeners.flatMap((listener) => {
+    if (listener.isWrong("protocol")) return [];
+    const transports = transportsOf(listener.values.protocol ?? "tcp");
+    return (listener.values.listen ?? []).map((range, index): Claim<Path> => ({
+      range,
+      transports,
+      owner: [...listener.place("listen"), index],
+    }));
+  });
+  const metrics = proxy.values["metrics-addr"];
+  if (metrics) {
+    claims.push({
+      range: { ...metrics, lastPort: metrics.port },
+      transports: ["tcp"],
+      owner: proxy.place("metrics-addr"),
+    });
+  }
+  for (const { claim, earlier } of overlaps(claims)) {
+    mistakes.add(
+      claim.owner,
+      `overlaps ${earlier.range.text} on line ${mistakes.line(earlier.owner)}`,
+    );
+  }
+}
+
+function count(number: number, thing: string): string {
+  return `${number} ${thing}${number === 1 ? "" : "s"}`;
+}

@@ -1,0 +1,124 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { parseArguments } from "../cli/arguments.ts";
+import { readConfig } from "./file.ts";
+import { fromOptions } from "./from_options.ts";
+import type { ProxyConfig } from "./model.ts";
+import { PROXY } from "./schema.ts";
+
+/** Options by their long names; `true` is a flag without a value. */
+type Given = Record<string, string | number | true>;
+
+function fromFlags(given: Given): ProxyConfig {
+  const words = Object.entries(given).flatMap(([name, value]) =>
+    value === true ? [`--${name}`] : [`--${name}`, `${value}`]
+  );
+  const request = parseArguments(words, "0");
+  assert(request.kind === "run");
+  return fromOptions(request.options);
+}
+
+/** The file that says the same, its keys in this order, as many under `[defaults]` as asked for. */
+function fileOf(given: Given, order: readonly number[], inDefaults: number): string {
+  const named = "ipv4" in given || "ipv6" in given;
+  // What the command line has by default, a file says.
+  const upstreams = named ? {} : { ipv4: "127.0.0.1:443", ipv6: "[::1]:443" };
+  const all = Object.entries({ "listen-addr": "0.0.0.0:8443", ...upstreams, ...given });
+  const shuffled = all.toSorted((one, other) =>
+    (order[all.indexOf(one)] ?? 0) - (order[all.indexOf(other)] ?? 0)
+  );
+  const lines = shuffled.map(([name, value]) => ({
+    name,
+    text: `${name} = ${typeof value === "string" ? JSON.stringify(value) : value}`,
+  }));
+  const isProxys = ({ name }: { name: string }) => Object.hasOwn(PROXY, name);
+  const listener = lines.filter((line) => !isProxys(line)).map(({ text }) => text);
+  return [
+    ...lines.filter(isProxys).map(({ text }) => text),
+    "[defaults]",
+    ...listener.slice(0, inDefaults),
+    "[[listener]]",
+    ...listener.slice(inDefaults),
+  ].join("\n");
+}
+
+const port = fc.integer({ min: 1, max: 65_535 });
+const address4 = fc.tuple(fc.constantFrom("127.0.0.1", "192.0.2.7"), port)
+  .map(([ip, port]) => `${ip}:${port}`);
+const address6 = fc.tuple(fc.constantFrom("::1", "2001:db8::7", "fe80::1%2"), port)
+  .map(([ip, port]) => `[${ip}]:${port}`);
+const seconds = fc.integer({ min: 3, max: 4_000_000 });
+
+const options = fc.record({
+  "listen-addr": fc.oneof(address4, address6),
+  listeners: fc.integer({ min: 1, max: 1024 }),
+  "allowed-subnets": fc.constantFrom("/etc/mmproxy/subnets", "./a b", 'ü"\\'),
+  "close-after": seconds,
+  protocol: fc.constantFrom("tcp", "udp", "both"),
+  mark: fc.nat(0xffff_ffff),
+  "header-timeout": seconds,
+  "connect-timeout": seconds,
+  keepalive: fc.nat(32_767),
+  "idle-timeout": seconds,
+  "drain-timeout": seconds,
+  "shutdown-delay": fc.nat(86_400),
+  "udp-header": fc.constantFrom("datagram", "session", "spp"),
+  "log-level": fc.constantFrom("error", "warn", "info", "access", "debug"),
+  "log-format": fc.constantFrom("text", "json"),
+  "auto-routes": fc.constant(true as const),
+  table: fc.integer({ min: 1, max: 251 }),
+  sandbox: fc.constantFrom("auto", "on", "off"),
+  // Another port than any listener's.
+  "metrics-addr": fc.constantFrom("198.51.100.1:9100", "[2001:db8:9::1]:9100"),
+}, { requiredKeys: [] });
+
+const upstreams = fc.oneof(
+  fc.constant({}),
+  fc.record({ ipv4: address4 }),
+  fc.record({ ipv6: address6 }),
+  fc.record({ ipv4: address4, ipv6: address6 }),
+  fc.record({ ipv4: address4, ipv6: fc.constantFrom("none", "NONE") }),
+  fc.record({ ipv4: fc.constant("none"), ipv6: address6 }),
+);
+
+Deno.test("fromOptions: flags and the equal file give the same configuration", () => {
+  const order = fc.array(fc.nat(), { minLength: 30, maxLength: 30 });
+  fc.assert(
+    fc.property(options, upstreams, order, fc.nat(25), (options, upstreams, order, inDefaults) => {
+      const given = { ...options, ...upstreams } as Given;
+      fc.pre(!String(given["listen-addr"]).endsWith(":9100"));
+      const text = fileOf(given, order, inDefaults);
+      assert.deepEqual(readConfig(text, "file"), fromFlags(given), text);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("fromOptions: flags that differ give configurations that differ", () => {
+  const plain = JSON.stringify(fromFlags({}));
+  const changes: Given[] = [
+    { "listen-addr": "0.0.0.0:1" },
+    { listeners: 2 },
+    { "allowed-subnets": "a" },
+    { "close-after": 61 },
+    { protocol: "udp" },
+    { mark: 1 },
+    { "header-timeout": 11 },
+    { "connect-timeout": 6 },
+    { keepalive: 16 },
+    { "idle-timeout": 1 },
+    { "drain-timeout": 11 },
+    { "shutdown-delay": 1 },
+    { "udp-header": "spp" },
+    { "log-level": "debug" },
+    { "log-format": "json" },
+    { "auto-routes": true },
+    { table: 124 },
+    { sandbox: "off" },
+    { "metrics-addr": "127.0.0.1:9100" },
+    { ipv4: "127.0.0.1:443" },
+    { ipv6: "[::1]:443" },
+  ];
+  const texts = changes.map((change) => JSON.stringify(fromFlags(change)));
+  assert.equal(new Set([plain, ...texts]).size, changes.length + 1);
+});
