@@ -1,6 +1,7 @@
 /** mmproxy: PROXY protocol in, the client's own address out. */
 import config from "./deno.json" with { type: "json" };
 import { parseArguments, UsageError } from "./src/cli/arguments.ts";
+import { ConfigError } from "./src/config/mistakes.ts";
 import { runDoctor } from "./src/doctor/command.ts";
 import { keepDebuggerShut } from "./src/proxy/usr1.ts";
 import { lostLines, openLog } from "./src/log/log.ts";
@@ -26,9 +27,16 @@ async function main(args: readonly string[]): Promise<number> {
       console.log(request.text.trimEnd());
       return 0;
     }
-    const { options } = request;
     const library = loadLibrary(libraryPlaces(new URL("./", import.meta.url)));
     await keepDebuggerShut(library);
+    if (request.kind === "check") {
+      // Only now: who has no file need not load what reads one.
+      const { loadConfig, summary } = await import("./src/config/check.ts");
+      const { path } = request;
+      console.log(`${path}: ${summary(loadConfig(path, (path) => library.readFile(path)))}`);
+      return 0;
+    }
+    const { options } = request;
     switch (request.kind) {
       case "run": {
         const { logLevel, logFormat } = options;
@@ -43,7 +51,7 @@ async function main(args: readonly string[]): Promise<number> {
         return await runDoctor(request, library, (text) => console.log(text));
     }
   } catch (error) {
-    if (error instanceof UsageError) return fail(error.message, 2);
+    if (error instanceof UsageError || error instanceof ConfigError) return fail(error.message, 2);
     const known = [LibraryError, StartError, RoutingError];
     if (known.some((kind) => error instanceof kind)) return fail((error as Error).message, 1);
     const text = error instanceof Error ? error.stack ?? error.message : String(error);
@@ -52,9 +60,10 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 function fail(message: string, code: number): number {
-  const line = `mmproxy: ${message}\n`;
-  if (output) output.write(line);
-  else Deno.stderr.writeSync(new TextEncoder().encode(line));
+  // Of a configuration every mistake has a line.
+  const lines = message.split("\n").map((line) => `mmproxy: ${line}\n`).join("");
+  if (output) output.write(lines);
+  else Deno.stderr.writeSync(new TextEncoder().encode(lines));
   return code;
 }
 

@@ -17,6 +17,7 @@ import {
   type SandboxMode,
   type UdpHeaderName,
 } from "../config/options.ts";
+import { checkCommand, type CheckRequest } from "./check.ts";
 
 /** A command line that cannot be followed; the message is one line for the operator. */
 export class UsageError extends Error {
@@ -26,11 +27,12 @@ export class UsageError extends Error {
 const ROUTES_ACTIONS = ["up", "down", "show"] as const;
 export type RoutesAction = (typeof ROUTES_ACTIONS)[number];
 
-/** What the command line asks for. Every subcommand takes the flags of the service, as `options`. */
+/** What the command line asks for. All but `check` take the flags of the service, as `options`. */
 export type Request =
   | { readonly kind: "run"; readonly options: Options }
   | RoutesRequest
   | DoctorRequest
+  | CheckRequest
   | { readonly kind: "print"; readonly text: string };
 
 /** `routes up|down|show`. */
@@ -172,7 +174,8 @@ function command(
         "service from the client's own address.",
     )
     .usage(
-      "[options]\n       mmproxy routes up|down|show [options]\n       mmproxy doctor [options]",
+      "[options]\n       mmproxy routes up|down|show [options]\n       mmproxy doctor [options]\n" +
+        "       mmproxy check --config <path>",
     )
     .helpOption("-h, --help", "print this help")
     .helpCommand(false)
@@ -186,6 +189,7 @@ function command(
   program.action((flags) => asked({ kind: "run", options: optionsOf(program, flags) }));
   program.addCommand(routesCommand(asked).copyInheritedSettings(program));
   program.addCommand(doctorCommand(asked).copyInheritedSettings(program));
+  program.addCommand(checkCommand(asked).copyInheritedSettings(program));
   return program;
 }
 

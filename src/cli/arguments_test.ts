@@ -312,3 +312,16 @@ Deno.test("main: ends with 2 and one line after a wrong command line", async () 
     stderr: 'mmproxy: Option --listeners: "0" is not a whole number from 1 to 1024 (listeners)\n',
   });
 });
+
+Deno.test("parseArguments: check takes a file, and nothing else", () => {
+  assert.deepEqual(parseArguments(words("check --config a.toml"), "0"), {
+    kind: "check",
+    path: "a.toml",
+  });
+  assert.match(
+    refusalOf(["check"]),
+    /^Required option '--config <path>' not specified; see --help$/,
+  );
+  assert.match(refusalOf(words("check --config a -m 1")), /^Unknown option '-m'/);
+  assert.match(textOf("check --help"), /^Usage: mmproxy check \[options\]\n/);
+});

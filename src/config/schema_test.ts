@@ -109,3 +109,30 @@ Deno.test("the JSON Schema has every key with a description, and refuses others"
   const timeout = listener?.items.properties["header-timeout"];
   assert.deepEqual([timeout?.type, timeout?.minimum, timeout?.default], ["integer", 3, 10]);
 });
+
+const PAGE = Deno.readTextFileSync(new URL("../../docs/config.md", import.meta.url));
+
+Deno.test("docs/config.md has a row for every key, with its default", () => {
+  const rows = new Map<string, string>();
+  for (
+    const [, keys = "", value = ""] of PAGE.matchAll(
+      /^\| (`[a-z0-9-]+`(?:, `[a-z-]+`)*) \| ([^|]+) \|/gm,
+    )
+  ) {
+    for (const [, key = ""] of keys.matchAll(/`([^`]+)`/g)) rows.set(key, value);
+  }
+  const schema = JSON.parse(schemaText()) as JsonSchema;
+  const { listener, defaults: _, ...proxy } = schema.properties;
+  for (const [key, entry] of Object.entries({ ...proxy, ...listener?.items.properties })) {
+    const value = rows.get(key) ?? assert.fail(`${key} has no row`);
+    if (entry.default !== undefined) {
+      assert.equal(value, `\`${JSON.stringify(entry.default)}\``, key);
+    }
+  }
+});
+
+Deno.test("docs/config.md: every file of the page can be taken", () => {
+  const files = [...PAGE.matchAll(/^```toml\n([^]*?)^```/gm)];
+  assert.ok(files.length >= 2);
+  for (const [, text = ""] of files) readConfig(text, "docs/config.md");
+});

@@ -1,0 +1,21 @@
+/** The command line of `check`. */
+import { Command } from "@commander-js/extra-typings";
+
+/** `check --config <path>`. */
+export interface CheckRequest {
+  readonly kind: "check";
+  /** The configuration's path. */
+  readonly path: string;
+}
+
+/** The subcommand; it tells `asked` what it was asked for. */
+export function checkCommand(asked: (request: CheckRequest) => void) {
+  return new Command("check")
+    .description(
+      "Reads a configuration file and the subnet files that it names, and says every mistake: file, " +
+        "line, key, value, and what was expected. Changes nothing.",
+    )
+    .requiredOption("--config <path>", "the configuration file (TOML); docs/config.md has its keys")
+    .addHelpText("after", "\nExit codes: 0 the file can be taken, 2 it has mistakes.")
+    .action(({ config }) => asked({ kind: "check", path: config }));
+}
