@@ -30,7 +30,7 @@ const TWO = `${ONE}[[listener]]
 name = "dns"
 listen = ["0.0.0.0:53", "[::]:53-55"]
 protocol = "both"
-ipv4 = "127.0.0.1"
+ipv4 = "192.0.2.1"
 `;
 
 const SUMMARIES: readonly (readonly [text: string, summary: string])[] = [
@@ -63,11 +63,11 @@ Deno.test("loadConfig: says every mistake of the configuration, by the file's na
 Deno.test("loadConfig: says every wrong line of every subnet file, each file once", () => {
   const text = `[defaults]\nallowed-subnets = "/a"\n${TWO}[[listener]]
 listen = "0.0.0.0:1"
-ipv4 = "127.0.0.1"
+ipv4 = "192.0.2.1"
 allowed-subnets = "/b"
 [[listener]]
 listen = "0.0.0.0:2"
-ipv4 = "127.0.0.1"
+ipv4 = "192.0.2.1"
 allowed-subnets = "/c"
 `;
   assert.deepEqual(mistakesOf({ "/m.toml": text, "/a": "192.0.2.1\nx\ny # z", "/c": "# none" }), [

@@ -1,8 +1,8 @@
 /** What must hold between the keys of a listener, and between listeners. */
 import type { Mistakes } from "./mistakes.ts";
-import { transportsOf } from "./options.ts";
+import { type Transport, transportsOf } from "./options.ts";
 import type { Path } from "./positions.ts";
-import { type Claim, distinctPorts, overlaps } from "./ranges.ts";
+import { type Claim, claimOf, distinctPorts, overlaps } from "./ranges.ts";
 import type { LISTENER, PROXY } from "./schema.ts";
 import type { Table } from "./tables.ts";
 import { NONE } from "./upstreams.ts";
@@ -29,7 +29,12 @@ export function checkListeners(
     checkRange("ipv6", listener, mistakes);
   }
   checkNames(listeners, mistakes);
-  checkOverlaps(listeners, proxy, mistakes);
+  const claims = claimsOf(listeners, proxy);
+  checkOverlaps(claims, mistakes);
+  for (const listener of listeners) {
+    checkLoops("ipv4", listener, claims, mistakes);
+    checkLoops("ipv6", listener, claims, mistakes);
+  }
 }
 
 function checkListen(listener: Listener, mistakes: Mistakes): void {
@@ -109,34 +114,59 @@ function checkNames(listeners: readonly Listener[], mistakes: Mistakes): void {
   }
 }
 
-function checkOverlaps(
-  listeners: readonly Listener[],
-  proxy: Proxy,
-  mistakes: Mistakes,
-): void {
-  const claims = listeners.flatMap((listener) => {
-    if (listener.isWrong("protocol")) return [];
-    const transports = transportsOf(listener.values.protocol ?? "tcp");
-    return (listener.values.listen ?? []).map((range, index): Claim<Path> => ({
-      range,
-      transports,
-      owner: [...listener.place("listen"), index],
-    }));
-  });
-  const metrics = proxy.values["metrics-addr"];
-  if (metrics) {
-    claims.push({
-      range: { ...metrics, lastPort: metrics.port },
-      transports: ["tcp"],
-      owner: proxy.place("metrics-addr"),
-    });
-  }
+function checkOverlaps(claims: readonly Claim<Path>[], mistakes: Mistakes): void {
   for (const { claim, earlier } of overlaps(claims)) {
     mistakes.add(
       claim.owner,
       `overlaps ${earlier.range.text} on line ${mistakes.line(earlier.owner)}`,
     );
   }
+}
+
+/** An upstream that is a listener would connect to itself without end. The start looks at all addresses. */
+function checkLoops(
+  key: "ipv4" | "ipv6",
+  listener: Listener,
+  claims: readonly Claim<Path>[],
+  mistakes: Mistakes,
+): void {
+  const upstream = listener.values[key];
+  if (!upstream || upstream === NONE || upstream.kind !== "address") return;
+  // What TPROXY hands over has a port of its own.
+  if (listener.values.transparent && upstream.ports === "same") return;
+  const ports = upstream.ports === "same"
+    ? (listener.values.listen ?? []).map(({ port, lastPort }) => ({ first: port, last: lastPort }))
+    : [upstream.ports];
+  const [loop] = ports.flatMap((ports) =>
+    claimOf(upstream.address, ports, transports(listener), claims) ?? []
+  );
+  if (!loop) return;
+  mistakes.add(
+    listener.place(key),
+    `mmproxy itself listens there, on ${loop.range.text} (line ${mistakes.line(loop.owner)}): ` +
+      "listen on the address that peers use, for example 192.0.2.1:25, or name another port",
+  );
+}
+
+/** Every address that is listened on, as far as it is known. */
+function claimsOf(listeners: readonly Listener[], proxy: Proxy): Claim<Path>[] {
+  const claims = listeners.flatMap((listener) =>
+    (listener.values.listen ?? []).map((range, index): Claim<Path> => ({
+      range,
+      transports: transports(listener),
+      owner: [...listener.place("listen"), index],
+    }))
+  );
+  const metrics = proxy.values["metrics-addr"];
+  if (!metrics) return claims;
+  const owner = proxy.place("metrics-addr");
+  const range = { ...metrics, lastPort: metrics.port };
+  return [...claims, { range, transports: ["tcp"], owner }];
+}
+
+/** The transports of a listener; none where they are not known. */
+function transports(listener: Listener): Transport[] {
+  return listener.isWrong("protocol") ? [] : transportsOf(listener.values.protocol ?? "tcp");
 }
 
 function count(number: number, thing: string): string {

@@ -26,13 +26,13 @@ allowed-subnets = ["198.51.100.0/24", "2001:db8::/32"]
 
 [[listener]]
 name = "mail"
-listen = ["0.0.0.0:25", "[::]:25", "0.0.0.0:465", "0.0.0.0:587"]
+listen = ["192.0.2.10:25", "[2001:db8::10]:25", "192.0.2.10:465", "192.0.2.10:587"]
 ipv4 = "127.0.0.1"
 ipv6 = "::1"
 
 [[listener]]
 name = "rtp"
-listen = "0.0.0.0:30000-30999"
+listen = "192.0.2.10:30000-30999"
 protocol = "udp"
 ipv4 = "127.0.0.1:30000-30999"
 
@@ -70,10 +70,10 @@ Deno.test("readConfig: several listeners, each with its own and the defaults", (
   const [mail, rtp, any, web] = listeners;
   assert.deepEqual(listeners.map(({ name }) => name), ["mail", "rtp", "any", "0.0.0.0:8080"]);
   assert.deepEqual(mail?.listen.map(({ text }) => text), [
-    "0.0.0.0:25",
-    "[::]:25",
-    "0.0.0.0:465",
-    "0.0.0.0:587",
+    "192.0.2.10:25",
+    "[2001:db8::10]:25",
+    "192.0.2.10:465",
+    "192.0.2.10:587",
   ]);
   assert.equal(mail.ipv6?.ports, "same");
   assert.deepEqual(subnetsOf(mail), ["198.51.100.0/24", "2001:db8::/32"]);
@@ -147,7 +147,7 @@ Deno.test("readConfig: a listener's own key goes before that of [defaults]", () 
 });
 
 Deno.test("readConfig: a flag's name is a key, for listen-addr and listeners, too", () => {
-  const text = `listeners = 3\n[[listener]]\nlisten-addr = "[::]:1"\nipv6 = "::1"`;
+  const text = `listeners = 3\n[[listener]]\nlisten-addr = "[::]:1"\nipv6 = "[::1]:2"`;
   const { workers, listeners } = read(text);
   assert.equal(workers, 3);
   assert.equal(listeners[0]?.listen[0]?.text, "[::]:1");
@@ -401,9 +401,29 @@ const WRONG: readonly (readonly [name: string, text: string, mistakes: readonly 
   ],
   [
     "a range of upstream ports that does not match",
-    '[[listener]]\nname = "rtp"\nlisten = ["0.0.0.0:1-5", "[::]:1-5"]\nipv4 = "127.0.0.1:1-4"\nipv6 = "[::1]:1-5"',
+    '[[listener]]\nname = "rtp"\nlisten = ["0.0.0.0:1-5", "[::]:1-5"]\nipv4 = "127.0.0.1:11-14"\nipv6 = "[::1]:11-15"',
     [
-      '4: ipv4 = "127.0.0.1:1-4": a range of 4 ports for 5 ports of listener rtp: name as many, or a single one that takes all',
+      '4: ipv4 = "127.0.0.1:11-14": a range of 4 ports for 5 ports of listener rtp: name as many, or a single one that takes all',
+    ],
+  ],
+  [
+    "upstreams that are the listener, or another one",
+    `[[listener]]
+listen = "0.0.0.0:1"
+ipv4 = "127.0.0.1"
+[[listener]]
+listen = ["192.0.2.1:2-5", "[::]:2"]
+ipv4 = "192.0.2.1:5"
+ipv6 = "[::1]:2"
+[[listener]]
+listen = "192.0.2.9:9"
+ipv4 = "127.9.9.9:1"
+`,
+    [
+      '3: ipv4 = "127.0.0.1": mmproxy itself listens there, on 0.0.0.0:1 (line 2): listen on the address that peers use, for example 192.0.2.1:25, or name another port',
+      '6: ipv4 = "192.0.2.1:5": mmproxy itself listens there, on 192.0.2.1:2-5 (line 5): listen on the address that peers use, for example 192.0.2.1:25, or name another port',
+      '7: ipv6 = "[::1]:2": mmproxy itself listens there, on [::]:2 (line 5): listen on the address that peers use, for example 192.0.2.1:25, or name another port',
+      '10: ipv4 = "127.9.9.9:1": mmproxy itself listens there, on 0.0.0.0:1 (line 2): listen on the address that peers use, for example 192.0.2.1:25, or name another port',
     ],
   ],
   ["a long value, which is cut", `${ONE}name = "${"x".repeat(99)}"`, [
@@ -442,6 +462,21 @@ Deno.test("readConfig: TCP and UDP listeners may share an address when they have
   const text = ["tcp", "udp"].map((name) => `${ONE}protocol = "${name}"\nname = "${name}"\n`);
   assert.equal(read(text.join("")).listeners.length, 2);
 });
+
+const NO_LOOPS: readonly (readonly [name: string, listener: string])[] = [
+  ["an address that peers use", 'listen = "192.0.2.1:25"\nipv4 = "127.0.0.1"'],
+  ["another transport", 'listen = "0.0.0.0:53"\nprotocol = "udp"\nipv4 = "127.0.0.1:9100"'],
+  ["another host", 'listen = "0.0.0.0:25"\nipv4 = "192.0.2.1"'],
+  ["another port", 'listen = "0.0.0.0:25-26"\nipv4 = "127.0.0.1:27-28"'],
+  // The port is that of the connection, which TPROXY took from elsewhere.
+  ["TPROXY", 'listen = "0.0.0.0:25"\ntransparent = true\nipv4 = "127.0.0.1"'],
+];
+
+for (const [name, listener] of NO_LOOPS) {
+  Deno.test(`readConfig: an upstream is no listener with ${name}`, () => {
+    read(`metrics-addr = "127.0.0.1:9100"\n[[listener]]\n${listener}`);
+  });
+}
 
 Deno.test("readConfig: keys that JavaScript's objects have are unknown like others", () => {
   for (const key of ["__proto__", "constructor", "toString", "hasOwnProperty"]) {

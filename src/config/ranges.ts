@@ -74,8 +74,33 @@ function overlap<Owner>(one: Claim<Owner>, other: Claim<Owner>): boolean {
 
 type Host = ReturnType<typeof host>;
 
+/**
+ * The first claim of a transport to which an address of this host's leads with one of these ports. A
+ * wildcard is every address of this host's, of which only those of loopback are known without looking.
+ */
+export function claimOf<Owner>(
+  address: Pick<Address, "family" | "bytes" | "scope">,
+  ports: Ports,
+  transports: readonly Transport[],
+  claims: readonly Claim<Owner>[],
+): Claim<Owner> | undefined {
+  const meant: Claim<undefined> = {
+    range: { ...address, port: ports.first, lastPort: ports.last, text: "" },
+    transports,
+    owner: undefined,
+  };
+  const isLoopback = address.family === 4
+    ? address.bytes[0] === 127
+    : address.bytes.every((byte, index) => byte === (index === 15 ? 1 : 0));
+  const own = host(address);
+  return claims.find((claim) => {
+    const other = host(claim.range);
+    return overlap(meant, claim) && (other.isWildcard ? isLoopback : true) && shareHost(own, other);
+  });
+}
+
 /** What makes two addresses one, as the kernel sees it: a mapped IPv4 address is IPv4. */
-function host({ family, bytes, scope }: Address) {
+function host({ family, bytes, scope }: Pick<Address, "family" | "bytes" | "scope">) {
   const mapped = family === 6 && isMapped(bytes);
   const plain = mapped ? bytes.slice(12) : bytes;
   return {

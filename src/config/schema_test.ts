@@ -39,7 +39,7 @@ function flagTakes(name: string, value: number): boolean {
 /** Whether a file takes a key with a value. */
 function keyTakes(name: string, value: number): boolean {
   const line = `${name} = ${value}\n`;
-  const listener = `[[listener]]\nlisten = "0.0.0.0:1"\nipv4 = "127.0.0.1"\n`;
+  const listener = `[[listener]]\nlisten = "0.0.0.0:1"\nipv4 = "127.0.0.1:2"\n`;
   try {
     readConfig(Object.hasOwn(PROXY, name) ? line + listener : listener + line, "file");
     return true;

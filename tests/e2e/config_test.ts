@@ -23,7 +23,7 @@ workers = "auto"
 allowed-subnets = "{folder}/subnets"
 [[listener]]
 name = "mail"
-listen = ["0.0.0.0:25", "[::]:25"]
+listen = ["192.0.2.1:25", "[2001:db8::1]:25"]
 ipv4 = "127.0.0.1"
 ipv6 = "::1"
 `;
