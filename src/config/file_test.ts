@@ -146,6 +146,10 @@ Deno.test("readConfig: a listener's own key goes before that of [defaults]", () 
   );
 });
 
+Deno.test("readConfig: [defaults] may have destinations that not every listener heeds", () => {
+  assert.equal(listenerOf("", 'allowed-destinations = "10.0.0.5:22"').upstream, "family");
+});
+
 Deno.test("readConfig: a flag's name is a key, for listen-addr and listeners, too", () => {
   const text = `listeners = 3\n[[listener]]\nlisten-addr = "[::]:1"\nipv6 = "[::1]:2"`;
   const { workers, listeners } = read(text);
@@ -456,6 +460,9 @@ colour = "red"
 
 Deno.test("readConfig: a wrong key is not also said to be missing, or to clash", () => {
   assert.deepEqual(mistakesOf('[[listener]]\nlisten = "x"\nipv4 = "y:z"\nupstream = 1').length, 3);
+  const same = `${ONE}${ONE}name = "b"\n`;
+  assert.deepEqual(mistakesOf(`${same}protocol = "sctp"`).length, 1);
+  assert.deepEqual(mistakesOf(`${ONE}protocol = "udp"\n${ONE}name = "a b"`).length, 1);
 });
 
 Deno.test("readConfig: TCP and UDP listeners may share an address when they have names", () => {

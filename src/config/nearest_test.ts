@@ -10,6 +10,7 @@ const MEANT: readonly (readonly [word: string, key: string | undefined])[] = [
   ["loglevel", "log-level"],
   ["log-formats", "log-format"],
   ["marc", "mark"],
+  ["ivp4", "ipv4"],
   ["ipv5", "ipv4"],
   ["x", undefined],
   ["", undefined],

@@ -65,8 +65,8 @@ class Node implements Position {
 const VOID = /(?:[\uFEFF \t\r\n]|#[^\n]*)*/y;
 const SPACE = /[ \t]*/y;
 const BARE_KEY = /[\w-]+/y;
-/** Three quotes begin and end what may have line breaks; up to two more before the end are content. */
-const STRING = /"""(?:[^\\]|\\[^])*?"{3,5}(?!")|'''[^]*?'{3,5}(?!')|"(?:[^\\"\n]|\\.)*"|'[^'\n]*'/y;
+/** Three quotes begin and end what may have line breaks; of more at the end the last three count. */
+const STRING = /"""(?:[^\\]|\\[^])*?"{3}(?!")|'''[^]*?'{3}(?!')|"(?:[^\\"\n]|\\.)*"|'[^'\n]*'/y;
 /** Numbers, booleans, dates; a space may part a date from its time. */
 const SCALAR = /[^\s,\]}#]+(?: \d\d:[^\s,\]}#]+)?/y;
 

@@ -366,13 +366,12 @@ function trust() {
       "Which peers may connect, and whether they send a header; the longest prefix counts, and who is " +
         "not named is refused",
     ),
-    v.rawTransform(({ dataset: { value }, addIssue, NEVER }) => {
+    v.rawTransform(({ dataset: { value }, addIssue }) => {
       const rules = value.map(({ from, header }) => ({ from, header }));
-      const doubles = duplicates(rules);
-      for (const index of doubles) {
+      for (const index of duplicates(rules)) {
         addIssue({ message: SAME_SUBNET, path: issuePath(value, index, "from") });
       }
-      return doubles.length === 0 ? longestFirst(rules) : NEVER;
+      return longestFirst(rules);
     }),
   );
 }
