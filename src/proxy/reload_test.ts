@@ -42,7 +42,7 @@ Deno.test("reloadSubnets: a good file is handed over whole and counted", () => {
 
 for (
   const [what, content, says] of [
-    ["a wrong line", "192.0.2.0/24\nnonsense\n", /line 2: "nonsense" is no IP address/],
+    ["a wrong line", "192.0.2.0/24\nnonsense\n", /line 2: "nonsense" is not an IP address/],
     ["an empty file", "# nothing\n", /has no subnet/],
     [
       "a missing file",

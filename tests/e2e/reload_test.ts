@@ -71,7 +71,7 @@ Deno.test("reload: SIGHUP under 1,000 open connections drops none and decides ab
     program.signal("SIGHUP");
     const failed = await program.event("reload_failed");
     assert.equal(failed.level, "error");
-    assert.match(failed.message, /subnets\.txt, line 1: "not a subnet" is no IP address/);
+    assert.match(failed.message, /subnets\.txt, line 1: "not a subnet" is not an IP address/);
     assert.equal(await served(program, "127.0.0.7", 20_200), "192.0.2.9:20200\n");
     assert.equal(await served(program, "127.0.0.1", 20_201), "");
 
