@@ -67,7 +67,7 @@ const STEPS: readonly Step[] = [
   },
   // Apart, with their own dependencies, as the charts.
   {
-    title: "Manifests, against the schemas of Kubernetes and Compose",
+    title: "Manifests and the configuration file, against their schemas",
     command: [
       ...[DENO, "test", "-A", `--junit-path=${JUNIT}`],
       ...["--config", "tests/manifests/deno.json", "tests/manifests"],
