@@ -68,7 +68,7 @@ function checkDestinations(listener: Listener, mistakes: Mistakes): void {
   const place = listener.place("allowed-destinations");
   // Under [defaults] they may be meant for other listeners.
   if (policy === "family" && listener.has("allowed-destinations") && isOwn(listener, place)) {
-    mistakes.add(place, 'nothing heeds them without upstream = "destination"');
+    mistakes.add(place, 'has no effect without upstream = "destination"');
   }
 }
 

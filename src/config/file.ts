@@ -98,7 +98,7 @@ function unknownAtTop(key: string): string {
 
 function unknownInListener(key: string): string {
   if (Object.hasOwn(PROXY, key)) {
-    return "holds for the whole proxy: write it at the top of the file, above every table";
+    return "holds for the proxy and all listeners: write it at the top of the file, above every table";
   }
   return unknownKey(key, Object.keys(LISTENER));
 }

@@ -220,7 +220,7 @@ const WRONG_IN_LISTENER: readonly (readonly [line: string, mistake: string])[] =
   ["marc = 1", "marc = 1: unknown key; did you mean mark?"],
   [
     "workers = 2",
-    "workers = 2: holds for the whole proxy: write it at the top of the file, above every table",
+    "workers = 2: holds for the proxy and all listeners: write it at the top of the file, above every table",
   ],
   [
     'ipv6 = "unix:/run/app"',
@@ -241,7 +241,7 @@ const WRONG_IN_LISTENER: readonly (readonly [line: string, mistake: string])[] =
   ],
   [
     'allowed-destinations = ["10.0.0.5:22"]',
-    'allowed-destinations = ["10.0.0.5:22"]: nothing heeds them without upstream = "destination"',
+    'allowed-destinations = ["10.0.0.5:22"]: has no effect without upstream = "destination"',
   ],
   [
     "allowed-subnets = []",
@@ -395,6 +395,9 @@ const WRONG: readonly (readonly [name: string, text: string, mistakes: readonly 
       '5: allowed-subnets = "a": trust says who may connect: name these subnets there, with header = "require"',
     ],
   ],
+  ["a key that is no word, in one line", `"wo\\nkers" = 1\n${ONE}`, [
+    '1: "wo\\nkers" = 1: unknown key; did you mean workers?',
+  ]],
   [
     "two unknown keys of a rule",
     `${ONE}trust = [{ from = "::/0", header = "skip", a = 1, b = 2 }]`,

@@ -89,7 +89,8 @@ function short(source: string): string {
 /** The key within its table: `trust.from` for `listener`, 2, `trust`, 0, `from`. */
 function keyOf(path: Path): string {
   const keys = path.filter((key) => typeof key === "string");
-  return (keys.length > 1 && TABLES.has(keys[0] ?? "") ? keys.slice(1) : keys).join(".");
+  const inTable = keys.length > 1 && TABLES.has(keys[0] ?? "") ? keys.slice(1) : keys;
+  return inTable.map((key) => /^[\w-]+$/.test(key) ? key : JSON.stringify(key)).join(".");
 }
 
 /** Tables whose header stands above the key. */
