@@ -176,3 +176,7 @@ mod tests {
         assert_eq!(sleep_ms(0, [Some(u64::MAX), None, None]), i32::MAX);
     }
 }
+
+#[cfg(test)]
+#[path = "turns_tests.rs"]
+mod turns_tests;
