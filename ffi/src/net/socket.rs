@@ -234,7 +234,7 @@ pub fn is_waiting(listener: RawFd) -> bool {
     unsafe { libc::poll(&mut poll, 1, 0) > 0 }
 }
 
-/// From where the service sees a connection or a flow come.
+/// From where the upstream sees a connection or a flow come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The proxy's own address, which the kernel picks.
@@ -254,8 +254,8 @@ impl Source {
     }
 }
 
-/// A connection or flow towards the service, and whether the client's port had to be given up.
-pub struct Upstream {
+/// A connection or flow towards the upstream, and whether the client's port had to be given up.
+pub struct Opened {
     pub socket: OwnedFd,
     pub port_fallback: bool,
 }
@@ -306,35 +306,35 @@ pub struct TcpOptions {
     pub no_search: bool,
 }
 
-/// Starts a TCP connection to the service; it is established once the socket is writable. The socket
+/// Starts a TCP connection to the upstream; it is established once the socket is writable. The socket
 /// has its client's address, or is none (`is_other_source`).
 pub fn connect_tcp(
     source: Source,
-    service: SocketAddr,
+    upstream: SocketAddr,
     options: TcpOptions,
-) -> io::Result<Upstream> {
+) -> io::Result<Opened> {
     with_port_fallback(source, options.no_search, |source| {
-        let socket = upstream(libc::SOCK_STREAM, service, options.mark)?;
+        let socket = upstream_socket(libc::SOCK_STREAM, upstream, options.mark)?;
         if options.reno {
             set_reno(socket.as_raw_fd());
         }
-        set_dscp(socket.as_raw_fd(), service, options.dscp);
+        set_dscp(socket.as_raw_fd(), upstream, options.dscp);
         set_int(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_NODELAY, 1)?;
         // Before the first byte: an urgent one that came earlier would be left out of the stream.
         set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
         if let Source::Client(client) = source {
-            // The port may be in TIME_WAIT, or in use towards another service: connect(2) then
+            // The port may be in TIME_WAIT, or in use towards another upstream: connect(2) then
             // decides by the whole 4-tuple, not bind(2) by the port alone.
             set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
             bind_transparent(socket.as_raw_fd(), client)?;
         }
-        match connect(socket.as_raw_fd(), service) {
+        match connect(socket.as_raw_fd(), upstream) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
         if let Source::Client(client) = source {
             if !has_address(socket.as_raw_fd(), client)? {
-                // The connection may stand already: its service must not take it for one that ended.
+                // The connection may stand already: its server must not take it for one that ended.
                 reset_on_close(socket.as_raw_fd());
                 return Err(io::Error::other(OtherSource));
             }
@@ -413,18 +413,18 @@ fn set_reno(socket: RawFd) {
     };
 }
 
-/// Opens a UDP socket that speaks to the service alone. It has its client's address, or is none
+/// Opens a UDP socket that speaks to the upstream alone. It has its client's address, or is none
 /// (`is_other_source`).
-pub fn connect_udp(source: Source, service: SocketAddr, mark: u32) -> io::Result<Upstream> {
+pub fn connect_udp(source: Source, upstream: SocketAddr, mark: u32) -> io::Result<Opened> {
     with_port_fallback(source, false, |source| {
-        let socket = upstream(libc::SOCK_DGRAM, service, mark)?;
+        let socket = upstream_socket(libc::SOCK_DGRAM, upstream, mark)?;
         if let Source::Client(client) = source {
             bind_transparent(socket.as_raw_fd(), client)?;
             if is_broadcast(socket.as_raw_fd(), client) {
                 return Err(io::Error::other(OtherSource));
             }
         }
-        connect(socket.as_raw_fd(), service)?;
+        connect(socket.as_raw_fd(), upstream)?;
         if let Source::Client(client) = source {
             if !has_address(socket.as_raw_fd(), client)? {
                 return Err(io::Error::other(OtherSource));
@@ -438,7 +438,7 @@ fn with_port_fallback(
     source: Source,
     no_search: bool,
     open: impl Fn(Source) -> io::Result<OwnedFd>,
-) -> io::Result<Upstream> {
+) -> io::Result<Opened> {
     let none_free = || Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
     if no_search && !matches!(source, Source::Client(client) if client.port() != 0) {
         return none_free();
@@ -449,12 +449,12 @@ fn with_port_fallback(
                 return none_free();
             }
             let ephemeral = Source::Client(SocketAddr::new(client.ip(), 0));
-            Ok(Upstream { socket: open(ephemeral)?, port_fallback: true })
+            Ok(Opened { socket: open(ephemeral)?, port_fallback: true })
         }
         (Ok(socket), Source::Client(client)) => {
-            Ok(Upstream { socket, port_fallback: client.port() == 0 })
+            Ok(Opened { socket, port_fallback: client.port() == 0 })
         }
-        (opened, _) => Ok(Upstream { socket: opened?, port_fallback: false }),
+        (opened, _) => Ok(Opened { socket: opened?, port_fallback: false }),
     }
 }
 
@@ -464,8 +464,8 @@ fn is_port_taken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::EACCES))
 }
 
-fn upstream(kind: c_int, service: SocketAddr, mark: u32) -> io::Result<OwnedFd> {
-    let family = if service.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+fn upstream_socket(kind: c_int, upstream: SocketAddr, mark: u32) -> io::Result<OwnedFd> {
+    let family = if upstream.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointers are passed.
     let fd =
         check(unsafe { libc::socket(family, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) })?;
@@ -735,10 +735,10 @@ mod tests {
     #[test]
     fn a_connection_uses_reno_where_it_is_asked_for() {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let service = listener.local_addr().unwrap().as_socket().unwrap();
+        let upstream = listener.local_addr().unwrap().as_socket().unwrap();
         let control_of = |reno| {
             let options = TcpOptions { reno, ..TcpOptions::default() };
-            let connection = connect_tcp(Source::Own, service, options).unwrap().socket;
+            let connection = connect_tcp(Source::Own, upstream, options).unwrap().socket;
             String::from_utf8(Socket::from(connection).tcp_congestion().unwrap()).unwrap()
         };
         let hosts = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
@@ -750,14 +750,14 @@ mod tests {
     fn a_syns_dscp_is_read_and_set_without_the_bits_below() {
         for any in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let listener = listen(any.parse().unwrap()).unwrap();
-            let mut service = listener.local_addr().unwrap().as_socket().unwrap();
-            if service.ip().is_unspecified() {
+            let mut upstream = listener.local_addr().unwrap().as_socket().unwrap();
+            if upstream.ip().is_unspecified() {
                 // IPv4 by way of an IPv6 socket.
-                service.set_ip([127, 0, 0, 1].into());
+                upstream.set_ip([127, 0, 0, 1].into());
             }
             for dscp in [0, 0xb8, 0x04] {
                 let options = TcpOptions { dscp: dscp | 3, ..TcpOptions::default() };
-                let _peer = connect_tcp(Source::Own, service, options).unwrap();
+                let _peer = connect_tcp(Source::Own, upstream, options).unwrap();
                 let accepted = loop {
                     match accept(listener.as_raw_fd()) {
                         Ok((accepted, _)) => break accepted,
@@ -766,9 +766,9 @@ mod tests {
                 };
                 assert_eq!(peer_dscp(accepted.as_raw_fd()), dscp, "{any}");
                 assert_eq!(peer_dscp(accepted.as_raw_fd()), 0, "the kernel has let it go");
-                set_dscp(accepted.as_raw_fd(), service, dscp | 1);
+                set_dscp(accepted.as_raw_fd(), upstream, dscp | 1);
                 let accepted = Socket::from(accepted);
-                let set = match service {
+                let set = match upstream {
                     SocketAddr::V4(_) => accepted.tos_v4(),
                     SocketAddr::V6(_) => accepted.tclass_v6(),
                 };
@@ -790,9 +790,9 @@ mod tests {
     #[test]
     fn a_search_that_is_not_wanted_costs_nothing_and_an_exact_port_needs_none() {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let service = listener.local_addr().unwrap().as_socket().unwrap();
+        let upstream = listener.local_addr().unwrap().as_socket().unwrap();
         let options = TcpOptions { no_search: true, ..TcpOptions::default() };
-        let refused = connect_tcp(Source::Own, service, options).err().unwrap();
+        let refused = connect_tcp(Source::Own, upstream, options).err().unwrap();
         assert_eq!(refused.raw_os_error(), Some(libc::EADDRNOTAVAIL));
     }
 

@@ -11,17 +11,17 @@ use crate::abi::named::named;
 named! {
     /// Why a connection or a flow ended.
     Ending: u8 {
-        /// Both sides finished, the client first.
+        /// Both sides finished, the peer first.
         PeerClosed = 1, "client_closed";
-        /// Both sides finished, the service first.
+        /// Both sides finished, the upstream first.
         UpstreamClosed = 2, "service_closed";
-        /// The client's side broke: a reset, or `errno` says what.
+        /// The peer's side broke: a reset, or `errno` says what.
         PeerBroke = 3, "client_broke";
-        /// The service's side broke: a reset, or `errno` says what.
+        /// The upstream's side broke: a reset, or `errno` says what.
         UpstreamBroke = 4, "service_broke";
-        /// The service was not reached; `errno` says why.
+        /// The upstream was not reached; `errno` says why.
         ConnectFailed = 5, "connect_failed";
-        /// The service did not answer within the connect timeout.
+        /// The upstream did not answer within the connect timeout.
         ConnectTimeout = 6, "connect_timeout";
         /// A flow carried nothing for `--close-after`, or a connection for `--idle-timeout`.
         Idle = 7, "idle";

@@ -1,6 +1,6 @@
-//! What the native side tells the log: a bounded ring for each listener, drained by the main isolate.
+//! What the native side tells the log: a bounded ring for each worker, drained by the main isolate.
 //!
-//! The listener's thread writes, one reader reads. A full ring drops the event and counts it: the
+//! The worker's thread writes, one reader reads. A full ring drops the event and counts it: the
 //! relay never waits for the log.
 
 use std::cell::UnsafeCell;
@@ -20,7 +20,7 @@ named! {
         HeaderTimeout = 2, "header_timeout";
         /// A peer outside the allowed subnets was closed or its datagram dropped.
         PeerRefused = 3, "peer_refused";
-        /// The connection to the service failed; `errno` says why, or is 0 when nothing answered in time.
+        /// The connection to the upstream failed; `errno` says why, or is 0 when nothing answered in time.
         ConnectFailed = 4, "connect_failed";
         /// The client's port could not be had; an ephemeral one is used. `value`: the port asked for.
         PortFallback = 5, "port_fallback";
@@ -28,7 +28,7 @@ named! {
         AcceptPaused = 6, "accept_paused";
         /// This host has no such address family: said once each. `value`: 4 or 6.
         FamilyUnavailable = 7, "family_unavailable";
-        /// A connection is relayed to the service.
+        /// A connection is relayed to the upstream.
         ConnectionOpened = 8, "connection_opened";
         /// A relayed connection ended; `errno` is the error that ended it, or 0.
         ConnectionClosed = 9, "connection_closed";
@@ -68,7 +68,7 @@ pub const EVENTS: usize = 1024;
 /// average.
 pub const ACCOUNTS: usize = 16_384;
 
-/// One listener's ring, from the thread that serves it to the log.
+/// One worker's ring, from the thread that serves it to the log.
 pub struct Ring<T> {
     /// As many as a power of two.
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
@@ -82,7 +82,7 @@ pub struct Ring<T> {
 
 // SAFETY: a slot is written only between head+capacity and tail by the one writer, and read only
 // between head and tail by the one reader; the stores of `tail` and `head` are releases that the
-// other side acquires. `Service` upholds that there is one of each: a listener's ring is written by
+// other side acquires. `Proxy` upholds that there is one of each: a worker's ring is written by
 // the thread in `serve` and read under the drain lock.
 unsafe impl<T: Send> Sync for Ring<T> {}
 // SAFETY: what the slots hold may be sent.

@@ -1,4 +1,4 @@
-//! Counters of one listener: written by its thread alone, read by any.
+//! Counters of one listener at one worker: written by the worker's thread alone, read by any.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,35 +23,35 @@ named! {
         HeadersSpp, "headers_spp";
         /// Headers without a client: LOCAL, UNKNOWN, UNSPEC, unix.
         HeadersOwn, "headers_own";
-        /// Connections to the service that were established.
+        /// Connections to the upstream that were established.
         Connected, "connected";
-        /// Connections to the service that failed.
+        /// Connections to the upstream that failed.
         ConnectErrors, "connect_errors";
-        /// Connections to the service that were not answered within the connect timeout.
+        /// Connections to the upstream that were not answered within the connect timeout.
         ConnectTimeouts, "connect_timeouts";
-        /// Connections to the service that failed for want of a free port: they are errors as well.
+        /// Connections to the upstream that failed for want of a free port: they are errors as well.
         PortsExhausted, "ports_exhausted";
         /// The client's port could not be had; an ephemeral one was used.
         PortFallbacks, "port_fallbacks";
-        /// Bytes from clients to the service, TCP.
+        /// Bytes from clients to the upstream, TCP.
         BytesUp, "bytes_up";
-        /// Bytes from the service to clients, TCP.
+        /// Bytes from the upstream to clients, TCP.
         BytesDown, "bytes_down";
         /// TCP connections ended because no byte moved for the idle timeout.
         IdleTimeouts, "idle_timeouts";
         /// Times that accepting paused for want of file descriptors or memory.
         AcceptPauses, "accept_pauses";
-        /// Datagrams from clients to the service.
+        /// Datagrams from clients to the upstream.
         DatagramsUp, "datagrams_up";
-        /// Datagrams from the service to clients.
+        /// Datagrams from the upstream to clients.
         DatagramsDown, "datagrams_down";
-        /// Bytes of the datagrams from clients to the service.
+        /// Bytes of the datagrams from clients to the upstream.
         DatagramBytesUp, "datagram_bytes_up";
-        /// Bytes of the datagrams from the service to clients.
+        /// Bytes of the datagrams from the upstream to clients.
         DatagramBytesDown, "datagram_bytes_down";
         /// Datagrams the kernel would not take, in either direction.
         DatagramsLost, "datagrams_lost";
-        /// ICMP errors of the service, reported on a flow's socket.
+        /// ICMP errors of the upstream, reported on a flow's socket.
         UpstreamUnreachable, "upstream_unreachable";
         /// UDP flows opened.
         FlowsOpened, "flows_opened";
@@ -71,7 +71,7 @@ named! {
     Histogram: usize {
         /// From the acceptance to a whole header that was accepted.
         HeaderTime, "header_time";
-        /// From the attempt to the service's answer.
+        /// From the attempt to the upstream's answer.
         ConnectTime, "connect_time";
     }
 }
@@ -90,7 +90,7 @@ const BUCKETS: usize = BUCKETS_MS.len() + 1;
 /// How many `u64` `Stats::read` writes.
 pub const STATS_LENGTH: usize = COUNTERS + REFUSALS + ERRNOS + HISTOGRAMS * (BUCKETS + 1);
 
-/// The counters of one listener.
+/// The counters of one listener at one worker.
 pub struct Stats {
     counters: [AtomicU64; COUNTERS],
     refusals: [AtomicU64; REFUSALS],
@@ -121,19 +121,19 @@ const fn zeroes<const LENGTH: usize>() -> [AtomicU64; LENGTH] {
 }
 
 impl Stats {
-    /// Adds to a counter. Only the listener's own thread may call it.
+    /// Adds to a counter. Only the worker's own thread may call it.
     #[inline]
     pub fn add(&self, counter: Counter, by: u64) {
         bump(&self.counters[counter as usize], by);
     }
 
-    /// Takes one off a gauge. Only the listener's own thread may call it.
+    /// Takes one off a gauge. Only the worker's own thread may call it.
     #[inline]
     pub fn lower(&self, counter: Counter) {
         bump(&self.counters[counter as usize], u64::MAX);
     }
 
-    /// Sets the gauges to zero: a thread that failed left nothing open. Only the listener's own thread
+    /// Sets the gauges to zero: a thread that failed left nothing open. Only the worker's own thread
     /// may call it.
     pub fn clear_gauges(&self) {
         for gauge in [Counter::ConnectionsActive, Counter::FlowsActive] {
@@ -141,20 +141,20 @@ impl Stats {
         }
     }
 
-    /// Counts a refusal. Only the listener's own thread may call it.
+    /// Counts a refusal. Only the worker's own thread may call it.
     #[inline]
     pub fn refuse(&self, refusal: Refusal) {
         bump(&self.refusals[refusal as usize], 1);
     }
 
-    /// Counts a connection to the service that failed with this error. Only the listener's own thread
+    /// Counts a connection to the upstream that failed with this error. Only the worker's own thread
     /// may call it.
     pub fn fail_to_connect(&self, errno: i32) {
         let errors = &self.connect_errors;
         bump(usize::try_from(errno).ok().and_then(|at| errors.get(at)).unwrap_or(&errors[0]), 1);
     }
 
-    /// Counts what took so many milliseconds. Only the listener's own thread may call it.
+    /// Counts what took so many milliseconds. Only the worker's own thread may call it.
     #[inline]
     pub fn observe(&self, histogram: Histogram, ms: u64) {
         let buckets = &self.histograms[histogram as usize];
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_sums_over_listeners() {
+    fn reading_sums_up() {
         let (one, two) = (Stats::default(), Stats::default());
         one.add(Counter::BytesUp, 5);
         two.add(Counter::BytesUp, 7);

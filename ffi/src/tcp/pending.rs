@@ -366,11 +366,11 @@ mod tests {
     }
 
     #[test]
-    fn a_listeners_share_has_room_for_the_largest_header() {
-        for listeners in [1, 2, 1024] {
-            let limits = Limits::of_a_worker(listeners, 4);
+    fn a_workers_share_has_room_for_the_largest_header() {
+        for workers in [1, 2, 1024] {
+            let limits = Limits::of_a_worker(workers, 4);
             assert!(limits.bytes_a_peer >= MAX_HEADER, "{limits:?}");
-            assert!(listeners > 100 || limits.bytes * listeners <= BYTES);
+            assert!(workers > 100 || limits.bytes * workers <= BYTES);
             assert_eq!(limits.connections_a_peer, 3);
         }
         assert_eq!(Limits::of_a_worker(1, 1).connections_a_peer, 1);

@@ -173,7 +173,7 @@ impl Side {
 }
 
 impl Relay {
-    /// A relay whose service is still owed what followed the header.
+    /// A relay whose upstream is still owed what followed the header.
     pub fn owing(payload: Box<[u8]>) -> Relay {
         let mut relay = Relay::default();
         if !payload.is_empty() {
@@ -195,8 +195,8 @@ impl Relay {
     }
 
     /// Whether something was read that is not delivered, or may wait to be read.
-    pub fn owes(&self, client: &Side, upstream: &Side) -> bool {
-        self.up.owes(client) || self.down.owes(upstream)
+    pub fn owes(&self, peer: &Side, upstream: &Side) -> bool {
+        self.up.owes(peer) || self.down.owes(upstream)
     }
 
     /// Whose side failed first, if one did.
@@ -214,7 +214,7 @@ impl Relay {
         }
     }
 
-    /// Sends what the service is owed without waiting to hear that the connection stands: over
+    /// Sends what the upstream is owed without waiting to hear that the connection stands: over
     /// loopback it does. Whether it stands, or the error that the attempt has taken from the socket.
     pub fn send_early_payload(
         &mut self,
@@ -232,17 +232,17 @@ impl Relay {
     }
 
     /// One bounded turn in both directions.
-    pub fn turn(&mut self, client: &mut Side, upstream: &mut Side, tools: &mut Tools) -> Turn {
+    pub fn turn(&mut self, peer: &mut Side, upstream: &mut Side, tools: &mut Tools) -> Turn {
         // The direction that ends second needs no FIN of its own: closing both sides sends it.
         self.up.last = self.down.state == State::Done;
-        let up = self.up.turn(client, upstream, tools);
+        let up = self.up.turn(peer, upstream, tools);
         let up = match self.settle(up, Party::Peer, upstream) {
             Ok(more) => more,
             Err(error) => return Turn::Ended(Some(error)),
         };
         self.down.last = self.up.state == State::Done;
-        let down = self.down.turn(upstream, client, tools);
-        let down = match self.settle(down, Party::Upstream, client) {
+        let down = self.down.turn(upstream, peer, tools);
+        let down = match self.settle(down, Party::Upstream, peer) {
             Ok(more) => more,
             Err(error) => return Turn::Ended(Some(error)),
         };

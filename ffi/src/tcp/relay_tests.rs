@@ -114,7 +114,7 @@ struct Pair {
     client: End,
     /// Neither, once the relay has ended.
     relayed: Option<(Side, Relay, Side)>,
-    service: End,
+    server: End,
     ready: bool,
     ended: Option<Option<i32>>,
     /// Bytes that the relay says it delivered.
@@ -162,12 +162,12 @@ impl Bench {
     }
 
     /// One more relayed connection, whose upstream is owed `early` bytes; its index. `buffers`: their
-    /// size on the client's side and on the service's, where it is not the system's.
+    /// size on the client's side and on the server's, where it is not the system's.
     fn add(&mut self, buffers: [Option<i32>; 2], early: usize) -> usize {
         let index = self.pairs.len();
         let key = Key { index: index as u32, generation: 0 };
         let (client, accepted) = connection(buffers[0]);
-        let (opened, service) = connection(buffers[1]);
+        let (opened, server) = connection(buffers[1]);
         let mut client = End::new(client, 2 * index as u64 + 1);
         let payload = bytes(client.salt, 0, early).into();
         client.sent = early as u64;
@@ -176,7 +176,7 @@ impl Bench {
         self.pairs.push(Pair {
             client,
             relayed: Some((Side::new(accepted), Relay::owing(payload), Side::new(opened))),
-            service: End::new(service, 2 * index as u64 + 2),
+            server: End::new(server, 2 * index as u64 + 2),
             ready: true,
             ended: None,
             up: 0,
@@ -217,8 +217,8 @@ impl Bench {
         let mut acted = true;
         while !done(&self.pairs) {
             acted = self.turn(if acted { 0 } else { 10 });
-            for Pair { client, service, .. } in self.pairs.iter_mut().filter(|_| receiving) {
-                acted |= service.receive(client, 64 * KIB) | client.receive(service, 64 * KIB);
+            for Pair { client, server, .. } in self.pairs.iter_mut().filter(|_| receiving) {
+                acted |= server.receive(client, 64 * KIB) | client.receive(server, 64 * KIB);
             }
             if acted {
                 acted_at = Instant::now();
@@ -245,11 +245,11 @@ impl Bench {
     }
 
     fn receive(&mut self, index: usize, up: bool) {
-        let Pair { client, service, .. } = &mut self.pairs[index];
+        let Pair { client, server, .. } = &mut self.pairs[index];
         if up {
-            service.receive(client, 64 * KIB);
+            server.receive(client, 64 * KIB);
         } else {
-            client.receive(service, 64 * KIB);
+            client.receive(server, 64 * KIB);
         }
     }
 }
@@ -281,22 +281,22 @@ impl Pair {
         if up {
             &mut self.client
         } else {
-            &mut self.service
+            &mut self.server
         }
     }
 
     /// Whether all is over, for everyone.
     fn is_over(&self) -> bool {
-        self.relayed.is_none() && self.client.is_over() && self.service.is_over()
+        self.relayed.is_none() && self.client.is_over() && self.server.is_over()
     }
 
     /// Nothing that was sent is missing, and the ends are as they were sent.
     fn check_complete(&self) {
-        let Pair { client, service, .. } = self;
-        assert_eq!((service.received, client.received), (client.sent, service.sent));
-        assert_eq!((service.ended, client.ended), (Some(0), Some(0)));
+        let Pair { client, server, .. } = self;
+        assert_eq!((server.received, client.received), (client.sent, server.sent));
+        assert_eq!((server.ended, client.ended), (Some(0), Some(0)));
         assert_eq!(self.ended, Some(None));
-        assert_eq!((self.up, self.down), (client.sent, service.sent));
+        assert_eq!((self.up, self.down), (client.sent, server.sent));
     }
 }
 
@@ -320,7 +320,7 @@ fn passes_urgent(before: usize, behind: usize, up: bool, pipes: usize, ahead: bo
         // Without the end, too: it would fetch what has stalled.
         let sent = (before + behind + 1) as u64;
         bench.until(&what, true, |pairs| {
-            pairs[0].service.received.max(pairs[0].client.received) == sent
+            pairs[0].server.received.max(pairs[0].client.received) == sent
         });
     }
     bench.pairs[index].end(up).finish();
@@ -353,12 +353,12 @@ fn a_mark_that_splice_meets_before_epoll_tells_of_it_is_no_end() {
     let mut bench = Bench::new(4);
     let index = bench.add([None; 2], 0);
     bench.send(index, true, 300 * KIB, false);
-    bench.until("bulk", true, |pairs| pairs[0].service.received == 300 * KIB as u64);
+    bench.until("bulk", true, |pairs| pairs[0].server.received == 300 * KIB as u64);
     assert!(bench.pairs[index].is_splicing(true));
     bench.send(index, true, 1, true);
     bench.send(index, true, 1000, false);
     bench.pairs[index].client.finish();
-    bench.pairs[index].service.finish();
+    bench.pairs[index].server.finish();
     // It was readable, and nobody has asked epoll since.
     bench.pairs[index].relayed.as_mut().unwrap().0.readable = true;
     bench.pairs[index].turn(&mut bench.tools);
@@ -372,14 +372,14 @@ fn an_urgent_byte_waits_for_a_reader_that_is_full() {
     let index = bench.add([Some(16 * KIB as i32); 2], 0);
     bench.settle();
     // Filled behind the relay's back, so that the urgent byte is the first that finds no room.
-    let Pair { relayed: Some((_, _, upstream)), service, .. } = &mut bench.pairs[index] else {
+    let Pair { relayed: Some((_, _, upstream)), server, .. } = &mut bench.pairs[index] else {
         panic!("the relay goes on")
     };
     let mut filled = 0;
     while let Ok(sent) = socket::send(upstream.fd.as_raw_fd(), &[0; 4 * KIB]) {
         filled += sent;
     }
-    let service = service.fd.as_ref().unwrap().as_raw_fd();
+    let server = server.fd.as_ref().unwrap().as_raw_fd();
     bench.send(index, true, 1, true);
     bench.send(index, true, 1000, false);
     bench.settle();
@@ -387,14 +387,14 @@ fn an_urgent_byte_waits_for_a_reader_that_is_full() {
     assert!(matches!(relay.up.held, Held::UrgentByte(_)));
     while filled > 0 {
         let mut room = vec![0; filled];
-        filled -= socket::receive(service, &mut room).unwrap_or(0);
+        filled -= socket::receive(server, &mut room).unwrap_or(0);
         bench.turn(10);
     }
     bench.pairs[index].client.finish();
-    bench.pairs[index].service.finish();
+    bench.pairs[index].server.finish();
     bench.until("urgent behind a full buffer", true, |pairs| pairs[0].is_over());
     bench.pairs[index].check_complete();
-    assert_eq!(bench.pairs[index].service.marks, [0]);
+    assert_eq!(bench.pairs[index].server.marks, [0]);
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn stalled_readers_leave_a_pipe_for_the_others() {
     for _ in 0..8 {
         let index = bench.add([Some(64 * KIB as i32); 2], 0);
         for _ in 0..40 {
-            bench.pairs[index].service.send(256 * KIB, false);
+            bench.pairs[index].server.send(256 * KIB, false);
             bench.settle();
         }
     }
@@ -414,7 +414,7 @@ fn stalled_readers_leave_a_pipe_for_the_others() {
         bench.send(index, false, 256 * KIB, false);
         bench.settle();
         spliced += usize::from(bench.pairs[index].is_splicing(false));
-        let sent = bench.pairs[index].service.sent;
+        let sent = bench.pairs[index].server.sent;
         while bench.pairs[index].client.received < sent {
             bench.receive(index, false);
             bench.turn(0);
@@ -422,7 +422,7 @@ fn stalled_readers_leave_a_pipe_for_the_others() {
     }
     assert!(spliced > 30, "{spliced}");
     for index in 0..bench.pairs.len() {
-        bench.pairs[index].service.finish();
+        bench.pairs[index].server.finish();
         bench.pairs[index].client.finish();
     }
     bench.until("end of the stalled", true, |pairs| pairs.iter().all(Pair::is_over));
@@ -479,11 +479,11 @@ fn story(seed: u64, seen: &mut Seen) {
                 pair.end(up).send(size.min(2000), true);
             }
             35..60 => {
-                let Pair { client, service, .. } = pair;
+                let Pair { client, server, .. } = pair;
                 if up {
-                    service.receive(client, size);
+                    server.receive(client, size);
                 } else {
-                    client.receive(service, size);
+                    client.receive(server, size);
                 }
             }
             60 => pair.end(up).finish(),
@@ -498,21 +498,21 @@ fn story(seed: u64, seen: &mut Seen) {
     }
     for pair in &mut bench.pairs {
         pair.client.finish();
-        pair.service.finish();
+        pair.server.finish();
     }
     bench.until(&format!("seed {seed}"), true, |pairs| pairs.iter().all(Pair::is_over));
     for pair in &bench.pairs {
-        let Pair { client, service, up, down, .. } = pair;
-        seen.marks += client.marks.len() + service.marks.len();
-        if client.fd.is_some() && service.fd.is_some() {
+        let Pair { client, server, up, down, .. } = pair;
+        seen.marks += client.marks.len() + server.marks.len();
+        if client.fd.is_some() && server.fd.is_some() {
             seen.complete += 1;
             pair.check_complete();
             continue;
         }
         seen.cut += 1;
-        assert!(service.received <= *up && *up <= client.sent, "seed {seed}");
-        assert!(client.received <= *down && *down <= service.sent, "seed {seed}");
-        for (to, from) in [(service, client), (client, service)] {
+        assert!(server.received <= *up && *up <= client.sent, "seed {seed}");
+        assert!(client.received <= *down && *down <= server.sent, "seed {seed}");
+        for (to, from) in [(server, client), (client, server)] {
             let whole = from.finished && to.received == from.sent;
             assert!(
                 to.ended != Some(0) || whole,

@@ -10,7 +10,7 @@ use crate::system::sync::lock;
 
 const FIRST_SWEEP: usize = 1024;
 
-/// The flows of a service by owner.
+/// The flows of a port by owner.
 pub struct Directory<S> {
     flows: Mutex<Flows<S>>,
 }
