@@ -13,7 +13,7 @@ import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
 const CLIENT = { ip: "192.0.2.41", port: 42_000 };
 const BALANCER = { ip: "198.51.100.1", port: 443 };
-const DEPLOY = new URL("../../deploy", import.meta.url);
+const DEPLOY = new URL("../../deploy/", import.meta.url);
 const ALERTS = new URL("prometheus-alerts.yaml", DEPLOY);
 
 /** A program with a metrics port. */
