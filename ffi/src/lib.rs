@@ -31,8 +31,8 @@ use deno_bindgen::deno_bindgen;
 
 use abi::errors::{self, guard, Error};
 use abi::layout::{
-    self, protocol, Endpoint, Event, ListenerConfig, PortRecord, Probe, ReachRecord, RoutingRecord,
-    SandboxRecord, SandboxRequest, SubnetRecord,
+    self, protocol, Endpoint, Event, ListenerConfig, ListenerRecord, PortRecord, Probe,
+    ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest, SubnetRecord,
 };
 
 use observe::log_queue;
@@ -261,6 +261,46 @@ pub extern "C" fn close_listener(proxy: u32, listener: u32, grace_ms: u32) -> i3
     guard(|| {
         let grace = Duration::from_millis(u64::from(grace_ms));
         handles::proxy(proxy)?.close_listener(listener, grace)
+    })
+}
+
+/// Makes these all the listeners of a proxy: those that are named by number are changed, new ones opened,
+/// and the others closed with so much grace (see `close_listener`). Sockets of addresses that stay are not
+/// touched, whichever listener has them then. All or nothing. Writes the listeners' numbers, in order.
+///
+/// # Safety
+/// `listeners`, `ports` and `subnets` are valid for reading as many bytes as the number behind each says:
+/// `ListenerRecord`s, `PortRecord`s, `SubnetRecord`s; `ids` for writing `ids_length`: a `u32` a listener.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+#[allow(clippy::too_many_arguments)]
+pub unsafe extern "C" fn configure(
+    proxy: u32,
+    listeners: Buffer,
+    listeners_length: u32,
+    ports: Buffer,
+    ports_length: u32,
+    subnets: Buffer,
+    subnets_length: u32,
+    ids: Buffer,
+    ids_length: u32,
+    grace_ms: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `ListenerRecord`.
+        let listeners: &[ListenerRecord] = unsafe { records(listeners, listeners_length)? };
+        // SAFETY: the caller's promise; any bit pattern is a `PortRecord`.
+        let ports: &[PortRecord] = unsafe { records(ports, ports_length)? };
+        // SAFETY: the caller's promise; any bit pattern is a `SubnetRecord`.
+        let subnets: &[SubnetRecord] = unsafe { records(subnets, subnets_length)? };
+        // SAFETY: the caller's promise; any bit pattern is a `u32`.
+        let ids: &mut [u32] = unsafe { records_mut(ids, ids_length)? };
+        if ids.len() != listeners.len() {
+            return Err(Error::invalid("configure needs room for a number a listener"));
+        }
+        let grace = Duration::from_millis(u64::from(grace_ms));
+        ids.copy_from_slice(&handles::proxy(proxy)?.configure(listeners, ports, subnets, grace)?);
+        Ok(0)
     })
 }
 

@@ -1,11 +1,14 @@
 /** The records with which the native core's proxy and listeners are opened. */
+import type { ConfigurationRecords } from "../native/library.ts";
 import {
   ENDPOINT,
   Level,
+  LISTENER,
   LISTENER_CONFIG,
   PORT,
   PortFlag,
   PROXY_CONFIG,
+  SUBNET,
   UdpHeader,
 } from "../native/layout.ts";
 import {
@@ -66,7 +69,19 @@ export function encodeListener(
   terms: ListenerTerms,
   restricted: boolean,
 ): Uint8Array<ArrayBuffer> {
-  const [record, , number] = newRecord(LISTENER_CONFIG.size);
+  const [record, view] = newRecord(LISTENER_CONFIG.size);
+  writeListener(view, 0, terms, restricted);
+  return record;
+}
+
+function writeListener(
+  view: DataView,
+  at: number,
+  terms: ListenerTerms,
+  restricted: boolean,
+): void {
+  const number = (offset: number, value: number) =>
+    view.setUint32(at + offset, value, LITTLE_ENDIAN);
   number(LISTENER_CONFIG.udp_header, UdpHeader[terms.udpHeader]);
   number(LISTENER_CONFIG.mark, terms.mark);
   number(LISTENER_CONFIG.header_timeout_ms, terms.headerTimeout * 1000);
@@ -75,7 +90,36 @@ export function encodeListener(
   number(LISTENER_CONFIG.keepalive_ms, terms.keepalive * 1000);
   number(LISTENER_CONFIG.idle_timeout_ms, terms.idleTimeout * 1000);
   number(LISTENER_CONFIG.restricted, restricted ? 1 : 0);
-  return record;
+}
+
+/** A listener of a whole configuration. */
+export interface ListenerEntry {
+  /** Its number in the native core; none for a new one. */
+  readonly id?: number;
+  readonly terms: ListenerTerms;
+  readonly ports: readonly ListenPort[];
+  /** `SubnetRecord`s of the peers that may send headers; without them all may. */
+  readonly subnets?: Uint8Array<ArrayBuffer>;
+}
+
+/** The records of a whole configuration. */
+export function encodeListeners(entries: readonly ListenerEntry[]): ConfigurationRecords {
+  const [listeners, view, number] = newRecord(entries.length * LISTENER.size);
+  entries.forEach(({ id, terms, ports, subnets }, index) => {
+    const at = index * LISTENER.size;
+    number(at + LISTENER.id, id ?? 0);
+    number(at + LISTENER.ports, ports.length);
+    number(at + LISTENER.subnets, (subnets?.length ?? 0) / SUBNET.size);
+    writeListener(view, at + LISTENER.config, terms, subnets !== undefined);
+  });
+  const subnets = entries.map((entry) => entry.subnets ?? new Uint8Array());
+  const all = new Uint8Array(subnets.reduce((sum, { length }) => sum + length, 0));
+  let end = 0;
+  for (const records of subnets) {
+    all.set(records, end);
+    end += records.length;
+  }
+  return { listeners, ports: encodePorts(entries.flatMap(({ ports }) => ports)), subnets: all };
 }
 
 /** The `PortRecord`s of a listener. */

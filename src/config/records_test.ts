@@ -1,15 +1,24 @@
 import assert from "node:assert/strict";
 import { parseAddress } from "./address.ts";
 import { type Address, LITTLE_ENDIAN } from "./options.ts";
-import { encodeAnyEndpoint, encodeListener, encodePorts, encodeProxy, portOf } from "./records.ts";
+import {
+  encodeAnyEndpoint,
+  encodeListener,
+  encodeListeners,
+  encodePorts,
+  encodeProxy,
+  portOf,
+} from "./records.ts";
 import {
   ENDPOINT,
   Level,
+  LISTENER,
   LISTENER_CONFIG,
   PORT,
   PortFlag,
   Protocol,
   PROXY_CONFIG,
+  SUBNET,
   UdpHeader,
 } from "../native/layout.ts";
 
@@ -149,6 +158,37 @@ Deno.test("encodePorts: writes one record after the other", () => {
     protocols: Protocol.tcp,
     flags: 0,
   });
+});
+
+Deno.test("encodeListeners: each has its ports and subnets one after the other", () => {
+  const at = (port: number) => address(`192.0.2.1:${port}`);
+  const port = (listen: number) => ({ listen: at(listen), ipv4: at(9), protocol: "tcp" }) as const;
+  const subnets = (count: number, byte: number) => new Uint8Array(count * SUBNET.size).fill(byte);
+  const { listeners, ports, subnets: all } = encodeListeners([
+    { terms: TERMS, ports: [port(1), port(2)], subnets: subnets(2, 7) },
+    { id: 5, terms: { ...TERMS, mark: 6 }, ports: [port(3)] },
+    { terms: TERMS, ports: [port(4)], subnets: subnets(1, 8) },
+  ]);
+  assert.equal(listeners.length, 3 * LISTENER.size);
+  const read = (index: number) => {
+    const { number } = readers(listeners.slice(index * LISTENER.size));
+    const { config } = LISTENER;
+    return {
+      id: number(LISTENER.id),
+      ports: number(LISTENER.ports),
+      subnets: number(LISTENER.subnets),
+      mark: number(config + LISTENER_CONFIG.mark),
+      restricted: number(config + LISTENER_CONFIG.restricted),
+    };
+  };
+  const mark = TERMS.mark;
+  assert.deepEqual(read(0), { id: 0, ports: 2, subnets: 2, mark, restricted: 1 });
+  assert.deepEqual(read(1), { id: 5, ports: 1, subnets: 0, mark: 6, restricted: 0 });
+  assert.deepEqual(read(2), { id: 0, ports: 1, subnets: 1, mark, restricted: 1 });
+  const { endpoint } = readers(ports);
+  const listening = [0, 1, 2, 3].map((index) => endpoint(index * PORT.size + PORT.listen).port);
+  assert.deepEqual(listening, [1, 2, 3, 4]);
+  assert.deepEqual([...all], [...subnets(2, 7), ...subnets(1, 8)]);
 });
 
 Deno.test("encodeAnyEndpoint: no address is an empty record", () => {

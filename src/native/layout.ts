@@ -148,6 +148,15 @@ export const LISTENER_CONFIG = {
   size: 32,
 } as const;
 
+/** Byte offsets of a `ListenerRecord`; numbers in host byte order. */
+export const LISTENER = {
+  id: 0,
+  ports: 4,
+  subnets: 8,
+  config: 12,
+  size: 44,
+} as const;
+
 /** Byte offsets of a `PortRecord`; numbers in host byte order. */
 export const PORT = {
   listen: 0,
@@ -424,4 +433,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 1833747419;
+export const ABI_VERSION = 3705244372;

@@ -1,5 +1,5 @@
 /** The native core: where it is found, whether it fits, and a typed call for each export. */
-import { ABI_VERSION, EVENT, REACH, ROUTING, SANDBOX, Status } from "./layout.ts";
+import { ABI_VERSION, EVENT, LISTENER, REACH, ROUTING, SANDBOX, Status } from "./layout.ts";
 import { Stats, STATS_LENGTH } from "./stats.ts";
 import { symbols } from "./symbols.ts";
 
@@ -62,6 +62,16 @@ function brief(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   if (/No such file/.test(message)) return "no such file";
   return message.replace(/^Could not open library: /, "").replaceAll("\n", " ");
+}
+
+/** What `Library.configure` takes. */
+export interface ConfigurationRecords {
+  /** `ListenerRecord`s. */
+  readonly listeners: Uint8Array<ArrayBuffer>;
+  /** `PortRecord`s, in the listeners' order. */
+  readonly ports: Uint8Array<ArrayBuffer>;
+  /** `SubnetRecord`s, in the listeners' order. */
+  readonly subnets: Uint8Array<ArrayBuffer>;
 }
 
 /** The loaded core. Every method throws a `NativeError` when the core refuses. */
@@ -175,6 +185,32 @@ export class Library {
   /** Closes a listener, and ends what is left of it after the grace, in milliseconds. */
   closeListener(proxy: number, listener: number, grace: number): void {
     this.#unwrap(this.#native.close_listener(proxy, listener, grace));
+  }
+
+  /**
+   * Makes these all the listeners of a proxy: changes those that have a number, opens new ones, and closes
+   * the others with a grace in milliseconds. All of it, or nothing.
+   *
+   * @returns their numbers, in order
+   */
+  configure(proxy: number, records: ConfigurationRecords, grace: number): number[] {
+    const { listeners, ports, subnets } = records;
+    const ids = new Uint32Array(listeners.length / LISTENER.size);
+    this.#unwrap(
+      this.#native.configure(
+        proxy,
+        listeners,
+        listeners.length,
+        ports,
+        ports.length,
+        subnets,
+        subnets.length,
+        new Uint8Array(ids.buffer),
+        ids.byteLength,
+        grace,
+      ),
+    );
+    return [...ids];
   }
 
   /** Sets the subnets whose peers may send headers. `records`: one or more `SubnetRecord`. */

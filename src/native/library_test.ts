@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { EVENT, LISTENER_CONFIG, PORT, PROBE, PROXY_CONFIG, Status } from "./layout.ts";
+import { EVENT, LISTENER, LISTENER_CONFIG, PORT, PROBE, PROXY_CONFIG, Status } from "./layout.ts";
 import { LibraryError, libraryPlaces, loadLibrary, NativeError } from "./library.ts";
 import { symbols } from "./symbols.ts";
 
@@ -146,6 +146,14 @@ const CALLS: readonly (readonly [name: string, call: () => unknown])[] = [
   ["openListener", () => library.openListener(NO_HANDLE, TERMS, ONE_PORT)],
   ["updateListener", () => library.updateListener(NO_HANDLE, 1, TERMS, ONE_PORT)],
   ["closeListener", () => library.closeListener(NO_HANDLE, 1, 0)],
+  [
+    "configure",
+    () => {
+      const listeners = new Uint8Array(LISTENER.size);
+      new DataView(listeners.buffer).setUint32(LISTENER.ports, 1, true);
+      library.configure(NO_HANDLE, { listeners, ports: ONE_PORT, subnets: new Uint8Array() }, 0);
+    },
+  ],
   ["setSubnets", () => library.setSubnets(NO_HANDLE, 1, new Uint8Array(20))],
   ["stop", () => library.stop(NO_HANDLE, 0)],
   ["nextAccess", () => library.nextAccess(NO_HANDLE, new Uint8Array(8))],

@@ -26,6 +26,10 @@ export const symbols = {
     parameters: ["u32", "u32", "u32"],
     result: "i32",
   },
+  configure: {
+    parameters: ["u32", "buffer", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32", "u32"],
+    result: "i32",
+  },
   debugger_listens: {
     parameters: [],
     result: "i32",

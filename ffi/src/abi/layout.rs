@@ -229,6 +229,19 @@ pub struct ListenerConfig {
     pub restricted: u32,
 }
 
+/// One listener of a whole configuration.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerRecord {
+    /// Its number, or 0 for a new one.
+    pub id: u32,
+    /// How many of the ports are its own: the next ones.
+    pub ports: u32,
+    /// How many of the subnets are its own: the next ones; 0: see `restricted`.
+    pub subnets: u32,
+    pub config: ListenerConfig,
+}
+
 /// One port of a listener, and where its traffic goes. A range is many of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -599,6 +612,7 @@ fn describe_body() -> String {
         idle_timeout_ms,
         restricted,
     );
+    offsets!(out, "LISTENER", ListenerRecord, id, ports, subnets, config);
     offsets!(out, "PORT", PortRecord, listen, upstream4, upstream6, protocols, flags);
     codes!(out, "PortFlag", "Bits of what a port is.", port_flag::ONLY_V6);
     offsets!(out, "PROBE", Probe, client, upstream, protocol, mark, timeout_ms);

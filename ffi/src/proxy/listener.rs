@@ -60,11 +60,6 @@ impl Listener {
             (Some(_), None) => false,
         }
     }
-
-    /// The port that listens on an address.
-    pub fn port_at(&self, listen: SocketAddr) -> Option<&Arc<Port>> {
-        self.ports.iter().find(|port| port.listen == listen)
-    }
 }
 
 impl Lasting {

@@ -13,12 +13,14 @@ pub mod settings;
 pub mod table;
 
 use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::abi::errors::{self, Error, Result};
 use crate::abi::layout::{
-    level, Endpoint, Event, ListenerConfig, PortRecord, ProxyConfig, SubnetRecord,
+    level, Endpoint, Event, ListenerConfig, ListenerRecord, PortRecord, ProxyConfig, SubnetRecord,
 };
 use crate::net::socket;
 use crate::observe::events::{Doorbell, EventKind};
@@ -26,12 +28,13 @@ use crate::observe::log_limit::LogLimit;
 use crate::observe::stats::STATS_LENGTH;
 use crate::system::sync::lock;
 use crate::trust::host::{Host, Known};
+use crate::trust::subnets::Subnets;
 use crate::worker::Worker;
 use listener::{subnets_of, Lasting, Listener};
 use places::Places;
-use port::{Port, Wanted};
+use port::{Port, Sockets, Transport, Wanted};
 use settings::{ProxySettings, Settings};
-use table::Table;
+use table::{Snapshot, Table};
 
 /// A running program's listeners and workers.
 pub struct Proxy {
@@ -44,7 +47,7 @@ pub struct Proxy {
     /// Connections to an upstream on loopback use reno.
     pub reno_over_loopback: bool,
     workers: Mutex<Vec<Arc<Worker>>>,
-    /// Held over a change of the table. The numbers of the next listener and port.
+    /// Held over a change of the table. The numbers of the next listener and sockets.
     next: Mutex<Next>,
     /// Set once, when the proxy is told to stop.
     stop_at: OnceLock<Instant>,
@@ -55,8 +58,25 @@ pub struct Proxy {
 }
 
 struct Next {
-    listener: u32,
-    port: Cell<u32>,
+    listener: Cell<u32>,
+    sockets: Cell<u32>,
+}
+
+/// A listener as it is to be.
+pub struct Plan {
+    /// 0 for a new one.
+    pub id: u32,
+    pub settings: Settings,
+    pub subnets: Option<Arc<Subnets>>,
+    pub ports: Ports,
+}
+
+/// The ports of a plan.
+pub enum Ports {
+    /// Those that the listener has.
+    Keep,
+    /// These; what is open of them already is kept.
+    Open(Vec<Wanted>),
 }
 
 /// Listeners that were closed: no counter is lost.
@@ -100,6 +120,34 @@ fn wanted(records: &[PortRecord]) -> Result<Vec<Wanted>> {
     records.iter().map(Wanted::new).collect()
 }
 
+/// Plans from records: each listener's ports and subnets are the next ones.
+fn plans_of(
+    records: &[ListenerRecord],
+    mut ports: &[PortRecord],
+    mut subnets: &[SubnetRecord],
+) -> Result<Vec<Plan>> {
+    let missing = || Error::invalid("fewer ports or subnets came than the listeners have");
+    let mut plans = Vec::with_capacity(records.len());
+    for record in records {
+        let (own_ports, rest) =
+            ports.split_at_checked(record.ports as usize).ok_or_else(missing)?;
+        ports = rest;
+        let own_subnets = subnets.split_at_checked(record.subnets as usize).ok_or_else(missing)?;
+        subnets = own_subnets.1;
+        let own_subnets = Some(own_subnets.0).filter(|own| !own.is_empty());
+        plans.push(Plan {
+            id: record.id,
+            settings: Settings::new(&record.config)?,
+            subnets: own_subnets.map(subnets_of).transpose()?,
+            ports: Ports::Open(wanted(own_ports)?),
+        });
+    }
+    if !ports.is_empty() || !subnets.is_empty() {
+        return Err(Error::invalid("more ports or subnets came than the listeners have"));
+    }
+    Ok(plans)
+}
+
 impl Proxy {
     /// A proxy without workers and listeners. Nothing of the system is checked.
     pub fn new(settings: ProxySettings, host: Arc<Host>) -> Arc<Proxy> {
@@ -109,7 +157,7 @@ impl Proxy {
             host,
             reno_over_loopback: socket::host_paces(),
             workers: Mutex::default(),
-            next: Mutex::new(Next { listener: 1, port: Cell::new(1) }),
+            next: Mutex::new(Next { listener: Cell::new(1), sockets: Cell::new(1) }),
             stop_at: OnceLock::new(),
             doorbell: Doorbell::default(),
             draining: Mutex::default(),
@@ -138,17 +186,17 @@ impl Proxy {
     pub fn open_listener(&self, config: &ListenerConfig, records: &[PortRecord]) -> Result<i32> {
         let (settings, ports) = (Settings::new(config)?, wanted(records)?);
         check_capabilities(settings.mark)?;
-        self.add_listener(settings, &ports)
+        self.add_listener(settings, ports)
     }
 
     /// As `open_listener`, without the capabilities.
-    pub fn add_listener(&self, settings: Settings, ports: &[Wanted]) -> Result<i32> {
-        let mut next = self.change()?;
-        self.check_loops(0, ports)?;
-        let ports = self.open_ports(&next, ports, None)?;
-        let id = next.listener;
-        next.listener += 1;
-        self.publish(Listener::new(id, settings, ports, self.settings.workers));
+    pub fn add_listener(&self, settings: Settings, ports: Vec<Wanted>) -> Result<i32> {
+        let next = self.change()?;
+        let mut plans = self.plans();
+        plans.push(Plan { id: 0, settings, subnets: None, ports: Ports::Open(ports) });
+        let listeners = self.carry_out(&next, plans)?;
+        let id = listeners.last().map_or(0, |listener| listener.id);
+        self.publish(listeners);
         Ok(id as i32)
     }
 
@@ -162,20 +210,20 @@ impl Proxy {
     ) -> Result<i32> {
         let (settings, ports) = (Settings::new(config)?, wanted(records)?);
         check_capabilities(settings.mark)?;
-        self.change_listener(id, settings, &ports)
+        self.change_listener(id, settings, ports)
     }
 
     /// As `update_listener`, without the capabilities.
-    pub fn change_listener(&self, id: u32, settings: Settings, ports: &[Wanted]) -> Result<i32> {
+    pub fn change_listener(&self, id: u32, settings: Settings, ports: Vec<Wanted>) -> Result<i32> {
         let next = self.change()?;
         let before = self.find(id)?;
-        self.check_loops(id, ports)?;
-        let ports = self.open_ports(&next, ports, Some(&before))?;
-        let mut listener = Listener { settings, ports, ..(*before).clone() };
-        if !listener.settings.restricted {
-            listener.subnets = None;
+        let mut plans = self.plans();
+        if let Some(plan) = plans.iter_mut().find(|plan| plan.id == id) {
+            plan.subnets = before.subnets.clone().filter(|_| settings.restricted);
+            plan.settings = settings;
+            plan.ports = Ports::Open(ports);
         }
-        self.publish(listener);
+        self.publish(self.carry_out(&next, plans)?);
         Ok(0)
     }
 
@@ -183,10 +231,10 @@ impl Proxy {
     pub fn close_listener(&self, id: u32, grace: Duration) -> Result<i32> {
         let _changing = self.change()?;
         let listener = self.find(id)?;
-        let _ = listener.lasting.ends_at.set(Instant::now() + grace);
-        lock(&self.closed).draining.push(listener.lasting.clone());
-        self.table.remove(id, self.settings.metrics);
-        self.wake();
+        let mut listeners = self.table.snapshot().listeners.clone();
+        listeners.retain(|known| known.id != id);
+        self.close(&listener, grace);
+        self.publish(listeners);
         Ok(0)
     }
 
@@ -194,9 +242,124 @@ impl Proxy {
     pub fn set_subnets(&self, id: u32, records: &[SubnetRecord]) -> Result<i32> {
         let subnets = subnets_of(records)?;
         let _changing = self.change()?;
-        let before = self.find(id)?;
-        self.publish(Listener { subnets: Some(subnets), ..(*before).clone() });
+        self.find(id)?;
+        let mut listeners = self.table.snapshot().listeners.clone();
+        for listener in listeners.iter_mut().filter(|listener| listener.id == id) {
+            *listener =
+                Arc::new(Listener { subnets: Some(subnets.clone()), ..(**listener).clone() });
+        }
+        self.publish(listeners);
         Ok(0)
+    }
+
+    /// Makes these all the listeners that there are: those that are named by number are changed, new ones
+    /// (0) opened, and the others closed, with so much `grace`. Sockets of addresses that stay are not
+    /// touched, whichever listener has them then. All or nothing. Their numbers, in order.
+    pub fn configure(
+        &self,
+        records: &[ListenerRecord],
+        ports: &[PortRecord],
+        subnets: &[SubnetRecord],
+        grace: Duration,
+    ) -> Result<Vec<u32>> {
+        let plans = plans_of(records, ports, subnets)?;
+        let marks: BTreeSet<u32> = plans.iter().map(|plan| plan.settings.mark).collect();
+        marks.into_iter().try_for_each(check_capabilities)?;
+        self.reconfigure(plans, grace)
+    }
+
+    /// As `configure`, without the capabilities.
+    pub fn reconfigure(&self, plans: Vec<Plan>, grace: Duration) -> Result<Vec<u32>> {
+        let next = self.change()?;
+        let before = self.table.snapshot();
+        for (at, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.id != 0) {
+            self.find(plan.id)?;
+            if plans[..at].iter().any(|other| other.id == plan.id) {
+                return Err(Error::invalid(format!("listener {} is named twice", plan.id)));
+            }
+        }
+        let listeners = self.carry_out(&next, plans)?;
+        let ids: Vec<u32> = listeners.iter().map(|listener| listener.id).collect();
+        for gone in before.listeners.iter().filter(|known| !ids.contains(&known.id)) {
+            self.close(gone, grace);
+        }
+        self.publish(listeners);
+        Ok(ids)
+    }
+
+    /// What there is, as a plan that changes nothing.
+    fn plans(&self) -> Vec<Plan> {
+        let snapshot = self.table.snapshot();
+        let plan = |listener: &Arc<Listener>| Plan {
+            id: listener.id,
+            settings: listener.settings.clone(),
+            subnets: listener.subnets.clone(),
+            ports: Ports::Keep,
+        };
+        snapshot.listeners.iter().map(plan).collect()
+    }
+
+    /// Checks a plan for all listeners, and opens what it takes.
+    fn carry_out(&self, next: &Next, plans: Vec<Plan>) -> Result<Vec<Arc<Listener>>> {
+        let before = self.table.snapshot();
+        self.check_loops(&plans, &before)?;
+        let mut kept: HashMap<(SocketAddr, Transport), Arc<Sockets>> = HashMap::new();
+        for port in before.listeners.iter().flat_map(|listener| &listener.ports) {
+            for transport in Transport::BOTH {
+                let sockets = port.sockets(transport).cloned();
+                kept.extend(sockets.map(|sockets| ((port.listen, transport), sockets)));
+            }
+        }
+        let mut taken = HashSet::new();
+        let mut listeners = Vec::with_capacity(plans.len());
+        for plan in plans {
+            let known = before.find(plan.id);
+            let ports = match plan.ports {
+                Ports::Keep => known.map(|known| known.ports.clone()).unwrap_or_default(),
+                Ports::Open(wanted) => {
+                    let open = |wanted: &Wanted| self.open_port(next, wanted, &kept);
+                    wanted.iter().map(open).collect::<Result<_>>()?
+                }
+            };
+            for port in &ports {
+                for transport in Transport::BOTH {
+                    let is_there = port.sockets(transport).is_some();
+                    if is_there && !taken.insert((port.listen, transport)) {
+                        return Err(port::twice(port.listen, transport));
+                    }
+                }
+            }
+            let subnets = plan.subnets;
+            listeners.push(Arc::new(match known {
+                Some(known) => {
+                    Listener { settings: plan.settings, subnets, ports, ..(**known).clone() }
+                }
+                None => {
+                    let id = next.listener.get();
+                    next.listener.set(id + 1);
+                    let workers = self.settings.workers;
+                    Listener { subnets, ..Listener::new(id, plan.settings, ports, workers) }
+                }
+            }));
+        }
+        Ok(listeners)
+    }
+
+    fn open_port(
+        &self,
+        next: &Next,
+        wanted: &Wanted,
+        kept: &HashMap<(SocketAddr, Transport), Arc<Sockets>>,
+    ) -> Result<Arc<Port>> {
+        let kept = |transport| kept.get(&(wanted.listen, transport)).cloned();
+        let new_id = || next.sockets.replace(next.sockets.get() + 1);
+        Port::open(wanted, kept, new_id, self.settings.workers).map(Arc::new)
+    }
+
+    /// Begins a listener's end.
+    fn close(&self, listener: &Listener, grace: Duration) {
+        let _ = listener.lasting.ends_at.set(Instant::now() + grace);
+        lock(&self.closed).draining.push(listener.lasting.clone());
     }
 
     fn find(&self, id: u32) -> Result<Arc<Listener>> {
@@ -214,46 +377,25 @@ impl Proxy {
         }
     }
 
-    /// Whether no upstream is a listener, with these ports for those of listener `id`.
-    fn check_loops(&self, id: u32, ports: &[Wanted]) -> Result<()> {
-        let snapshot = self.table.snapshot();
-        let others = || {
-            let others = snapshot.listeners.iter().filter(move |listener| listener.id != id);
-            others.flat_map(|listener| &listener.ports).map(|port| Wanted {
-                listen: port.listen,
-                upstreams: port.upstreams,
-                tcp: port.tcp.is_some(),
-                udp: port.udp.is_some(),
-                only_v6: false,
-            })
+    /// Whether no upstream of a plan is one of its listeners.
+    fn check_loops(&self, plans: &[Plan], before: &Snapshot) -> Result<()> {
+        let of_plan = |plan: &Plan| match &plan.ports {
+            Ports::Open(ports) => ports.clone(),
+            Ports::Keep => {
+                let ports = before.find(plan.id).map(|known| &known.ports);
+                ports.into_iter().flatten().map(|port| Wanted::of(port)).collect()
+            }
         };
-        let listens = others().chain(ports.iter().copied());
-        let places = Places::new(
-            listens.map(|port| (port.listen, port.tcp, port.udp)),
-            self.settings.metrics,
-        );
+        let ports: Vec<Wanted> = plans.iter().flat_map(of_plan).collect();
+        let listens = ports.iter().map(|port| (port.listen, port.tcp, port.udp));
+        let places = Places::new(listens, self.settings.metrics);
         let known = self.host.known();
-        // Its own first: that is what the operator has just asked for.
-        ports.iter().copied().chain(others()).try_for_each(|port| places.check(&port, &known))
+        // The new ones first: they are what the operator has just asked for.
+        ports.iter().rev().try_for_each(|port| places.check(port, &known))
     }
 
-    fn open_ports(
-        &self,
-        next: &Next,
-        ports: &[Wanted],
-        before: Option<&Listener>,
-    ) -> Result<Vec<Arc<Port>>> {
-        let open = |wanted: &Wanted| {
-            let before = before.and_then(|listener| listener.port_at(wanted.listen));
-            let new_id = || next.port.replace(next.port.get() + 1);
-            Port::open(wanted, before.map(|port| &**port), new_id, self.settings.workers)
-                .map(Arc::new)
-        };
-        ports.iter().map(open).collect()
-    }
-
-    fn publish(&self, listener: Listener) {
-        self.table.put(listener, self.settings.metrics);
+    fn publish(&self, listeners: Vec<Arc<Listener>>) {
+        self.table.publish(listeners, self.settings.metrics);
         self.wake();
     }
 

@@ -1,4 +1,4 @@
-//! A port of a listener: its sockets, one for each worker, and where its traffic goes.
+//! A port of a listener: its sockets, one for each worker and transport, and where its traffic goes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::system::sync::lock;
 use crate::udp::Directory;
 
 /// TCP or UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     Tcp,
     Udp,
@@ -38,22 +38,24 @@ pub struct Wanted {
     pub only_v6: bool,
 }
 
-/// The listening sockets of a port and transport, by worker. A worker takes its own out to close it;
-/// until then it outlives the thread that serves it, so that a restart loses nothing in its queue.
-pub struct Sockets(Box<[Mutex<Option<Socket>>]>);
-
-/// A port of a listener. It never changes: a port whose upstream changes is another one with the same
-/// number, sockets and flows.
-pub struct Port {
-    /// No other port of the proxy has it, ever.
+/// The listening sockets of an address and transport, by worker. A worker closes its own; until then it
+/// outlives the thread that serves it, so that a restart loses nothing in its queue.
+pub struct Sockets {
+    /// No others of the proxy have it, ever.
     pub id: u32,
+    by_worker: Box<[Mutex<Option<Socket>>]>,
+    /// UDP flows by owner, over all workers.
+    pub flows: Arc<Directory>,
+}
+
+/// A port of a listener. It never changes: a port whose upstream or listener changes is another one with
+/// the same sockets.
+pub struct Port {
     /// Where it listens. A port of 0 was replaced by the kernel's choice.
     pub listen: SocketAddr,
     pub upstreams: Upstreams,
     pub tcp: Option<Arc<Sockets>>,
     pub udp: Option<Arc<Sockets>>,
-    /// UDP flows by owner, over all workers.
-    pub flows: Arc<Directory>,
 }
 
 impl Transport {
@@ -131,6 +133,17 @@ impl Wanted {
         }
     }
 
+    /// A port as it is.
+    pub fn of(port: &Port) -> Wanted {
+        Wanted {
+            listen: port.listen,
+            upstreams: port.upstreams,
+            tcp: port.tcp.is_some(),
+            udp: port.udp.is_some(),
+            only_v6: false,
+        }
+    }
+
     /// Whether it is served over a transport.
     pub fn has(&self, transport: Transport) -> bool {
         match transport {
@@ -142,7 +155,12 @@ impl Wanted {
 
 impl Sockets {
     /// Opens one for each of so many workers, where nobody else listens.
-    fn open(wanted: &Wanted, transport: Transport, workers: usize) -> Result<Arc<Sockets>> {
+    fn open(
+        wanted: &Wanted,
+        transport: Transport,
+        id: u32,
+        workers: usize,
+    ) -> Result<Arc<Sockets>> {
         let (mut listen, only_v6) = (wanted.listen, wanted.only_v6);
         check_free(listen, transport, only_v6)?;
         let mut sockets = Vec::with_capacity(workers);
@@ -158,44 +176,40 @@ impl Sockets {
             }
             sockets.push(Mutex::new(Some(opened)));
         }
-        Ok(Arc::new(Sockets(sockets.into())))
+        Ok(Arc::new(Sockets { id, by_worker: sockets.into(), flows: Arc::default() }))
     }
 
     /// The descriptor of a worker's socket, unless it was closed.
     pub fn fd(&self, worker: u32) -> Option<RawFd> {
-        lock(self.0.get(worker as usize)?).as_ref().map(AsRawFd::as_raw_fd)
+        lock(self.by_worker.get(worker as usize)?).as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// Closes a worker's socket.
     pub fn close(&self, worker: u32) {
-        if let Some(socket) = self.0.get(worker as usize) {
+        if let Some(socket) = self.by_worker.get(worker as usize) {
             *lock(socket) = None;
         }
     }
 
     fn local_addr(&self) -> Option<SocketAddr> {
-        lock(self.0.first()?).as_ref()?.local_addr().ok()?.as_socket()
+        lock(self.by_worker.first()?).as_ref()?.local_addr().ok()?.as_socket()
     }
 }
 
 impl Port {
-    /// Opens a port's sockets. What `before` has open already is kept as it is: a port that listens on
-    /// the same address.
+    /// Opens a port's sockets, but for those that `kept` has for a transport.
     ///
     /// # Errors
-    /// Those of the operating system, with the address; nothing stays open then.
+    /// Those of the operating system, with the address; nothing that was opened stays open then.
     pub fn open(
         wanted: &Wanted,
-        before: Option<&Port>,
-        new_id: impl FnOnce() -> u32,
+        kept: impl Fn(Transport) -> Option<Arc<Sockets>>,
+        new_id: impl Fn() -> u32,
         workers: usize,
     ) -> Result<Port> {
         let open = |transport| {
-            let kept = before.and_then(|port| port.sockets(transport)).cloned();
-            wanted
-                .has(transport)
-                .then(|| kept.map_or_else(|| Sockets::open(wanted, transport, workers), Ok))
-                .transpose()
+            let open = || Sockets::open(wanted, transport, new_id(), workers);
+            wanted.has(transport).then(|| kept(transport).map_or_else(open, Ok)).transpose()
         };
         let (tcp, udp) = (open(Transport::Tcp)?, open(Transport::Udp)?);
         let mut listen = wanted.listen;
@@ -203,14 +217,7 @@ impl Port {
             let any = tcp.as_ref().or(udp.as_ref());
             listen = any.and_then(|sockets| sockets.local_addr()).unwrap_or(listen);
         }
-        Ok(Port {
-            id: before.map_or_else(new_id, |port| port.id),
-            listen,
-            upstreams: wanted.upstreams,
-            tcp,
-            udp,
-            flows: before.map(|port| port.flows.clone()).unwrap_or_default(),
-        })
+        Ok(Port { listen, upstreams: wanted.upstreams, tcp, udp })
     }
 
     /// Its sockets of a transport, if it is served over that.
@@ -229,6 +236,11 @@ impl Port {
 pub fn check_free(listen: SocketAddr, transport: Transport, only_v6: bool) -> Result<()> {
     socket::check_free(listen, transport == Transport::Tcp, only_v6)
         .map_err(|error| cannot_listen(listen, transport, &error))
+}
+
+/// That two ports of a configuration listen on one address.
+pub fn twice(listen: SocketAddr, transport: Transport) -> Error {
+    Error::invalid(format!("Cannot listen on {listen} ({}) twice", transport.name()))
 }
 
 fn cannot_listen(on: SocketAddr, transport: Transport, error: &io::Error) -> Error {

@@ -36,26 +36,8 @@ impl Table {
         lock(&self.current).clone()
     }
 
-    /// Puts a listener in, in place of the one with its number if there is one. One change at a time:
-    /// the caller holds a lock over what it has read and this.
-    pub fn put(&self, listener: Listener, metrics: Option<SocketAddr>) {
-        let mut listeners = self.snapshot().listeners.clone();
-        let listener = Arc::new(listener);
-        match listeners.iter_mut().find(|known| known.id == listener.id) {
-            Some(known) => *known = listener,
-            None => listeners.push(listener),
-        }
-        self.publish(listeners, metrics);
-    }
-
-    /// Takes a listener out; as `put`, one change at a time.
-    pub fn remove(&self, id: u32, metrics: Option<SocketAddr>) {
-        let mut listeners = self.snapshot().listeners.clone();
-        listeners.retain(|known| known.id != id);
-        self.publish(listeners, metrics);
-    }
-
-    fn publish(&self, listeners: Vec<Arc<Listener>>, metrics: Option<SocketAddr>) {
+    /// Replaces all of it. One change at a time: the caller holds a lock over what it has read and this.
+    pub fn publish(&self, listeners: Vec<Arc<Listener>>, metrics: Option<SocketAddr>) {
         let places = Places::of(&listeners, metrics);
         *lock(&self.current) = Arc::new(Snapshot { listeners, places });
         self.version.fetch_add(1, Ordering::Release);

@@ -40,7 +40,7 @@ const PAUSE_MS: u64 = 100;
 /// A worker's listening sockets and all its connections.
 pub struct Connections {
     listening: Slab<Listening>,
-    /// By the port's number.
+    /// By the number of their sockets.
     by_port: HashMap<u32, Key>,
     /// Listening sockets that have connections.
     acceptable: Vec<Key>,
@@ -162,20 +162,20 @@ impl Connections {
         for listener in &now.listeners {
             for port in &listener.ports {
                 let Some(sockets) = &port.tcp else { continue };
-                let known = gone.remove(&port.id);
+                let known = gone.remove(&sockets.id);
                 if let Some(listening) = known.and_then(|key| self.listening.get_mut(key)) {
                     if !Arc::ptr_eq(&listening.served.listener, listener) {
                         let served = Served::new(worker, listener, port, Transport::Tcp);
                         listening.served = Rc::new(served);
                     }
-                    self.by_port.extend(known.map(|key| (port.id, key)));
+                    self.by_port.extend(known.map(|key| (sockets.id, key)));
                     continue;
                 }
                 let Some(socket) = sockets.fd(worker) else { continue };
                 let served = Rc::new(Served::new(worker, listener, port, Transport::Tcp));
                 let key = self.listening.insert(Listening { socket, served });
                 cx.poll.add(socket, Token::TcpListener(key), Interest::Readable)?;
-                self.by_port.insert(port.id, key);
+                self.by_port.insert(sockets.id, key);
             }
         }
         for key in gone.into_values() {

@@ -42,7 +42,7 @@ impl World {
         let proxy = Proxy::new(of_proxy, Host::watch().unwrap());
         let worker = proxy.open_worker().unwrap();
         let port = Wanted::for_tests(upstream.local_addr().unwrap());
-        proxy.add_listener(settings, &[port]).unwrap();
+        proxy.add_listener(settings, vec![port]).unwrap();
         let address = proxy.table.snapshot().listeners[0].ports[0].listen;
         World { worker, upstream, address }
     }

@@ -68,7 +68,7 @@ const LAST_BATCHES: usize = 64;
 /// One worker's UDP side: its listening sockets, and what came by them.
 pub struct Udp {
     receiving: Slab<Receiving>,
-    /// By the port's number.
+    /// By the number of their sockets.
     by_port: HashMap<u32, Key>,
     /// Those that have datagrams.
     receivable: Vec<Key>,
@@ -95,14 +95,15 @@ struct Receiving {
 
 impl Receiving {
     fn new(cx: &Context, listener: &Arc<Listener>, port: &Arc<ProxyPort>) -> Option<Receiving> {
-        let socket = port.udp.as_ref()?.fd(cx.worker.index)?;
+        let sockets = port.udp.as_ref()?;
+        let socket = sockets.fd(cx.worker.index)?;
         let served = Served::new(cx.worker.index, listener, port, Transport::Udp);
         let port = Port {
-            id: port.id,
+            id: sockets.id,
             listener: listener.id,
             mode: listener.settings.udp_header,
             close_after: listener.settings.close_after,
-            directory: port.flows.clone(),
+            directory: sockets.flows.clone(),
             outside: Rc::new(Listening { socket, served }),
         };
         let wildcard = port.outside.served.port.listen.ip().is_unspecified();
@@ -147,10 +148,11 @@ impl Udp {
         let mut gone = std::mem::take(&mut self.by_port);
         let (mut changed, mut redirected) = (false, HashSet::new());
         for listener in &now.listeners {
-            for port in listener.ports.iter().filter(|port| port.udp.is_some()) {
-                let known = gone.remove(&port.id);
+            for port in &listener.ports {
+                let Some(id) = port.udp.as_ref().map(|sockets| sockets.id) else { continue };
+                let known = gone.remove(&id);
                 if let Some(receiving) = known.and_then(|key| self.receiving.get_mut(key)) {
-                    self.by_port.extend(known.map(|key| (port.id, key)));
+                    self.by_port.extend(known.map(|key| (id, key)));
                     if Arc::ptr_eq(receiving.listener(), listener) {
                         continue;
                     }
@@ -160,7 +162,7 @@ impl Udp {
                         receiving.port = new.port;
                     }
                     if before != port.upstreams {
-                        redirected.insert(port.id);
+                        redirected.insert(id);
                     }
                     continue;
                 }
@@ -168,7 +170,7 @@ impl Udp {
                 let socket = receiving.port.outside.socket;
                 let key = self.receiving.insert(receiving);
                 cx.poll.add(socket, Token::UdpListener(key), Interest::Readable)?;
-                self.by_port.insert(port.id, key);
+                self.by_port.insert(id, key);
                 self.inbox.get_or_insert_with(|| Inbox::new(INTAKE));
             }
         }

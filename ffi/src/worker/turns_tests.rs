@@ -6,7 +6,7 @@ use crate::abi::layout::action;
 use crate::observe::stats::{Counter, STATS_LENGTH};
 use crate::proxy::port::{Upstreams, Wanted};
 use crate::proxy::settings::{ProxySettings, Settings};
-use crate::proxy::Proxy;
+use crate::proxy::{Plan, Ports, Proxy};
 use crate::trust::host::Host;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -39,7 +39,7 @@ fn listens(proxy: &Proxy, id: i32) -> Vec<SocketAddr> {
 }
 
 fn open(proxy: &Proxy, ports: &[Wanted]) -> (i32, Vec<SocketAddr>) {
-    let id = proxy.add_listener(Settings::for_tests(), ports).unwrap();
+    let id = proxy.add_listener(Settings::for_tests(), ports.to_vec()).unwrap();
     (id, listens(proxy, id))
 }
 
@@ -206,7 +206,7 @@ fn a_listener_that_changes_keeps_its_sockets_and_connections() {
 
     let kept = Wanted { listen: listen[0], ..Wanted::for_tests(at_two) };
     let settings = Settings { header_timeout: 1_000, ..Settings::for_tests() };
-    proxy.change_listener(id as u32, settings, &[Wanted::for_tests(at_one), kept]).unwrap();
+    proxy.change_listener(id as u32, settings, vec![Wanted::for_tests(at_one), kept]).unwrap();
     assert_eq!(fd(1), before);
     let added = listens(&proxy, id)[0];
     let _clients = (connect(listen[0]), connect(added));
@@ -221,7 +221,7 @@ fn a_listener_that_changes_keeps_its_sockets_and_connections() {
     drop(silent);
 
     // A port that goes takes nothing new; its connections stay as long as the listener does.
-    proxy.change_listener(id as u32, Settings::for_tests(), &[kept]).unwrap();
+    proxy.change_listener(id as u32, Settings::for_tests(), vec![kept]).unwrap();
     turns.step();
     assert!(TcpStream::connect(added).is_err());
     assert_eq!(count(&proxy, id, Counter::ConnectionsActive), 3);
@@ -325,13 +325,13 @@ fn flows_follow_a_port_to_another_upstream() {
     peer.send_to(&datagram, listen[0]).unwrap();
     turns.datagram(&before);
     let elsewhere = Wanted { listen: listen[0], ..udp(at_after) };
-    proxy.change_listener(id as u32, Settings::for_tests(), &[elsewhere]).unwrap();
+    proxy.change_listener(id as u32, Settings::for_tests(), vec![elsewhere]).unwrap();
     peer.send_to(&datagram, listen[0]).unwrap();
     turns.datagram(&after);
     assert_eq!(count(&proxy, id, Counter::FlowsActive), 1);
     // What changes nothing of the port leaves its flows alone.
     let settings = Settings { close_after: 1_000, ..Settings::for_tests() };
-    proxy.change_listener(id as u32, settings, &[elsewhere]).unwrap();
+    proxy.change_listener(id as u32, settings, vec![elsewhere]).unwrap();
     peer.send_to(&datagram, listen[0]).unwrap();
     turns.datagram(&after);
     assert_eq!(count(&proxy, id, Counter::FlowsOpened), 2);
@@ -343,7 +343,7 @@ fn a_restricted_listener_lets_nobody_in_before_it_has_its_subnets() {
     let worker = proxy.open_worker().unwrap();
     let (upstream, at) = tcp_upstream();
     let settings = Settings { restricted: true, ..Settings::for_tests() };
-    let id = proxy.add_listener(settings, &[Wanted::for_tests(at)]).unwrap();
+    let id = proxy.add_listener(settings, vec![Wanted::for_tests(at)]).unwrap();
     let (_, other) = open(&proxy, &[Wanted::for_tests(at)]);
     let listen = listens(&proxy, id);
     let mut turns = start(&worker);
@@ -371,7 +371,7 @@ fn a_listener_opens_completely_or_not_at_all_and_says_where() {
     let (taken, at_taken) = tcp_upstream();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let at = |listen| Wanted { listen, ..Wanted::for_tests(([127, 0, 0, 1], 9).into()) };
-    let refused = proxy.add_listener(Settings::for_tests(), &[at(free), at(at_taken)]);
+    let refused = proxy.add_listener(Settings::for_tests(), vec![at(free), at(at_taken)]);
     let text = refused.unwrap_err().text().to_owned();
     assert!(text.starts_with(&format!("Cannot listen on {at_taken} (TCP): ")), "{text}");
     assert!(TcpListener::bind(free).is_ok());
@@ -379,7 +379,7 @@ fn a_listener_opens_completely_or_not_at_all_and_says_where() {
     drop(taken);
     let (id, _) = open(&proxy, &[at(free), at(at_taken)]);
     assert_eq!((id, proxy.table.version()), (1, 1));
-    let refused = proxy.add_listener(Settings::for_tests(), &[at(free)]);
+    let refused = proxy.add_listener(Settings::for_tests(), vec![at(free)]);
     assert!(refused.is_err(), "another listener has it");
 }
 
@@ -387,7 +387,7 @@ fn a_listener_opens_completely_or_not_at_all_and_says_where() {
 fn no_listener_may_forward_to_another_and_none_may_come_where_one_forwards_to() {
     let proxy = proxy(1);
     let (_, listen) = open(&proxy, &[Wanted::for_tests(([127, 0, 0, 1], 9).into())]);
-    let loops = proxy.add_listener(Settings::for_tests(), &[Wanted::for_tests(listen[0])]);
+    let loops = proxy.add_listener(Settings::for_tests(), vec![Wanted::for_tests(listen[0])]);
     let text = loops.unwrap_err().text().to_owned();
     let expected =
         format!("Cannot forward to {0}: mmproxy itself listens there, on {0}", listen[0]);
@@ -395,10 +395,10 @@ fn no_listener_may_forward_to_another_and_none_may_come_where_one_forwards_to() 
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     open(&proxy, &[Wanted::for_tests(free)]);
     let there = Wanted { listen: free, ..Wanted::for_tests(([127, 0, 0, 1], 9).into()) };
-    assert!(proxy.add_listener(Settings::for_tests(), &[there]).is_err());
+    assert!(proxy.add_listener(Settings::for_tests(), vec![there]).is_err());
     // Over the other transport nothing arrives there.
     let other = Wanted { upstreams: Upstreams::new(Some(listen[0]), None).unwrap(), ..udp(free) };
-    assert!(proxy.add_listener(Settings::for_tests(), &[other]).is_ok());
+    assert!(proxy.add_listener(Settings::for_tests(), vec![other]).is_ok());
 }
 
 #[test]
@@ -410,4 +410,91 @@ fn both_families_have_a_wildcard_of_their_own() {
     let v4 = at(format!("0.0.0.0:{free}"));
     let v6 = Wanted { only_v6: true, ..at(format!("[::]:{free}")) };
     open(&proxy, &[v4, v6]);
+}
+
+fn plan(id: i32, ports: &[Wanted]) -> Plan {
+    let ports = Ports::Open(ports.to_vec());
+    Plan { id: id as u32, settings: Settings::for_tests(), subnets: None, ports }
+}
+
+/// A port as it listens now.
+fn here(listen: SocketAddr, port: Wanted) -> Wanted {
+    Wanted { listen, ..port }
+}
+
+#[test]
+fn a_whole_configuration_moves_a_port_to_another_listener_without_touching_its_sockets() {
+    let proxy = proxy(1);
+    let worker = proxy.open_worker().unwrap();
+    let ((tcp, at_tcp), (behind_udp, at_udp)) = (tcp_upstream(), udp_socket());
+    let (first, listen) = open(&proxy, &[Wanted::for_tests(at_tcp), udp(at_udp)]);
+    let (second, other) = open(&proxy, &[Wanted::for_tests(at_tcp)]);
+    let mut turns = start(&worker);
+    let (peer, _) = udp_socket();
+    let mut client = connect(listen[0]);
+    let mut behind = turns.accept(&tcp);
+    let _staying = connect(other[0]);
+    let _behind_staying = turns.accept(&tcp);
+    peer.send_to(&[HEADER, b"x"].concat(), listen[1]).unwrap();
+    let (_, from) = turns.datagram(&behind_udp);
+
+    let moved = [
+        here(listen[0], Wanted::for_tests(at_tcp)),
+        here(listen[1], udp(at_udp)),
+        Wanted::for_tests(at_tcp),
+    ];
+    let stays = here(other[0], Wanted::for_tests(at_tcp));
+    let plans = vec![plan(second, &[stays]), plan(0, &moved)];
+    let ids = proxy.reconfigure(plans, Duration::from_secs(60)).unwrap();
+    assert_eq!(ids, [second as u32, 3]);
+    // A connection that comes before the worker looks is not lost, nor a datagram or a reply.
+    let _new = connect(listen[0]);
+    behind_udp.send_to(b"reply", from).unwrap();
+    peer.send_to(&[HEADER, b"y"].concat(), listen[1]).unwrap();
+    let _behind_new = turns.accept(&tcp);
+    assert_eq!(turns.datagram(&behind_udp), (b"y".to_vec(), from), "the flow goes on");
+    assert_eq!(turns.datagram(&peer), (b"reply".to_vec(), listen[1]));
+    assert_eq!(count(&proxy, 3, Counter::Accepted), 1);
+    assert_eq!(count(&proxy, 3, Counter::DatagramsUp), 1);
+    let added = listens(&proxy, 3)[2];
+    let _at_added = connect(added);
+    turns.accept(&tcp);
+    // What the closed listener had accepted ends after its grace, and no other.
+    client.write_all(b"still").unwrap();
+    assert_eq!(turns.read(&mut behind), b"still");
+    assert_eq!(count(&proxy, first, Counter::ConnectionsActive), 1);
+    turns.pass(61_000);
+    assert_eq!(turns.read(&mut client), b"");
+    assert_eq!(count(&proxy, second, Counter::ConnectionsActive), 1);
+}
+
+#[test]
+fn a_configuration_that_cannot_be_had_changes_nothing() {
+    let proxy = proxy(1);
+    let (taken, at_taken) = tcp_upstream();
+    let nine = ([127, 0, 0, 1], 9).into();
+    let (id, listen) = open(&proxy, &[Wanted::for_tests(nine)]);
+    let before = proxy.table.version();
+    let kept = here(listen[0], Wanted::for_tests(nine));
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let new = here(free, Wanted::for_tests(nine));
+    let in_the_way = here(at_taken, Wanted::for_tests(nine));
+    let looping = Wanted::for_tests(listen[0]);
+    for (plans, says) in [
+        (vec![plan(id, &[kept, new]), plan(0, &[in_the_way])], "Cannot listen on"),
+        (vec![plan(id, &[kept]), plan(0, &[new, looping])], "Cannot forward to"),
+        (vec![plan(id, &[kept]), plan(0, &[kept])], "Cannot listen on"),
+        (vec![plan(7, &[kept])], "there is no listener 7"),
+        (vec![plan(id, &[kept]), plan(id, &[new])], "listener 1 is named twice"),
+    ] {
+        let error = proxy.reconfigure(plans, Duration::ZERO).unwrap_err();
+        assert!(error.text().starts_with(says), "{}", error.text());
+        assert_eq!(proxy.table.version(), before);
+        assert!(TcpListener::bind(free).is_ok(), "what was opened is closed");
+    }
+    assert!(TcpStream::connect(listen[0]).is_ok());
+    drop(taken);
+    // TCP and UDP of one address may be two listeners'.
+    let other = here(listen[0], udp(nine));
+    assert!(proxy.reconfigure(vec![plan(id, &[kept]), plan(0, &[other])], Duration::ZERO).is_ok());
 }
