@@ -1,0 +1,94 @@
+//! Options of a socket, and what it tells of itself.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::RawFd;
+
+use libc::{c_int, socklen_t};
+
+use super::call::check;
+
+pub(super) fn set_mark(fd: RawFd, mark: u32) -> io::Result<()> {
+    if mark == 0 {
+        return Ok(());
+    }
+    set_int(fd, libc::SOL_SOCKET, libc::SO_MARK, mark as c_int)
+}
+
+/// Sets a receive buffer, past net.core.rmem_max where the process may (socket(7)).
+pub fn set_receive_buffer(fd: RawFd, bytes: c_int) {
+    if set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {
+        // Without CAP_NET_ADMIN the limit of the system applies, which is no reason to fail.
+        let _ = set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
+    }
+}
+
+/// Makes close(2) send a reset, so that a reset is relayed as one (socket(7), SO_LINGER).
+pub fn reset_on_close(fd: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // A socket that cannot be told is closed in the ordinary way.
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+}
+
+/// The error that a socket holds, or 0 (socket(7), SO_ERROR).
+pub fn take_error(fd: RawFd) -> i32 {
+    let mut error: c_int = 0;
+    let mut length = size_of::<c_int>() as socklen_t;
+    // SAFETY: `error` has `length` bytes and outlives the call.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &mut length)
+    };
+    if result == 0 {
+        error
+    } else {
+        libc::EBADF
+    }
+}
+
+/// How long nothing has come from the other end of a connection, and how often it was asked in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// Milliseconds since data or an acknowledgement came.
+    pub ms: u32,
+    /// Retransmissions, or probes, that nothing has answered.
+    pub tries: u8,
+}
+
+/// How things stand with a connection; all is well where the kernel does not say (tcp(7), TCP_INFO).
+pub fn unanswered(fd: RawFd) -> Unanswered {
+    // SAFETY: zeroes are a valid `tcp_info`.
+    let mut info: libc::tcp_info = unsafe { zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as socklen_t;
+    // SAFETY: `info` has `length` bytes and outlives the call; what an older kernel leaves out stays
+    // zero.
+    unsafe {
+        libc::getsockopt(fd, libc::SOL_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut length)
+    };
+    Unanswered {
+        ms: info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv),
+        tries: info.tcpi_retransmits.max(info.tcpi_probes),
+    }
+}
+
+/// Sets an option that is a number (setsockopt(2)).
+pub fn set_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    set_option(fd, level, name, &value)
+}
+
+/// Reads an option that is a number (getsockopt(2)).
+#[cfg(test)]
+pub fn get_int(fd: RawFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut length = size_of::<c_int>() as socklen_t;
+    // SAFETY: `value` has `length` bytes and outlives the call.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut length) })?;
+    Ok(value)
+}
+
+fn set_option<T>(fd: RawFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the value is valid for its size and outlives the call.
+    check(unsafe {
+        libc::setsockopt(fd, level, name, (value as *const T).cast(), size_of::<T>() as socklen_t)
+    })?;
+    Ok(())
+}

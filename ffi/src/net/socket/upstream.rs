@@ -1,0 +1,283 @@
+//! Sockets towards an upstream, with the client's address.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::{c_int, socklen_t};
+
+use super::address::RawAddr;
+use super::call::check;
+use super::dscp::set_dscp;
+use super::options::{reset_on_close, set_int, set_mark};
+
+/// From where the upstream sees a connection or a flow come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The proxy's own address, which the kernel picks.
+    Own,
+    /// The client's address and port; port 0 asks for an ephemeral one.
+    Client(SocketAddr),
+}
+
+impl Source {
+    /// The address whose family decides which upstream is meant: the client's, or without one the
+    /// peer's.
+    pub fn stands_for(self, peer: SocketAddr) -> IpAddr {
+        match self {
+            Source::Client(client) => client.ip(),
+            Source::Own => peer.ip(),
+        }
+    }
+}
+
+/// A connection or flow towards the upstream, and whether the client's port had to be given up.
+pub struct Opened {
+    pub socket: OwnedFd,
+    pub port_fallback: bool,
+}
+
+/// The error of an upstream socket that does not have its client's address, or port where that was
+/// asked for: nothing may be sent on it.
+#[derive(Debug)]
+struct OtherSource;
+
+impl std::error::Error for OtherSource {}
+
+impl fmt::Display for OtherSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the kernel would use another address than the client's")
+    }
+}
+
+/// What stands for that in place of an errno.
+pub const OTHER_SOURCE: i32 = -1;
+
+/// An error's errno, or `OTHER_SOURCE`.
+pub fn errno(error: &io::Error) -> i32 {
+    if is_other_source(error) {
+        return OTHER_SOURCE;
+    }
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Whether a call failed for want of descriptors, of the process or of the system.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Whether a socket was not opened because it would not have had its client's address.
+pub fn is_other_source(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<OtherSource>())
+}
+
+/// How a TCP connection to the upstream is made.
+#[derive(Clone, Copy, Default)]
+pub struct TcpOptions {
+    pub mark: u32,
+    /// With that congestion control in place of the host's own.
+    pub reno: bool,
+    /// For all its packets: see `peer_dscp`.
+    pub dscp: u8,
+    /// No search for a free port, where none was found a moment ago: EADDRNOTAVAIL at once.
+    pub no_search: bool,
+}
+
+/// Starts a TCP connection to the upstream; it is established once the socket is writable. The socket
+/// has its client's address, or is none (`is_other_source`).
+pub fn connect_tcp(
+    source: Source,
+    upstream: SocketAddr,
+    options: TcpOptions,
+) -> io::Result<Opened> {
+    with_port_fallback(source, options.no_search, |source| {
+        let socket = upstream_socket(libc::SOCK_STREAM, upstream, options.mark)?;
+        if options.reno {
+            set_reno(socket.as_raw_fd());
+        }
+        set_dscp(socket.as_raw_fd(), upstream, options.dscp);
+        set_int(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_NODELAY, 1)?;
+        // Before the first byte: an urgent one that came earlier would be left out of the stream.
+        set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+        if let Source::Client(client) = source {
+            // The port may be in TIME_WAIT, or in use towards another upstream: connect(2) then
+            // decides by the whole 4-tuple, not bind(2) by the port alone.
+            set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            bind_transparent(socket.as_raw_fd(), client)?;
+        }
+        match connect(socket.as_raw_fd(), upstream) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        if let Source::Client(client) = source {
+            if !has_address(socket.as_raw_fd(), client)? {
+                // The connection may stand already: its server must not take it for one that ended.
+                reset_on_close(socket.as_raw_fd());
+                return Err(io::Error::other(OtherSource));
+            }
+        }
+        Ok(socket)
+    })
+}
+
+/// Whether a socket has the address of a client and, unless it is 0, the port (getsockname(2)).
+fn has_address(fd: RawFd, client: SocketAddr) -> io::Result<bool> {
+    let mut own = RawAddr::empty();
+    let mut length = RawAddr::ROOM;
+    // SAFETY: `own` has `length` bytes of room and outlives the call.
+    check(unsafe { libc::getsockname(fd, own.as_mut_ptr().cast(), &mut length) })?;
+    own.set_length(length);
+    Ok(own.socket_addr().is_some_and(|own| {
+        own.ip() == client.ip() && (client.port() == 0 || own.port() == client.port())
+    }))
+}
+
+/// Whether a UDP socket that is bound to an address would send from another: bind(2) takes a subnet's
+/// broadcast address, the kernel then picks the source, and getsockname(2) goes on showing what was
+/// bound. connect(2) to it tells: a broadcast address is refused (EACCES) until SO_BROADCAST is set. A
+/// route of type `prohibit` is refused in the same way, but then as well.
+fn is_broadcast(fd: RawFd, client: SocketAddr) -> bool {
+    /// Nothing is sent to it (discard).
+    const ANY_PORT: u16 = 9;
+    if client.is_ipv6() {
+        return false;
+    }
+    let to = SocketAddr::new(client.ip(), ANY_PORT);
+    let is_refused = connect(fd, to).is_err_and(|error| error.raw_os_error() == Some(libc::EACCES));
+    is_refused
+        && set_int(fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1).is_ok()
+        && connect(fd, to).is_ok()
+}
+
+/// Sets reno, which every user may (tcp(7)); a kernel that lacks it keeps the host's own.
+fn set_reno(socket: RawFd) {
+    const NAME: &std::ffi::CStr = c"reno";
+    // SAFETY: the name lives as long as the program, and so many bytes of it are read.
+    unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_TCP,
+            libc::TCP_CONGESTION,
+            NAME.as_ptr().cast(),
+            NAME.count_bytes() as socklen_t,
+        )
+    };
+}
+
+/// Opens a UDP socket that speaks to the upstream alone. It has its client's address, or is none
+/// (`is_other_source`).
+pub fn connect_udp(source: Source, upstream: SocketAddr, mark: u32) -> io::Result<Opened> {
+    with_port_fallback(source, false, |source| {
+        let socket = upstream_socket(libc::SOCK_DGRAM, upstream, mark)?;
+        if let Source::Client(client) = source {
+            bind_transparent(socket.as_raw_fd(), client)?;
+            if is_broadcast(socket.as_raw_fd(), client) {
+                return Err(io::Error::other(OtherSource));
+            }
+        }
+        connect(socket.as_raw_fd(), upstream)?;
+        if let Source::Client(client) = source {
+            if !has_address(socket.as_raw_fd(), client)? {
+                return Err(io::Error::other(OtherSource));
+            }
+        }
+        Ok(socket)
+    })
+}
+
+fn with_port_fallback(
+    source: Source,
+    no_search: bool,
+    open: impl Fn(Source) -> io::Result<OwnedFd>,
+) -> io::Result<Opened> {
+    let none_free = || Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
+    if no_search && !matches!(source, Source::Client(client) if client.port() != 0) {
+        return none_free();
+    }
+    match (open(source), source) {
+        (Err(error), Source::Client(client)) if client.port() != 0 && is_port_taken(&error) => {
+            if no_search {
+                return none_free();
+            }
+            let ephemeral = Source::Client(SocketAddr::new(client.ip(), 0));
+            Ok(Opened { socket: open(ephemeral)?, port_fallback: true })
+        }
+        (Ok(socket), Source::Client(client)) => {
+            Ok(Opened { socket, port_fallback: client.port() == 0 })
+        }
+        (opened, _) => Ok(Opened { socket: opened?, port_fallback: false }),
+    }
+}
+
+/// bind(2) says EADDRINUSE, connect(2) says EADDRNOTAVAIL when the 4-tuple exists (TIME_WAIT). A
+/// privileged port needs CAP_NET_BIND_SERVICE, or EACCES.
+fn is_port_taken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::EACCES))
+}
+
+fn upstream_socket(kind: c_int, upstream: SocketAddr, mark: u32) -> io::Result<OwnedFd> {
+    let family = if upstream.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointers are passed.
+    let fd =
+        check(unsafe { libc::socket(family, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_mark(fd, mark)?;
+    Ok(socket)
+}
+
+/// Binds to an address that is not this host's (ip(7), IP_TRANSPARENT).
+fn bind_transparent(fd: RawFd, client: SocketAddr) -> io::Result<()> {
+    const IPV6_TRANSPARENT: c_int = 75;
+    let (level, name) = match client {
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, IPV6_TRANSPARENT),
+    };
+    set_int(fd, level, name, 1)?;
+    if client.port() == 0 {
+        // Lets connect(2) choose a port that is free for this 4-tuple, not for all of them.
+        set_int(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    }
+    let raw = RawAddr::from(client);
+    // SAFETY: the address is valid for the length of the call.
+    check(unsafe { libc::bind(fd, (&raw const raw.storage).cast(), raw.length) })?;
+    Ok(())
+}
+
+fn connect(fd: RawFd, to: SocketAddr) -> io::Result<()> {
+    let raw = RawAddr::from(to);
+    // SAFETY: the address is valid for the length of the call.
+    check(unsafe { libc::connect(fd, (&raw const raw.storage).cast(), raw.length) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::listen::tcp_listener;
+    use super::*;
+    use socket2::Socket;
+
+    #[test]
+    fn a_connection_uses_reno_where_it_is_asked_for() {
+        let listener = tcp_listener("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let upstream = listener.local_addr().unwrap().as_socket().unwrap();
+        let control_of = |reno| {
+            let options = TcpOptions { reno, ..TcpOptions::default() };
+            let connection = connect_tcp(Source::Own, upstream, options).unwrap().socket;
+            String::from_utf8(Socket::from(connection).tcp_congestion().unwrap()).unwrap()
+        };
+        let hosts = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+        assert_eq!(control_of(true).trim_end_matches('\0'), "reno");
+        assert_eq!(control_of(false).trim_end_matches('\0'), hosts.trim_end());
+    }
+
+    #[test]
+    fn a_search_that_is_not_wanted_costs_nothing_and_an_exact_port_needs_none() {
+        let listener = tcp_listener("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let upstream = listener.local_addr().unwrap().as_socket().unwrap();
+        let options = TcpOptions { no_search: true, ..TcpOptions::default() };
+        let refused = connect_tcp(Source::Own, upstream, options).err().unwrap();
+        assert_eq!(refused.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+    }
+}
