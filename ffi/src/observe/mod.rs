@@ -5,4 +5,5 @@ pub mod events;
 pub mod log_limit;
 pub mod log_queue;
 pub mod refusal;
+pub mod silence;
 pub mod stats;

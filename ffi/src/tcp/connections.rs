@@ -10,7 +10,6 @@ use hashbrown::HashMap;
 
 use super::pending::{Limits, Pending};
 use super::ports::Exhausted;
-use super::silence::Outcome;
 use super::watch::{Due, Watch, Watched};
 use crate::abi::layout::{carrier, level, protocol, Event, MAX_HEADER};
 use crate::header::frame::{self, Frame};
@@ -18,6 +17,7 @@ use crate::net::socket::{self, RawAddr, Source, TcpOptions};
 use crate::observe::access::{Account, Ending};
 use crate::observe::events::EventKind;
 use crate::observe::refusal::Refusal;
+use crate::observe::silence::Outcome;
 use crate::observe::stats::{Counter, Histogram};
 use crate::proxy::port::Transport;
 use crate::proxy::settings::ProxySettings;
@@ -531,7 +531,7 @@ impl Connections {
             Ok(opened) => {
                 let connection = self.connections.get_mut(key)?;
                 if opened.port_fallback {
-                    tell_fallback(cx, &served, peer, &decision);
+                    cx.tell_fallback(&served, peer, &decision);
                 }
                 let mut towards = Upstream {
                     side: Side::new(opened.socket),
@@ -602,7 +602,7 @@ impl Connections {
         stats.observe(Histogram::ConnectTime, cx.now - upstream.asked_at);
         if cx.worker.logs(level::DEBUG) {
             let event = Event::new(EventKind::ConnectionOpened, level::DEBUG);
-            let event = described(event, connection.peer_address, &upstream.decision);
+            let event = upstream.decision.described(event, connection.peer_address);
             cx.tell(&connection.served, event);
         }
         connection.phase = Phase::Relaying(upstream);
@@ -760,7 +760,7 @@ impl Connections {
             if let End::Over(Some(errno)) = end {
                 event.errno = errno;
             }
-            let event = described(event, connection.peer_address, &upstream.decision);
+            let event = upstream.decision.described(event, connection.peer_address);
             cx.tell(&connection.served, event);
         }
     }
@@ -814,13 +814,6 @@ fn tell_silence(cx: &Context, served: &Served, timed_out: u32) {
     }
 }
 
-/// Counts and tells that a client's port could not be had.
-pub fn tell_fallback(cx: &Context, served: &Served, peer: SocketAddr, decision: &Decision) {
-    served.stats.add(Counter::PortFallbacks, 1);
-    let event = described(Event::new(EventKind::PortFallback, level::DEBUG), peer, decision);
-    cx.tell(served, Event { value: u32::from(event.client.port), ..event });
-}
-
 /// Counts and logs that no port is free towards the upstream.
 fn find_no_port(cx: &Context, served: &Served, peer: SocketAddr, decision: &Decision) -> End {
     let errno = libc::EADDRNOTAVAIL;
@@ -829,7 +822,7 @@ fn find_no_port(cx: &Context, served: &Served, peer: SocketAddr, decision: &Deci
     stats.add(Counter::ConnectErrors, 1);
     stats.fail_to_connect(errno);
     let event = Event::new(EventKind::PortsExhausted, level::WARN);
-    cx.tell_limited(served, Event { errno, ..described(event, peer, decision) });
+    cx.tell_limited(served, Event { errno, ..decision.described(event, peer) });
     End::Unreachable(errno)
 }
 
@@ -882,15 +875,6 @@ fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection
         record.bytes_down = relay.down.taken();
     }
     cx.worker.tell_account(account);
-}
-
-fn described(event: Event, peer: SocketAddr, decision: &Decision) -> Event {
-    Event {
-        peer: peer.into(),
-        client: decision.client(),
-        upstream: decision.upstream.into(),
-        ..event
-    }
 }
 
 #[cfg(test)]

@@ -9,5 +9,4 @@ mod pending;
 mod pipes;
 mod ports;
 mod relay;
-pub mod silence;
 mod watch;

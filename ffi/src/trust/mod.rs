@@ -5,4 +5,3 @@ pub mod addresses;
 pub mod client;
 pub mod host;
 pub mod subnets;
-pub mod trusted;

@@ -16,7 +16,6 @@ use crate::observe::access::{Account, Ending};
 use crate::observe::events::EventKind;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
-use crate::tcp::connections::tell_fallback;
 use crate::worker::decision::Decision;
 use crate::worker::poll::{Interest, Key, Token};
 use crate::worker::served::Served;
@@ -111,7 +110,7 @@ impl Edge<Real> for Kernel<'_, '_> {
         let mark = port.served.listener.settings.mark;
         let opened = socket::connect_udp(source, upstream, mark)?;
         if opened.port_fallback {
-            tell_fallback(self.cx, &port.served, peer, decision);
+            self.cx.tell_fallback(&port.served, peer, decision);
         }
         let socket = opened.socket;
         socket::set_receive_buffer(socket.as_raw_fd(), FLOW_BUFFER);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::decision::{client_in, Decision};
 use super::poll::Poll;
 use super::served::Served;
+use super::trusted::Trusted;
 use super::Worker;
 use crate::abi::layout::{level, AccessRecord, Endpoint, Event};
 use crate::net::socket::{self, Source};
@@ -15,9 +16,9 @@ use crate::observe::access::Account;
 use crate::observe::events::EventKind;
 use crate::observe::log_limit::LogLimit;
 use crate::observe::refusal::Refusal;
+use crate::observe::stats::Counter;
 use crate::proxy::places::Places;
 use crate::proxy::table::Snapshot;
-use crate::trust::trusted::Trusted;
 
 /// The decoder in TypeScript: the header's length in bytes and its `carrier`; an `action` comes back,
 /// and the verdict in the scratch region.
@@ -228,18 +229,20 @@ impl<'a> Context<'a> {
         Some(Event { refusal: refusal as u8, peer: peer.into(), client, ..event })
     }
 
+    /// Counts and tells that a client's port could not be had.
+    pub fn tell_fallback(&self, served: &Served, peer: SocketAddr, decision: &Decision) {
+        served.stats.add(Counter::PortFallbacks, 1);
+        let event = decision.described(Event::new(EventKind::PortFallback, level::DEBUG), peer);
+        self.tell(served, Event { value: u32::from(event.client.port), ..event });
+    }
+
     /// Counts and tells that an upstream socket would not have had its client's address.
     pub fn refuse_other_source(&self, served: &Served, peer: SocketAddr, decision: &Decision) {
         served.stats.refuse(Refusal::SourceMismatch);
         let event = Event::new(EventKind::ClientRefused, level::WARN);
-        let event = Event {
-            refusal: Refusal::SourceMismatch as u8,
-            peer: peer.into(),
-            client: decision.client(),
-            upstream: decision.upstream.into(),
-            ..event
-        };
-        self.tell_limited(served, event);
+        let event = decision.described(event, peer);
+        let refusal = Refusal::SourceMismatch as u8;
+        self.tell_limited(served, Event { refusal, ..event });
     }
 }
 

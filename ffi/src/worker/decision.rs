@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::served::Served;
 use super::Context;
-use crate::abi::layout::{action, Endpoint, Verdict};
+use crate::abi::layout::{action, Endpoint, Event, Verdict};
 use crate::net::socket::Source;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
@@ -24,6 +24,11 @@ impl Decision {
             Source::Client(client) => client.into(),
             Source::Own => Endpoint::default(),
         }
+    }
+
+    /// An event with its addresses.
+    pub fn described(&self, event: Event, peer: SocketAddr) -> Event {
+        Event { peer: peer.into(), client: self.client(), upstream: self.upstream.into(), ..event }
     }
 }
 

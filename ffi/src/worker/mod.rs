@@ -10,6 +10,7 @@ mod scratch;
 pub mod served;
 pub mod slab;
 mod state;
+mod trusted;
 mod wake;
 
 use std::io;

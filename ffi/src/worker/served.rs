@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::abi::layout::Event;
+use crate::observe::silence::Silence;
 use crate::observe::stats::Stats;
 use crate::proxy::listener::Listener;
 use crate::proxy::port::{Port, Transport};
-use crate::tcp::silence::Silence;
 
 /// It never changes: connections keep the one that they were accepted by.
 pub struct Served {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::decision::Decision;
 use crate::net::socket::Source;
 use crate::observe::refusal::Refusal;
 use crate::proxy::places::Places;
@@ -10,7 +11,6 @@ use crate::proxy::port::Transport;
 use crate::trust::addresses::Nature;
 use crate::trust::client;
 use crate::trust::host::{Host, Known};
-use crate::worker::decision::Decision;
 
 /// This host's addresses as the thread last saw them.
 #[derive(Default)]
