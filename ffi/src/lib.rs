@@ -38,7 +38,7 @@ use abi::layout::{
 use observe::log_queue;
 use proxy::port::{self, Transport};
 use proxy::{handles, sandbox};
-use system::{files, notify, probe, usr1};
+use system::{files, notify, probe, resolve, usr1, watch};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
 /// aligned to 8.
@@ -79,6 +79,53 @@ pub unsafe extern "C" fn read_file(
         // SAFETY: the caller's promise.
         let (path, content) = unsafe { (bytes(path, path_length), bytes_mut(content, length)) };
         files::read(path, content)
+    })
+}
+
+/// Watches these files and no others; `paths` are UTF-8, with a zero byte between them. Returns 1 where one
+/// was not watched before, so that it may have changed since it was read, otherwise 0.
+///
+/// # Safety
+/// `paths` is valid for reading `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn watch_files(paths: Buffer, length: u32) -> i32 {
+    // SAFETY: the caller's promise.
+    guard(|| watch::set(unsafe { bytes(paths, length) }))
+}
+
+/// Waits up to `timeout_ms` milliseconds until a watched file has changed, and for the end of what goes on
+/// there: 1, or 0 when none has.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn next_change(timeout_ms: u32) -> i32 {
+    guard(|| watch::wait(Duration::from_millis(u64::from(timeout_ms))))
+}
+
+/// Writes the addresses of a host name, of a family (4 or 6) and with port 0, as many as there is room for;
+/// returns how many. Where there is none, `why` gets the reason, UTF-8, filled up with zeroes. It may take
+/// many seconds.
+///
+/// # Safety
+/// `name` is valid for reading `name_length` bytes, `addresses` for writing `length` bytes: room for one or
+/// more `Endpoint`; `why` for writing `why_length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn resolve(
+    name: Buffer,
+    name_length: u32,
+    family: u32,
+    addresses: Buffer,
+    length: u32,
+    why: Buffer,
+    why_length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is an `Endpoint`.
+        let addresses: &mut [Endpoint] = unsafe { records_mut(addresses, length)? };
+        // SAFETY: the caller's promise.
+        let (name, why) = unsafe { (bytes(name, name_length), bytes_mut(why, why_length)) };
+        resolve::resolve(name, family, addresses, why)
     })
 }
 

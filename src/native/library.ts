@@ -1,7 +1,10 @@
 /** The native core: where it is found, whether it fits, and a typed call for each export. */
-import { ABI_VERSION, EVENT, LISTENER, REACH, ROUTING, SANDBOX, Status } from "./layout.ts";
+import { ABI_VERSION, ENDPOINT, EVENT, LISTENER, REACH, ROUTING, SANDBOX, Status } from "./layout.ts";
 import { Stats, STATS_LENGTH } from "./stats.ts";
 import { symbols } from "./symbols.ts";
+
+/** Of a host name; more are left out. */
+const MOST_ADDRESSES = 64;
 
 type NativeSymbols = Deno.DynamicLibrary<typeof symbols>["symbols"];
 
@@ -129,6 +132,42 @@ export class Library {
       if (size <= content.length) return content.subarray(0, size);
       content = new Uint8Array(size);
     }
+  }
+
+  /** Watches these files and no others; whether one of them was not watched before. */
+  watchFiles(paths: readonly string[]): boolean {
+    const names = new TextEncoder().encode(paths.join("\0"));
+    return this.#unwrap(this.#native.watch_files(names, names.length)) === 1;
+  }
+
+  /** Waits up to `timeout` milliseconds until a watched file has changed; whether one has. */
+  async nextChange(timeout: number): Promise<boolean> {
+    const changed = await this.#native.next_change(timeout);
+    // The text of an error lies on another thread.
+    if (changed < 0) throw new NativeError(changed, "Cannot watch files for changes");
+    return changed === 1;
+  }
+
+  /**
+   * The addresses of a host name as `Endpoint`s with port 0, one or more, or why there are none. It may
+   * take many seconds, in which nothing else waits.
+   */
+  async resolve(name: string, family: 4 | 6): Promise<Uint8Array<ArrayBuffer> | string> {
+    const bytes = new TextEncoder().encode(name);
+    const addresses = new Uint8Array(MOST_ADDRESSES * ENDPOINT.size);
+    const why = new Uint8Array(256);
+    const count = await this.#native.resolve(
+      bytes,
+      bytes.length,
+      family,
+      addresses,
+      addresses.length,
+      why,
+      why.length,
+    );
+    if (count > 0) return addresses.subarray(0, count * ENDPOINT.size);
+    const reason = new TextDecoder().decode(why).replace(/\0+$/, "");
+    return reason === "" ? "the resolver failed" : reason;
   }
 
   /**

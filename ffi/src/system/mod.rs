@@ -1,7 +1,9 @@
-//! The operating system beside the network: files, the service manager, signals, locks.
+//! The operating system beside the network: files, host names, the service manager, signals, locks.
 
 pub mod files;
 pub mod notify;
 pub mod probe;
+pub mod resolve;
 pub mod sync;
 pub mod usr1;
+pub mod watch;

@@ -126,6 +126,10 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_flock,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
+    // Files that are watched for changes.
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
     // Sockets.
     libc::SYS_socket,
     libc::SYS_socketpair,
