@@ -433,4 +433,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 3705244372;
+export const ABI_VERSION = 2045248610;

@@ -1,5 +1,14 @@
 /** The native core: where it is found, whether it fits, and a typed call for each export. */
-import { ABI_VERSION, ENDPOINT, EVENT, LISTENER, REACH, ROUTING, SANDBOX, Status } from "./layout.ts";
+import {
+  ABI_VERSION,
+  ENDPOINT,
+  EVENT,
+  LISTENER,
+  REACH,
+  ROUTING,
+  SANDBOX,
+  Status,
+} from "./layout.ts";
 import { Stats, STATS_LENGTH } from "./stats.ts";
 import { symbols } from "./symbols.ts";
 

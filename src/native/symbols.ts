@@ -66,6 +66,11 @@ export const symbols = {
     parameters: ["u32", "buffer", "u32"],
     result: "i32",
   },
+  next_change: {
+    parameters: ["u32"],
+    result: "i32",
+    nonblocking: true,
+  },
   next_events: {
     parameters: ["u32", "buffer", "u32", "u32"],
     result: "i32",
@@ -108,6 +113,11 @@ export const symbols = {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
+  resolve: {
+    parameters: ["buffer", "u32", "u32", "buffer", "u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
   scratch: {
     parameters: ["u32"],
     result: "pointer",
@@ -147,6 +157,10 @@ export const symbols = {
   usr1_received: {
     parameters: [],
     result: "u32",
+  },
+  watch_files: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
   },
   watchdog_ms: {
     parameters: [],

@@ -351,9 +351,14 @@ impl Proxy {
         wanted: &Wanted,
         kept: &HashMap<(SocketAddr, Transport), Arc<Sockets>>,
     ) -> Result<Arc<Port>> {
-        let kept = |transport| kept.get(&(wanted.listen, transport)).cloned();
+        let own = |transport| kept.get(&(wanted.listen, transport)).cloned();
+        let is_own = |transport| {
+            let mut places = kept.keys().filter(|(_, other)| *other == transport);
+            wanted.listen.port() != 0
+                && places.any(|(place, _)| port::overlap(*place, wanted.listen))
+        };
         let new_id = || next.sockets.replace(next.sockets.get() + 1);
-        Port::open(wanted, kept, new_id, self.settings.workers).map(Arc::new)
+        Port::open(wanted, own, new_id, is_own, self.settings.workers).map(Arc::new)
     }
 
     /// Begins a listener's end.

@@ -43,6 +43,8 @@ pub struct Wanted {
 pub struct Sockets {
     /// No others of the proxy have it, ever.
     pub id: u32,
+    /// `[::]` leaves IPv4 to others.
+    only_v6: bool,
     by_worker: Box<[Mutex<Option<Socket>>]>,
     /// UDP flows by owner, over all workers.
     pub flows: Arc<Directory>,
@@ -140,7 +142,7 @@ impl Wanted {
             upstreams: port.upstreams,
             tcp: port.tcp.is_some(),
             udp: port.udp.is_some(),
-            only_v6: false,
+            only_v6: port.tcp.as_ref().or(port.udp.as_ref()).is_some_and(|sockets| sockets.only_v6),
         }
     }
 
@@ -155,14 +157,19 @@ impl Wanted {
 
 impl Sockets {
     /// Opens one for each of so many workers, where nobody else listens.
+    ///
+    /// `is_own`: this program itself listens there, with another address or for other families.
     fn open(
         wanted: &Wanted,
         transport: Transport,
         id: u32,
+        is_own: bool,
         workers: usize,
     ) -> Result<Arc<Sockets>> {
         let (mut listen, only_v6) = (wanted.listen, wanted.only_v6);
-        check_free(listen, transport, only_v6)?;
+        if !is_own {
+            check_free(listen, transport, only_v6)?;
+        }
         let mut sockets = Vec::with_capacity(workers);
         for _ in 0..workers {
             let opened = match transport {
@@ -176,7 +183,7 @@ impl Sockets {
             }
             sockets.push(Mutex::new(Some(opened)));
         }
-        Ok(Arc::new(Sockets { id, by_worker: sockets.into(), flows: Arc::default() }))
+        Ok(Arc::new(Sockets { id, only_v6, by_worker: sockets.into(), flows: Arc::default() }))
     }
 
     /// The descriptor of a worker's socket, unless it was closed.
@@ -197,7 +204,10 @@ impl Sockets {
 }
 
 impl Port {
-    /// Opens a port's sockets, but for those that `kept` has for a transport.
+    /// Opens a port's sockets, but for those that `kept` has for a transport. Whether a socket has IPv4 as
+    /// well cannot be changed (ipv6(7)): where that is to change it is opened anew.
+    ///
+    /// `is_own`: as for `Sockets::open`.
     ///
     /// # Errors
     /// Those of the operating system, with the address; nothing that was opened stays open then.
@@ -205,11 +215,13 @@ impl Port {
         wanted: &Wanted,
         kept: impl Fn(Transport) -> Option<Arc<Sockets>>,
         new_id: impl Fn() -> u32,
+        is_own: impl Fn(Transport) -> bool,
         workers: usize,
     ) -> Result<Port> {
         let open = |transport| {
-            let open = || Sockets::open(wanted, transport, new_id(), workers);
-            wanted.has(transport).then(|| kept(transport).map_or_else(open, Ok)).transpose()
+            let kept = || kept(transport).filter(|sockets| sockets.only_v6 == wanted.only_v6);
+            let open = || Sockets::open(wanted, transport, new_id(), is_own(transport), workers);
+            wanted.has(transport).then(|| kept().map_or_else(open, Ok)).transpose()
         };
         let (tcp, udp) = (open(Transport::Tcp)?, open(Transport::Udp)?);
         let mut listen = wanted.listen;
@@ -245,4 +257,10 @@ pub fn twice(listen: SocketAddr, transport: Transport) -> Error {
 
 fn cannot_listen(on: SocketAddr, transport: Transport, error: &io::Error) -> Error {
     Error::system(format!("Cannot listen on {on} ({})", transport.name()), error)
+}
+
+/// Whether sockets of these addresses, of one transport, would get each other's traffic.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }

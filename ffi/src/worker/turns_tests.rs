@@ -498,3 +498,26 @@ fn a_configuration_that_cannot_be_had_changes_nothing() {
     let other = here(listen[0], udp(nine));
     assert!(proxy.reconfigure(vec![plan(id, &[kept]), plan(0, &[other])], Duration::ZERO).is_ok());
 }
+
+#[test]
+fn an_address_gives_way_to_its_wildcard_and_back_in_one_step() {
+    let proxy = proxy(1);
+    let worker = proxy.open_worker().unwrap();
+    let (upstream, at) = tcp_upstream();
+    let (id, listen) = open(&proxy, &[Wanted::for_tests(at)]);
+    let mut turns = start(&worker);
+    let port = listen[0].port();
+    let one = Wanted { listen: listen[0], ..Wanted::for_tests(at) };
+    let any = Wanted { listen: ([0, 0, 0, 0], port).into(), ..one };
+    // `[::]` alone has IPv4 as well, and beside 0.0.0.0 it has not.
+    let both = Wanted { listen: format!("[::]:{port}").parse().unwrap(), ..one };
+    let only_v6 = Wanted { only_v6: true, ..both };
+    for ports in [vec![any], vec![both], vec![any, only_v6], vec![both], vec![one]] {
+        let _waiting = connect(listen[0]);
+        proxy.change_listener(id as u32, Settings::for_tests(), ports).unwrap();
+        let _behind_waiting = turns.accept(&upstream);
+        turns.step();
+        let _client = connect(listen[0]);
+        let _behind = turns.accept(&upstream);
+    }
+}
