@@ -1,6 +1,7 @@
 /** mmproxy: PROXY protocol in, the client's own address out. */
 import config from "./deno.json" with { type: "json" };
-import { parseArguments, UsageError } from "./src/cli/arguments.ts";
+import { parseArguments } from "./src/cli/arguments.ts";
+import { UsageError } from "./src/cli/usage_error.ts";
 import { ConfigError } from "./src/config/mistakes.ts";
 import { runDoctor } from "./src/doctor/command.ts";
 import { keepDebuggerShut } from "./src/proxy/usr1.ts";

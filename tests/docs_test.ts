@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArguments, UsageError } from "../src/cli/arguments.ts";
+import { parseArguments } from "../src/cli/arguments.ts";
+import { UsageError } from "../src/cli/usage_error.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const PAGES = ["README.md", "CONTRIBUTING.md", ...pagesBelow("docs")];

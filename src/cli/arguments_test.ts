@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import project from "../../deno.json" with { type: "json" };
-import { parseArguments, UsageError } from "./arguments.ts";
+import { parseArguments } from "./arguments.ts";
+import { UsageError } from "./usage_error.ts";
 import type { Address, Options } from "../config/options.ts";
 
 /** A command line in one string, its words apart by single spaces. */
