@@ -1,6 +1,7 @@
 /** mmproxy: PROXY protocol in, the client's own address out. */
-import config from "./deno.json" with { type: "json" };
+import project from "./deno.json" with { type: "json" };
 import { parseArguments } from "./src/cli/arguments.ts";
+import { readConfiguration } from "./src/cli/setup.ts";
 import { UsageError } from "./src/cli/usage_error.ts";
 import { ConfigError } from "./src/config/mistakes.ts";
 import { runDoctor } from "./src/doctor/command.ts";
@@ -23,7 +24,7 @@ let output: LogOutput | undefined;
 /** Runs a command line; the process's exit code. */
 async function main(args: readonly string[]): Promise<number> {
   try {
-    const request = parseArguments(args, config.version);
+    const request = parseArguments(args, project.version);
     if (request.kind === "print") {
       console.log(request.text.trimEnd());
       return 0;
@@ -37,19 +38,19 @@ async function main(args: readonly string[]): Promise<number> {
       console.log(`${path}: ${summary(loadConfig(path, (path) => library.readFile(path)))}`);
       return 0;
     }
-    const { options } = request;
+    const config = await readConfiguration(request.setup, library);
     switch (request.kind) {
       case "run": {
-        const { logLevel, logFormat } = options;
+        const { logLevel, logFormat } = config;
         const lines = output = new LogOutput(library, (count) => lostLines(count, logFormat));
         const log = openLog(logLevel, logFormat, (line) => lines.write(line));
-        await runService(options, library, log, lines);
+        await runService(config, library, log, lines);
         return 0;
       }
       case "routes":
-        return runRoutes(request, new KernelRouting(library), (line) => console.log(line));
+        return runRoutes(request, config, new KernelRouting(library), (line) => console.log(line));
       case "doctor":
-        return await runDoctor(request, library, (text) => console.log(text));
+        return await runDoctor(config, request.json, library, (text) => console.log(text));
     }
   } catch (error) {
     if (error instanceof UsageError || error instanceof ConfigError) return fail(error.message, 2);

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { parseArguments } from "../src/cli/arguments.ts";
-import type { Options } from "../src/config/options.ts";
+import type { ProxyConfig } from "../src/config/model.ts";
 
 /** Beside the delay and the drain: routes are removed, the last lines written. */
 const TO_END_S = 2;
@@ -16,10 +16,14 @@ function quoted(text = ""): string[] {
   return [...text.matchAll(/"([^"]*)"/g)].map(([, word = ""]) => word);
 }
 
-function secondsToEnd(args: readonly string[]): number {
+function configOf(args: readonly string[]): ProxyConfig {
   const request = parseArguments(args, "0");
-  assert.ok(request.kind === "run");
-  const { shutdownDelay, drainTimeout }: Options = request.options;
+  assert.ok(request.kind === "run" && request.setup.kind === "flags");
+  return request.setup.config;
+}
+
+function secondsToEnd(args: readonly string[]): number {
+  const { shutdownDelay, drainTimeout } = configOf(args);
   return shutdownDelay + drainTimeout + TO_END_S;
 }
 
@@ -49,8 +53,7 @@ for (const name of ["daemonset.yaml", "sidecar.yaml"]) {
     const [, list = ""] = /^ {10}args:\n((?: {12}.*\n)+)/m.exec(text) ?? [];
     const args = quoted(list.replaceAll(/^\s*#.*$/gm, ""));
     const grace = Number(/^ {6}terminationGracePeriodSeconds: (\d+)$/m.exec(text)?.[1]);
-    const request = parseArguments([...entryPoint(), ...args], "0");
-    assert.ok(request.kind === "run" && request.options.shutdownDelay > 0, args.join(" "));
+    assert.ok(configOf([...entryPoint(), ...args]).shutdownDelay > 0, args.join(" "));
     assert.ok(secondsToEnd([...entryPoint(), ...args]) <= grace, `${grace} s`);
   });
 }

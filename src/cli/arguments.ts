@@ -6,17 +6,17 @@ import {
   Option,
   type OutputConfiguration,
 } from "@commander-js/extra-typings";
-import type { Options } from "../config/options.ts";
 import { checkCommand, type CheckRequest } from "./check.ts";
-import { type Heeder, parseOptions, ROWS } from "./options.ts";
+import { type Heeder, type Key, namesOf, type Row, ROWS } from "./options.ts";
+import { readSetup, type Setup, type Typed, type TypedOptions } from "./setup.ts";
 import { UsageError } from "./usage_error.ts";
 
 const ROUTES_ACTIONS = ["up", "down", "show"] as const;
 export type RoutesAction = (typeof ROUTES_ACTIONS)[number];
 
-/** What the command line asks for. All but `check` take the flags of the service, as `options`. */
+/** What the command line asks for. All but `check` take the flags of a run, as `setup`. */
 export type Request =
-  | { readonly kind: "run"; readonly options: Options }
+  | { readonly kind: "run"; readonly setup: Setup }
   | RoutesRequest
   | DoctorRequest
   | CheckRequest
@@ -26,7 +26,7 @@ export type Request =
 export interface RoutesRequest {
   readonly kind: "routes";
   readonly action: RoutesAction;
-  readonly options: Options;
+  readonly setup: Setup;
   /** Print what would be done, as commands, and do nothing. */
   readonly dryRun: boolean;
 }
@@ -34,7 +34,7 @@ export interface RoutesRequest {
 /** `doctor`. */
 export interface DoctorRequest {
   readonly kind: "doctor";
-  readonly options: Options;
+  readonly setup: Setup;
   /** Print one JSON document in place of lines. */
   readonly json: boolean;
 }
@@ -91,7 +91,7 @@ function command(
     .allowExcessArguments(false)
     .exitOverride()
     .configureOutput(output);
-  program.action(() => asked({ kind: "run", options: optionsOf(program) }));
+  program.action(() => asked({ kind: "run", setup: setupOf(program) }));
   program.addCommand(routesCommand(asked).copyInheritedSettings(program));
   program.addCommand(doctorCommand(asked).copyInheritedSettings(program));
   program.addCommand(checkCommand(asked).copyInheritedSettings(program));
@@ -111,7 +111,7 @@ function routesCommand(asked: (request: Request) => void) {
       asked({
         kind: "routes",
         action,
-        options: optionsOf(routes),
+        setup: setupOf(routes),
         dryRun: flags.dryRun === true,
       })
     );
@@ -126,26 +126,65 @@ function doctorCommand(asked: (request: Request) => void) {
     )
     .option("--json", "print one JSON document")
     .action((flags) =>
-      asked({ kind: "doctor", options: optionsOf(doctor), json: flags.json === true })
+      asked({ kind: "doctor", setup: setupOf(doctor), json: flags.json === true })
     );
 }
 
 /** Gives a command the options of a run; its help names those that it heeds. */
 function withOptions(command: Command, heeder?: Heeder): Command {
   for (const [, row] of ROWS) {
-    const option = new Option(row.flags, row.help);
-    if (row.default !== undefined) option.default(row.default);
-    command.addOption(option.hideHelp(heeder !== undefined && !row.heeders.includes(heeder)));
+    const isHidden = heeder !== undefined && !row.heeders.includes(heeder);
+    for (const option of optionsOf(row)) command.addOption(option.hideHelp(isHidden));
   }
-  return command;
+  return command.addOption(
+    new Option(
+      "--config <path>",
+      "a TOML file with any number of listeners, in place of the flags for one; docs/config.md",
+    ),
+  );
+}
+
+/** Commander's options of a row: itself, and its alias. */
+function optionsOf(row: Row): Option[] {
+  const option = new Option(row.flags, row.help);
+  if (row.default !== undefined) option.default(row.default);
+  if (row.many) {
+    // What was there before the first is the default.
+    option.argParser((text, before: unknown) => Array.isArray(before) ? [...before, text] : [text]);
+  }
+  return row.alias ? [option, new Option(row.alias.flags, row.alias.help)] : [option];
+}
+
+interface Parsed {
+  opts(): object;
+  getOptionValueSource(key: string): unknown;
 }
 
 /** @throws {UsageError} */
-function optionsOf(command: { opts(): object; getOptionValueSource(key: string): unknown }) {
-  return parseOptions(
-    command.opts(),
-    (key) => command.getOptionValueSource(key) === "cli",
-  );
+function setupOf(command: Parsed): Setup {
+  const rows = ROWS.map(([key, row]): [Key, Typed] => [key, typedOf(command, row)]);
+  const { config } = command.opts() as { config?: string };
+  return readSetup(Object.fromEntries(rows) as TypedOptions, config);
+}
+
+function typedOf(command: Parsed, row: Row): Typed {
+  const [own, alias] = [row, row.alias].map((given) => given && found(command, given));
+  if (!own) throw new Error(`no option ${row.flags}`);
+  if (!alias?.isTyped) return own;
+  if (own.isTyped) {
+    throw new UsageError(`Options ${own.names} and ${alias.names}: they are one, name it once`);
+  }
+  return alias;
+}
+
+function found(command: Parsed, given: Pick<Row, "flags">): Typed {
+  const key = new Option(given.flags).attributeName();
+  const value = (command.opts() as Record<string, Typed["value"]>)[key];
+  return {
+    isTyped: command.getOptionValueSource(key) === "cli",
+    value,
+    names: namesOf(given),
+  };
 }
 
 const EPILOGUE = `

@@ -3,15 +3,17 @@ import { fileURLToPath } from "node:url";
 import project from "../../deno.json" with { type: "json" };
 import { parseArguments } from "./arguments.ts";
 import { UsageError } from "./usage_error.ts";
-import type { Address, Options } from "../config/options.ts";
+import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 
 /** A command line in one string, its words apart by single spaces. */
 const words = (line: string) => line === "" ? [] : line.split(" ");
 
-function optionsOf(line: string): Options {
+/** The configuration of a command line without a file. */
+function configOf(line: string): ProxyConfig {
   const request = parseArguments(words(line), "1.2.3");
   assert.equal(request.kind, "run");
-  return request.options;
+  assert.equal(request.setup.kind, "flags");
+  return request.setup.config;
 }
 
 function textOf(line: string): string {
@@ -30,12 +32,29 @@ function refusalOf(args: readonly string[]): string {
   return assert.fail(`${args.join(" ")} is taken`);
 }
 
-/** Options with each address as it was written. */
-function plain({ ipv4, ipv6, listenAddr, ...rest }: Options) {
-  return { ...rest, ...upstreamsOf({ ipv4, ipv6 }), listenAddr: listenAddr.text };
+/** A configuration in one table, with each address as it was written. */
+function plain({ listeners, metricsAddr, ...proxy }: ProxyConfig) {
+  const [listener, ...more] = listeners;
+  assert(listener);
+  assert.deepEqual(more, []);
+  const { ipv4, ipv6, listen, allowedSubnets, ...rest } = listener;
+  assert.equal(rest.name, listen[0]?.text);
+  return {
+    ...proxy,
+    ...(metricsAddr && { metricsAddr: metricsAddr.text }),
+    ...without(rest),
+    ...upstreamsOf({ ipv4, ipv6 }),
+    listenAddr: listen.map(({ text }) => text).join(" "),
+    ...(allowedSubnets?.kind === "file" && { allowedSubnets: allowedSubnets.path }),
+  };
 }
 
-function upstreamsOf({ ipv4, ipv6 }: { [name in "ipv4" | "ipv6"]?: Address | undefined }) {
+/** What no flag says. */
+function without({ name: _, ...listener }: Omit<ListenerConfig, "listen">) {
+  return listener;
+}
+
+function upstreamsOf({ ipv4, ipv6 }: { [name in "ipv4" | "ipv6"]?: { text: string } | undefined }) {
   return { ...(ipv4 && { ipv4: ipv4.text }), ...(ipv6 && { ipv6: ipv6.text }) };
 }
 
@@ -45,7 +64,7 @@ const WITHOUT_FLAGS = {
   ipv6: "[::1]:443",
   closeAfter: 60,
   listenAddr: "0.0.0.0:8443",
-  listeners: 1,
+  workers: 1,
   protocol: "tcp",
   mark: 0,
   // Our own.
@@ -61,19 +80,30 @@ const WITHOUT_FLAGS = {
   autoRoutes: false,
   sandbox: "auto",
   table: 123,
+  // What only a file says.
+  upgradeDrain: 300,
+  resolveInterval: 60,
+  upstream: "family",
+  allowedDestinations: [],
+  trust: [],
+  optionalWait: 3,
+  transparent: false,
 };
 
+/** The defaults that a flag may name. */
+const FLAG_DEFAULTS = Object.entries(WITHOUT_FLAGS).slice(0, 19).map(([, value]) => value);
+
 Deno.test("parseArguments: without flags gives mmproxy-rs's defaults and ours", () => {
-  assert.deepEqual(plain(optionsOf("")), WITHOUT_FLAGS);
+  assert.deepEqual(plain(configOf("")), WITHOUT_FLAGS);
 });
 
 Deno.test("parseArguments: --metrics-addr is an address of either family, and none by default", () => {
-  assert.equal(optionsOf("").metricsAddr, undefined);
-  assert.equal(optionsOf("--metrics-addr [::1]:9100").metricsAddr?.text, "[::1]:9100");
-  assert.equal(optionsOf("--metrics-addr 127.0.0.1:9100").metricsAddr?.port, 9100);
+  assert.equal(configOf("").metricsAddr, undefined);
+  assert.equal(configOf("--metrics-addr [::1]:9100").metricsAddr?.text, "[::1]:9100");
+  assert.equal(configOf("--metrics-addr 127.0.0.1:9100").metricsAddr?.port, 9100);
   assert.match(
     refusalOf(["--metrics-addr", "localhost:9100"]),
-    /^Option --metrics-addr: "localhost:9100" is not an IP address and port, as 127\.0\.0\.1:443$/,
+    /^Option --metrics-addr: "localhost:9100" is not an IP address and port, for example 127\.0\.0\.1:443$/,
   );
 });
 
@@ -84,7 +114,14 @@ const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>]
   ["--close-after 4000000", { closeAfter: 4_000_000 }],
   ["-l 192.0.2.1:1", { listenAddr: "192.0.2.1:1" }],
   ["--listen-addr [::]:65535", { listenAddr: "[::]:65535" }],
-  ["--listeners 1024", { listeners: 1024 }],
+  ["--listeners 1024", { workers: 1024 }],
+  ["--workers 4", { workers: 4 }],
+  ["--workers auto", { workers: "auto" }],
+  ["--listeners AUTO", { workers: "auto" }],
+  ["-l 0.0.0.0:30000-30999", { listenAddr: "0.0.0.0:30000-30999" }],
+  ["-l 0.0.0.0:25 -l [::]:25 --listen-addr 0.0.0.0:587", {
+    listenAddr: "0.0.0.0:25 [::]:25 0.0.0.0:587",
+  }],
   ["-p udp", { protocol: "udp" }],
   ["-p UDP", { protocol: "udp" }],
   ["--protocol Both", { protocol: "both" }],
@@ -109,39 +146,42 @@ const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>]
 
 for (const [line, changed] of TAKEN) {
   Deno.test(`parseArguments: takes ${line}, and changes nothing else`, () => {
-    assert.deepEqual(plain(optionsOf(line)), { ...WITHOUT_FLAGS, ...changed });
+    assert.deepEqual(plain(configOf(line)), { ...WITHOUT_FLAGS, ...changed });
   });
 }
 
-const IPV4 = "an IPv4 address and port, as 127.0.0.1:443";
-const IPV6 = "an IPv6 address and port, as [::1]:443";
+const IPV4 = "an IPv4 address or a host name, with or without a port or a range of ports, for " +
+  "example 127.0.0.1:443";
+const IPV6 = "an IPv6 address or a host name, with or without a port or a range of ports, for " +
+  "example [::1]:443";
+const LISTEN = "an IP address and a port or a range of ports, for example 0.0.0.0:8443";
 const SECONDS = "to 4000000 (seconds)";
 const LEVELS = "error, warn, info, access or debug";
 
 /** The flag's names, and values that it does not take with what was expected in their place. */
 const WRONG: readonly (readonly [flag: string, expected: string, values: readonly string[]])[] = [
-  ["-4, --ipv4", IPV4, [
-    "[::1]:443",
-    "[::ffff:127.0.0.1]:443",
-    "127.0.0.1",
-    "127.0.0.1:0",
-    "localhost:443",
-    "127.1:443",
-    "",
-    "two\nlines",
-  ]],
-  ["-6, --ipv6", IPV6, ["127.0.0.1:443", "::1:443", "[::1]:0", "ip6-localhost:443"]],
-  ["-6, --ipv6", "an IPv6 address and port: this one is IPv4, which is for -4", [
+  ["-4, --ipv4", IPV4, ["127.0.0.1:0", "127.1:443", "", "two\nlines", "127.0.0.1:9-8"]],
+  ["-4, --ipv4", `${IPV4}: this one is IPv6, which is for ipv6`, ["[::1]:443"]],
+  ["-4, --ipv4", `${IPV4}: 0.0.0.0:443 is not the address of a server`, ["0.0.0.0:443"]],
+  ["-6, --ipv6", IPV6, ["[::1]:0", "[::1]:x"]],
+  ["-6, --ipv6", `${IPV6}: this one is IPv4, which is for ipv4`, [
+    "127.0.0.1:443",
     "[::ffff:127.0.0.1]:443",
   ]],
-  ["-l, --listen-addr", "an IP address and port, as 127.0.0.1:443", [
+  ["-6, --ipv6", `${IPV6}: [::]:443 is not the address of a server`, ["[::]:443"]],
+  ["-6, --ipv6", `${IPV6}: with a port, the address stands in brackets`, ["::1:443"]],
+  ["-l, --listen-addr", LISTEN, [
     "8443",
     ":8443",
     "0.0.0.0:0",
     "0.0.0.0:65536",
+    "0.0.0.0",
+    "0.0.0.0:9-8",
+    "localhost:8443",
   ]],
   ["-c, --close-after", `a whole number from 1 ${SECONDS}`, ["0", "-1", "1.5", "60s", "4000001"]],
-  ["--listeners", "a whole number from 1 to 1024 (listeners)", ["0", "1025", "two"]],
+  ["--listeners", "a whole number from 1 to 1024 (workers)", ["0", "1025", "two"]],
+  ["--workers", "a whole number from 1 to 1024 (workers)", ["0", "1025", "all"]],
   ["-p, --protocol", "tcp, udp or both", ["sctp", "tcp,udp", ""]],
   ["-m, --mark", "a whole number from 0 to 4294967295", ["-1", "4294967296", "0x", "0b1", "1e3"]],
   ["--header-timeout", `a whole number from 3 ${SECONDS}`, ["2", "0", "Infinity"]],
@@ -165,12 +205,14 @@ const UPSTREAMS: readonly (readonly [line: string, upstreams: Record<string, str
   ["--ipv4 192.0.2.1:80", { ipv4: "192.0.2.1:80" }],
   ["--ipv4=192.0.2.1:80", { ipv4: "192.0.2.1:80" }],
   ["--ipv6 [fe80::1%2]:80", { ipv6: "[fe80::1%2]:80" }],
+  ["-4 192.0.2.1 -6 ::1", { ipv4: "192.0.2.1", ipv6: "::1" }],
+  ["-4 mail.internal:25", { ipv4: "mail.internal:25" }],
 ];
 
 for (const [line, upstreams] of UPSTREAMS) {
   Deno.test(`parseArguments: "${line}" names upstreams, and a default beside one is none`, () => {
     const { ipv4: _, ipv6: __, ...defaults } = WITHOUT_FLAGS;
-    assert.deepEqual(plain(optionsOf(line)), { ...defaults, ...upstreams });
+    assert.deepEqual(plain(configOf(line)), { ...defaults, ...upstreams });
   });
 }
 
@@ -185,15 +227,57 @@ for (
   });
 }
 
-Deno.test("parseArguments: refuses an upstream that is no server's address", () => {
+Deno.test("parseArguments: an upstream may have as many ports as are listened on, or one", () => {
+  const line = "-l 0.0.0.0:30000-30999 -l [::]:30000-30999 -4 127.0.0.1";
+  for (const ports of ["", ":5060", ":40000-40999"]) {
+    assert.equal(configOf(`${line}${ports}`).listeners[0]?.ipv4?.text, `127.0.0.1${ports}`);
+  }
   assert.equal(
-    refusalOf(["-4", "0.0.0.0:443"]),
-    'Option -4, --ipv4: "0.0.0.0:443" is not the address of a server, as 127.0.0.1:443',
+    refusalOf(words(`${line}:40000-40099`)),
+    'Option -4, --ipv4: "127.0.0.1:40000-40099" has 100 ports and -l, --listen-addr has 1000: ' +
+      "name as many, or a single one that takes all",
+  );
+});
+
+Deno.test("parseArguments: refuses addresses that overlap, and both names of one option", () => {
+  assert.equal(
+    refusalOf(words("-l 0.0.0.0:1000-1999 -l 192.0.2.1:1500")),
+    'Option -l, --listen-addr: "192.0.2.1:1500" overlaps "0.0.0.0:1000-1999"',
   );
   assert.equal(
-    refusalOf(["-6", "[::]:443"]),
-    'Option -6, --ipv6: "[::]:443" is not the address of a server, as [::1]:443',
+    refusalOf(words("--workers 2 --listeners 2")),
+    "Options --workers and --listeners: they are one, name it once",
   );
+});
+
+Deno.test("parseArguments: a unix socket as an upstream is refused in a sentence", () => {
+  assert.match(
+    refusalOf(words("-4 unix:/run/s.sock")),
+    /^Option -4, --ipv4: "unix:\/run\/s.sock": a unix socket cannot be an upstream/,
+  );
+});
+
+Deno.test("parseArguments: --config names a file, and what is typed beside it overrides", () => {
+  const line = "--config /etc/mmproxy.toml --workers 3 --log-format json --auto-routes";
+  const setup = {
+    kind: "file",
+    path: "/etc/mmproxy.toml",
+    overrides: { workers: 3, logFormat: "json", autoRoutes: true },
+  };
+  for (const command of ["", "doctor ", "routes up "]) {
+    const request = parseArguments(words(`${command}${line}`), "1.2.3");
+    assert("setup" in request);
+    assert.deepEqual(request.setup, setup);
+  }
+});
+
+Deno.test("parseArguments: beside --config no flag of a listener is taken", () => {
+  for (const [flag, names] of [["-l 0.0.0.0:1", "-l, --listen-addr"], ["-m 7", "-m, --mark"]]) {
+    assert.equal(
+      refusalOf(words(`--config f.toml ${flag}`)),
+      `Option ${names}: with --config the file says it for each listener`,
+    );
+  }
 });
 
 Deno.test("parseArguments: routes takes the flags of the service, before and behind its action", () => {
@@ -209,7 +293,8 @@ Deno.test("parseArguments: routes takes the flags of the service, before and beh
       assert.equal(request.action, action);
       assert.equal(request.dryRun, false);
       const { ipv6: _, ...defaults } = WITHOUT_FLAGS;
-      assert.deepEqual(plain(request.options), { ...defaults, ipv4: "192.0.2.1:80", mark: 7 });
+      assert.equal(request.setup.kind, "flags");
+      assert.deepEqual(plain(request.setup.config), { ...defaults, ipv4: "192.0.2.1:80", mark: 7 });
     }
   }
   const dry = parseArguments(["routes", "up", "--dry-run"], "1.2.3");
@@ -266,7 +351,7 @@ Deno.test("parseArguments: --help names every flag with its default", () => {
   for (const [names] of WRONG) assert(help.includes(names), names);
   assert(help.includes("-a, --allowed-subnets"));
   assert(help.includes("--auto-routes"));
-  for (const value of Object.values(WITHOUT_FLAGS).filter((value) => value !== false)) {
+  for (const value of FLAG_DEFAULTS.filter((value) => value !== false)) {
     assert(help.replace(/\s+/g, " ").includes(`(default: "${value}")`), `${value}`);
   }
 });
@@ -287,7 +372,11 @@ Deno.test("parseArguments: doctor takes the service's flags, and --json", () => 
   const line = "-4 192.0.2.1:22 -m 7 --log-level debug";
   for (const json of [false, true]) {
     const request = parseArguments(words(`doctor ${line}${json ? " --json" : ""}`), "1.2.3");
-    assert.deepEqual(request, { kind: "doctor", options: optionsOf(line), json });
+    assert.deepEqual(request, {
+      kind: "doctor",
+      setup: { kind: "flags", config: configOf(line) },
+      json,
+    });
   }
   assert.match(textOf("doctor --help"), /^Usage: mmproxy doctor \[options\]\n/);
 });
@@ -310,7 +399,7 @@ Deno.test("main: ends with 2 and one line after a wrong command line", async () 
   assert.deepEqual(await run("--listeners", "0"), {
     code: 2,
     stdout: "",
-    stderr: 'mmproxy: Option --listeners: "0" is not a whole number from 1 to 1024 (listeners)\n',
+    stderr: 'mmproxy: Option --listeners: "0" is not a whole number from 1 to 1024 (workers)\n',
   });
 });
 

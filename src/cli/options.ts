@@ -2,18 +2,22 @@
  * The table of options: a flag stands here and nowhere else. From it come commander's options, how each
  * is parsed, the help of each command, and command lines to paste.
  */
-import { isMapped, parseAddress } from "../config/address.ts";
+import { parseAddress } from "../config/address.ts";
+import { BOUNDS, type Bounds, KERNEL_TABLES } from "../config/bounds.ts";
+import type { AllowedSubnets, ListenerConfig, ProxyConfig } from "../config/model.ts";
 import {
   type Address,
   DEFAULTS,
   hasDefaultServices,
   type LevelName,
   type LogFormat,
-  type Options,
   type ProtocolName,
   type SandboxMode,
   type UdpHeaderName,
 } from "../config/options.ts";
+import { Problem } from "../config/problem.ts";
+import { parsePortRange, type PortRange } from "../config/ranges.ts";
+import { NONE, parseUpstream, type Upstream } from "../config/upstreams.ts";
 import { UsageError } from "./usage_error.ts";
 
 /** A command that heeds only some options. A run heeds all of them. */
@@ -24,6 +28,8 @@ type Parse<T> = (text: string, names: string) => T;
 
 /** One option. */
 export interface Row<T = unknown> {
+  /** What it is of: with `--config` the file says all of a listener. */
+  readonly of: "proxy" | "listener";
   /** For commander: `-m, --mark <n>`; without a placeholder it is a switch. */
   readonly flags: string;
   readonly help: string;
@@ -31,30 +37,47 @@ export interface Row<T = unknown> {
   readonly heeders: readonly Heeder[];
   /** As it is typed. Without one the option may be absent. */
   readonly default?: string;
+  /** A flag that means the same. */
+  readonly alias?: Pick<Row, "flags" | "help">;
+  /** Whether it may be typed more than once; `parse` then takes each. */
+  readonly many?: true;
   /** A switch needs none. */
   readonly parse?: Parse<T>;
-  /** How the value is typed again; none where it goes without saying. */
-  readonly text?: (options: Options) => string | undefined;
+  /** How the value is typed again, once for each; nothing where it goes without saying. */
+  readonly texts?: (listener: ListenerConfig) => readonly string[];
 }
 
-type Key = keyof Options;
-/** The options whose presence alone says everything. */
-type SwitchKey = { [K in Key]-?: Options[K] extends boolean ? K : never }[Key];
-type ValueKey = Exclude<Key, SwitchKey>;
+type ProxyKey =
+  | "workers"
+  | "drainTimeout"
+  | "shutdownDelay"
+  | "logLevel"
+  | "logFormat"
+  | "autoRoutes"
+  | "table"
+  | "sandbox"
+  | "metricsAddr";
+type ListenerKey =
+  | "ipv4"
+  | "ipv6"
+  | "allowedSubnets"
+  | "closeAfter"
+  | "listen"
+  | "protocol"
+  | "mark"
+  | "headerTimeout"
+  | "connectTimeout"
+  | "keepalive"
+  | "idleTimeout"
+  | "udpHeader";
+export type Key = ProxyKey | ListenerKey;
+
+/** What `parse` gives: of a list one entry. */
+type One<T> = NonNullable<T> extends readonly (infer E)[] ? E : NonNullable<T>;
 
 type Table =
-  & { readonly [K in ValueKey]-?: Row<NonNullable<Options[K]>> & { readonly parse: unknown } }
-  & { readonly [K in SwitchKey]: Row<never> & { readonly parse?: never } };
-
-const MOST_SECONDS = 4_000_000;
-/** The kernel's (tcp(7), TCP_KEEPIDLE). */
-const MOST_KEEPALIVE = 32_767;
-/** A timer of JavaScript ends at 24 days. */
-const LONGEST_DELAY_S = 86_400;
-/** Tables that the kernel itself uses (rt_tables, linux/rtnetlink.h): compat, default, main, local. */
-const KERNEL_TABLES = [252, 253, 254, 255];
-/** Says outright that a family has no upstream. */
-export const NONE = "none";
+  & { readonly [K in ProxyKey]: Row<One<ProxyConfig[K]>> & { readonly of: "proxy" } }
+  & { readonly [K in ListenerKey]: Row<One<ListenerConfig[K]>> & { readonly of: "listener" } };
 
 const ROUTES: readonly Heeder[] = ["routes", "doctor"];
 const DOCTOR: readonly Heeder[] = ["doctor"];
@@ -63,49 +86,63 @@ const RUN: readonly Heeder[] = [];
 /** In the order of the help. */
 export const OPTIONS: Table = {
   ipv4: {
+    of: "listener",
     flags: "-4, --ipv4 <addr>",
     help: "where IPv4 traffic is forwarded; none refuses IPv4 clients, as -6 alone does",
     heeders: ROUTES,
     default: DEFAULTS.ipv4,
     parse: upstream(4),
-    text: upstreamText("ipv4"),
+    texts: upstreamTexts("ipv4"),
   },
   ipv6: {
+    of: "listener",
     flags: "-6, --ipv6 <addr>",
     help: "where IPv6 traffic is forwarded; none refuses IPv6 clients, as -4 alone does",
     heeders: ROUTES,
     default: DEFAULTS.ipv6,
     parse: upstream(6),
-    text: upstreamText("ipv6"),
+    texts: upstreamTexts("ipv6"),
   },
   allowedSubnets: {
+    of: "listener",
     flags: "-a, --allowed-subnets <path>",
     help: "file with the subnets of the proxies that may send headers (default: all may)",
     heeders: DOCTOR,
-    parse: (text) => text,
+    parse: (path): AllowedSubnets => ({ kind: "file", path }),
+    texts: ({ allowedSubnets }) => allowedSubnets?.kind === "file" ? [allowedSubnets.path] : [],
   },
   closeAfter: {
+    of: "listener",
     flags: "-c, --close-after <n>",
     help: "seconds after which an idle UDP flow ends",
     heeders: RUN,
     default: DEFAULTS.closeAfter,
-    parse: number(1, MOST_SECONDS, "seconds"),
+    parse: number(BOUNDS.closeAfter, "seconds"),
   },
-  listenAddr: {
+  listen: {
+    of: "listener",
     flags: "-l, --listen-addr <addr>",
-    help: "where to listen",
+    help: "where to listen; may be given more than once, and with a range of ports (30000-30999)",
     heeders: ROUTES,
     default: DEFAULTS.listenAddr,
-    parse: address(),
+    many: true,
+    parse: portRange,
+    texts: ({ listen }) => {
+      const texts = listen.map(({ text }) => text);
+      return texts.join() === DEFAULTS.listenAddr ? [] : texts;
+    },
   },
-  listeners: {
-    flags: "--listeners <n>",
-    help: "listener workers, each with its own socket",
+  workers: {
+    of: "proxy",
+    flags: "--workers <n>",
+    help: "threads, each with its own sockets for every listener; auto: one for each processor",
+    alias: { flags: "--listeners <n>", help: "the same, as mmproxy-rs has it" },
     heeders: DOCTOR,
     default: DEFAULTS.listeners,
-    parse: number(1, 1024, "listeners"),
+    parse: workers,
   },
   protocol: {
+    of: "listener",
     flags: "-p, --protocol <p>",
     help: "tcp, udp or both",
     heeders: ROUTES,
@@ -113,57 +150,65 @@ export const OPTIONS: Table = {
     parse: choice<ProtocolName>("tcp", "udp", "both"),
   },
   mark: {
+    of: "listener",
     flags: "-m, --mark <n>",
     help: "mark on the outbound packets",
     heeders: ROUTES,
     default: DEFAULTS.mark,
-    parse: number(0, 0xffff_ffff),
+    parse: number(BOUNDS.mark),
   },
   headerTimeout: {
+    of: "listener",
     flags: "--header-timeout <s>",
     help: "seconds for a whole TCP header, 3 at least",
     heeders: RUN,
     default: DEFAULTS.headerTimeout,
-    parse: number(3, MOST_SECONDS, "seconds"),
+    parse: number(BOUNDS.headerTimeout, "seconds"),
   },
   connectTimeout: {
+    of: "listener",
     flags: "--connect-timeout <s>",
     help: "seconds for the service to accept",
     heeders: DOCTOR,
     default: DEFAULTS.connectTimeout,
-    parse: number(1, MOST_SECONDS, "seconds"),
+    parse: number(BOUNDS.connectTimeout, "seconds"),
   },
   keepalive: {
+    of: "listener",
     flags: "--keepalive <s>",
     help:
       "seconds of silence after which a TCP connection's host is asked whether it is there, on both " +
       "sides; 0: as the system says",
     heeders: RUN,
     default: DEFAULTS.keepalive,
-    parse: number(0, MOST_KEEPALIVE, "seconds"),
+    parse: number(BOUNDS.keepalive, "seconds"),
   },
   idleTimeout: {
+    of: "listener",
     flags: "--idle-timeout <s>",
     help: "seconds without a byte after which a TCP connection ends; 0: never",
     heeders: RUN,
     default: DEFAULTS.idleTimeout,
-    parse: number(0, MOST_SECONDS, "seconds"),
+    parse: number(BOUNDS.idleTimeout, "seconds"),
   },
   drainTimeout: {
+    of: "proxy",
     flags: "--drain-timeout <s>",
     help: "seconds that connections may go on after SIGTERM or SIGINT",
     heeders: RUN,
     default: DEFAULTS.drainTimeout,
-    parse: number(0, MOST_SECONDS, "seconds"),
+    parse: number(BOUNDS.drainTimeout, "seconds"),
   },
   shutdownDelay: {
+    of: "proxy",
     flags: "--shutdown-delay <s>",
     help: "seconds that new connections are still taken before that, while /readyz says no",
     heeders: RUN,
     default: DEFAULTS.shutdownDelay,
-    parse: number(0, LONGEST_DELAY_S, "seconds"),
+    parse: number(BOUNDS.shutdownDelay, "seconds"),
   },
   udpHeader: {
+    of: "listener",
     flags: "--udp-header <where>",
     help: "datagram: every datagram has a header; session: a peer's first one; spp: Cloudflare's " +
       "Simple Proxy Protocol",
@@ -172,6 +217,7 @@ export const OPTIONS: Table = {
     parse: choice<UdpHeaderName>("datagram", "session", "spp"),
   },
   logLevel: {
+    of: "proxy",
     flags: "--log-level <level>",
     help: "error, warn, info, access or debug",
     heeders: RUN,
@@ -179,6 +225,7 @@ export const OPTIONS: Table = {
     parse: choice<LevelName>("error", "warn", "info", "access", "debug"),
   },
   logFormat: {
+    of: "proxy",
     flags: "--log-format <format>",
     help: "text or json",
     heeders: RUN,
@@ -186,11 +233,13 @@ export const OPTIONS: Table = {
     parse: choice<LogFormat>("text", "json"),
   },
   autoRoutes: {
+    of: "proxy",
     flags: "--auto-routes",
     help: "set the routes that replies need at the start, remove them at the end",
     heeders: DOCTOR,
   },
   table: {
+    of: "proxy",
     flags: "--table <n>",
     help: "the routing table of those routes",
     heeders: ROUTES,
@@ -198,6 +247,7 @@ export const OPTIONS: Table = {
     parse: table,
   },
   sandbox: {
+    of: "proxy",
     flags: "--sandbox <mode>",
     help:
       "what the program gives up before it serves. auto: as much as the system allows; on: all of " +
@@ -207,10 +257,11 @@ export const OPTIONS: Table = {
     parse: choice<SandboxMode>("auto", "on", "off"),
   },
   metricsAddr: {
+    of: "proxy",
     flags: "--metrics-addr <addr>",
     help: "where /metrics, /healthz and /readyz are served over HTTP; needs --allow-net=<addr>",
     heeders: DOCTOR,
-    parse: address(),
+    parse: address,
   },
 };
 
@@ -222,95 +273,62 @@ export function namesOf({ flags }: Pick<Row, "flags">): string {
   return flags.replace(/ <.*$/, "");
 }
 
-/** What commander found for each key. */
-export type Typed = Readonly<Partial<Record<Key, unknown>>>;
-
-/**
- * The options that were typed, or are the defaults of those that were not.
- *
- * @param isTyped whether a key's value is not its default
- * @throws {UsageError} about the first that is wrong
- */
-export function parseOptions(typed: Typed, isTyped: (key: Key) => boolean): Options {
-  const wanted = ROWS.filter(([key]) => isWanted(key, typed, isTyped));
-  const read = wanted.map(([key, row]) => [key, valueOf(row, typed[key])]);
-  return Object.fromEntries(read.filter(([, value]) => value !== undefined)) as unknown as Options;
-}
-
-function valueOf(row: Row, typed: unknown): unknown {
-  if (!row.parse) return typed === true;
-  return typed === undefined ? undefined : row.parse(String(typed), namesOf(row));
-}
-
-/**
- * Where one upstream is typed, the other family has none: its default could be a server that nobody
- * meant to publish.
- */
-function isWanted(key: Key, typed: Typed, isTyped: (key: Key) => boolean): boolean {
-  if (key !== "ipv4" && key !== "ipv6") return true;
-  const isNamed = (name: "ipv4" | "ipv6") =>
-    (isTyped(name) || !isTyped("ipv4") && !isTyped("ipv6")) &&
-    String(typed[name]).toLowerCase() !== NONE;
-  if (!isNamed("ipv4") && !isNamed("ipv6")) {
-    throw new UsageError(
-      `Options ${namesOf(OPTIONS.ipv4)} and ${
-        namesOf(OPTIONS.ipv6)
-      }: none is left to forward to; name one of them`,
-    );
-  }
-  return isNamed(key);
-}
-
 /** Words that give the options again that a command heeds, without those at their defaults. */
-export function typeOptions(options: Options, heeder: Heeder): string[] {
-  return ROWS.filter(([, { heeders }]) => heeders.includes(heeder)).flatMap(([key, row]) => {
+export function typeOptions(config: ProxyConfig, heeder: Heeder): string[] {
+  const [listener] = config.listeners;
+  const values: Partial<Record<Key, unknown>> = { ...listener, ...config };
+  const heeded = ROWS.filter(([, row]) => row.heeders.includes(heeder));
+  return heeded.flatMap(([key, row]) => {
     const name = row.flags.split(/,? /)[0] ?? "";
-    if (!row.parse) return options[key] === true ? [name] : [];
-    const text = row.text ? row.text(options) : plainText(options[key], row.default);
-    return text === undefined ? [] : [name, text];
+    if (!row.parse) return values[key] === true ? [name] : [];
+    const texts = row.texts && listener ? row.texts(listener) : plainText(values[key], row.default);
+    return texts.flatMap((text) => [name, text]);
   });
 }
 
-function plainText(value: Options[Key], unless: string | undefined): string | undefined {
-  if (value === undefined) return undefined;
-  const text = typeof value === "object" ? value.text : String(value);
-  return text === unless ? undefined : text;
+function plainText(value: unknown, unless: string | undefined): string[] {
+  if (value === undefined) return [];
+  const text = typeof value === "object" ? (value as Address).text : String(value);
+  return text === unless ? [] : [text];
 }
 
 /** One alone says that the other's clients are refused, even where it is the default. */
-function upstreamText(key: "ipv4" | "ipv6") {
-  return (options: Options) => hasDefaultServices(options) ? undefined : options[key]?.text;
+function upstreamTexts(key: "ipv4" | "ipv6") {
+  return (listener: ListenerConfig) => {
+    const text = hasDefaultServices(listener) ? undefined : listener[key]?.text;
+    return text === undefined ? [] : [text];
+  };
 }
 
-function upstream(family: 4 | 6): Parse<Address> {
-  const parse = address(family);
+function upstream(family: 4 | 6): Parse<Upstream> {
   return (text, names) => {
-    const parsed = parse(text, names);
-    // connect(2) to it does not reach a server: with a client's address it reaches that client's.
-    if (parsed.bytes.every((byte) => byte === 0)) {
-      return wrong(names, text, `the address of a server, as ${DEFAULTS[`ipv${family}`]}`);
-    }
+    const parsed = parseUpstream(text, family);
+    if (parsed instanceof Problem) return refuse(names, text, parsed);
+    // Who reads the options asks for that first.
+    if (parsed === NONE) throw new UsageError(`Option ${names}: none has no address`);
     return parsed;
   };
 }
 
-function address(family?: 4 | 6): Parse<Address> {
-  const form = { 4: "an IPv4 address and port", 6: "an IPv6 address and port" };
-  const example = family === 6 ? DEFAULTS.ipv6 : DEFAULTS.ipv4;
-  const expected = family ? form[family] : "an IP address and port";
-  return (text, names) => {
-    const parsed = parseAddress(text);
-    if (!parsed || (family && parsed.family !== family)) {
-      return wrong(names, text, `${expected}, as ${example}`);
-    }
-    if (family === 6 && isMapped(parsed.bytes)) {
-      return wrong(names, text, `${expected}: this one is IPv4, which is for -4`);
-    }
-    return parsed;
-  };
+function portRange(text: string, names: string): PortRange {
+  return parsePortRange(text) ??
+    wrong(
+      names,
+      text,
+      `an IP address and a port or a range of ports, for example ${DEFAULTS.listenAddr}`,
+    );
 }
 
-function number(least: number, most: number, unit = ""): Parse<number> {
+function address(text: string, names: string): Address {
+  return parseAddress(text) ??
+    wrong(names, text, `an IP address and port, for example ${DEFAULTS.ipv4}`);
+}
+
+function workers(text: string, names: string): number | "auto" {
+  return text.toLowerCase() === "auto" ? "auto" : number(BOUNDS.workers, "workers")(text, names);
+}
+
+function number([least, most]: Bounds, unit = ""): Parse<number> {
   return (text, names) => {
     const plain = /^(\d{1,10}|0[xX][0-9a-fA-F]{1,8})$/.test(text);
     const parsed = Number(text);
@@ -322,7 +340,7 @@ function number(least: number, most: number, unit = ""): Parse<number> {
 }
 
 function table(text: string, names: string): number {
-  const parsed = number(1, 0xffff_ffff)(text, names);
+  const parsed = number(BOUNDS.table)(text, names);
   if (!KERNEL_TABLES.includes(parsed)) return parsed;
   return wrong(names, text, "a table of its own: 252 to 255 are the kernel's");
 }
@@ -331,6 +349,12 @@ function choice<T extends string>(...choices: readonly T[]): Parse<T> {
   return (text, names) =>
     choices.find((choice) => choice === text.toLowerCase()) ??
       wrong(names, text, choices.join(", ").replace(/, ([^,]*)$/, " or $1"));
+}
+
+function refuse(names: string, value: string, { text }: Problem): never {
+  const expected = /^expected (.*)$/s.exec(text)?.[1];
+  if (expected !== undefined) return wrong(names, value, expected);
+  throw new UsageError(`Option ${names}: ${JSON.stringify(value)}: ${text}`);
 }
 
 function wrong(names: string, value: string, expected: string): never {

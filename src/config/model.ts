@@ -18,6 +18,8 @@ import type { Upstream } from "./upstreams.ts";
 
 /** One proxy: what holds for the process, and its listeners. */
 export interface ProxyConfig {
+  /** The path of the file that says all of this; none where it was the command line. */
+  readonly file?: string;
   /** Threads that serve the listeners; `auto`: one for each processor that the process may use. */
   readonly workers: number | "auto";
   /** Where metrics are served; without one they are not. */
@@ -108,3 +110,8 @@ export const MODEL_DEFAULTS = {
   optionalWait: 3,
   transparent: false,
 } as const;
+
+/** A mark, if any listener has one: what the process needs for one, it needs for all. */
+export function markOf({ listeners }: Pick<ProxyConfig, "listeners">): number {
+  return listeners.find(({ mark }) => mark !== 0)?.mark ?? 0;
+}

@@ -11,31 +11,16 @@ import {
   SUBNET,
   UdpHeader,
 } from "../native/layout.ts";
-import {
-  type Address,
-  type limits,
-  LITTLE_ENDIAN,
-  type Options,
-  type ProtocolName,
-  PROTOCOLS,
-  writeEndpoint,
-} from "./options.ts";
-
-/** One port of a listener, and where each family's clients go; one of the two is there. */
-export interface ListenPort {
-  readonly listen: Address;
-  readonly ipv4?: Address;
-  readonly ipv6?: Address;
-  readonly protocol: ProtocolName;
-  /** `[::]` leaves IPv4 to another port. */
-  readonly onlyV6?: boolean;
-}
+import type { Limits } from "./limits.ts";
+import type { ListenerConfig, ProxyConfig } from "./model.ts";
+import { type Address, LITTLE_ENDIAN, PROTOCOLS, writeEndpoint } from "./options.ts";
+import type { ListenPort } from "./ports.ts";
 
 /** The `ProxyConfig` record. */
 export function encodeProxy(
-  { metricsAddr, logLevel }: Pick<Options, "metricsAddr" | "logLevel">,
+  { metricsAddr, logLevel }: Pick<ProxyConfig, "metricsAddr" | "logLevel">,
   workers: number,
-  { flows, connections, pipes }: ReturnType<typeof limits>,
+  { flows, connections, pipes }: Limits,
 ): Uint8Array<ArrayBuffer> {
   const [record, view, number] = newRecord(PROXY_CONFIG.size);
   // A record of zeroes is no address.
@@ -50,7 +35,7 @@ export function encodeProxy(
 
 /** What a listener is told beside its ports. Times are in seconds. */
 export type ListenerTerms = Pick<
-  Options,
+  ListenerConfig,
   | "udpHeader"
   | "mark"
   | "headerTimeout"
@@ -141,16 +126,6 @@ export function encodeAnyEndpoint(address: Address | undefined): Uint8Array<Arra
   const [record, view] = newRecord(ENDPOINT.size);
   if (address) writeEndpoint(view, 0, address);
   return record;
-}
-
-/** The one port that the command line means. */
-export function portOf(
-  { listenAddr, ipv4, ipv6, protocol }: Pick<
-    Options,
-    "listenAddr" | "ipv4" | "ipv6" | "protocol"
-  >,
-): ListenPort {
-  return { listen: listenAddr, protocol, ...(ipv4 && { ipv4 }), ...(ipv6 && { ipv6 }) };
 }
 
 function newRecord(

@@ -7,7 +7,6 @@ import {
   encodeListeners,
   encodePorts,
   encodeProxy,
-  portOf,
 } from "./records.ts";
 import {
   ENDPOINT,
@@ -111,7 +110,7 @@ Deno.test("encodePorts: writes one record after the other", () => {
   const ipv4 = address("192.0.2.1:81");
   const ipv6 = address("[fe80::2%7]:82");
   const records = encodePorts([
-    portOf({ listenAddr: listen, ipv4, ipv6, protocol: "udp" }),
+    { listen, ipv4, ipv6, protocol: "udp" },
     { listen, ipv6, protocol: "both", onlyV6: true },
     { listen, ipv4, protocol: "tcp" },
   ]);

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { SCHEMA_PATH, schemaText } from "../../tests/config_schema.ts";
-import { parseArguments, UsageError } from "../cli/arguments.ts";
+import { parseArguments } from "../cli/arguments.ts";
+import { UsageError } from "../cli/usage_error.ts";
 import { readConfig } from "./file.ts";
 import { ConfigError } from "./mistakes.ts";
 import { LISTENER, PROXY } from "./schema.ts";

@@ -1,14 +1,17 @@
 /** What has to be the case, in the order in which an operator would mend it: facts in, findings out. */
 import { formatAddress } from "../config/address.ts";
+import { endpointText, isRange } from "../config/endpoints.ts";
+import { limits, listeningSockets, protocolsOf } from "../config/limits.ts";
+import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import {
   type Address,
   hasDefaultServices,
-  limits,
-  type Options,
   refusedFamilies,
   refusedSentence,
-  servicesOf,
 } from "../config/options.ts";
+import type { PortRange } from "../config/ranges.ts";
+import type { Upstream } from "../config/upstreams.ts";
+import { workerCount } from "../config/workers.ts";
 import { errorText } from "../log/events.ts";
 import { commandLine, quote } from "../cli/command_line.ts";
 import { Status } from "../native/layout.ts";
@@ -17,7 +20,7 @@ import { RoutingError, type Step } from "../routing/plan.ts";
 import { describeStep } from "../routing/text.ts";
 import { capabilityNames, whatHolds, whatIsMissing } from "../proxy/sandbox.ts";
 import { SubnetsError } from "../config/subnets.ts";
-import type { Facts, Holder, ServiceFacts } from "./facts.ts";
+import type { Facts, Holder, ListenerFacts, ServiceFacts, Taken } from "./facts.ts";
 
 /**
  * `ok`, `failed`; `unknown`: nobody can tell from here; `skipped`: its ground is missing.
@@ -28,6 +31,8 @@ export type State = "ok" | "failed" | "unknown" | "skipped";
 /** What a check says. */
 export interface Finding {
   readonly state: State;
+  /** The name of the listener that it is about, where it is about one. */
+  readonly listener?: string;
   /** Which service it is about, where it is about one. */
   readonly protocol?: "tcp" | "udp";
   readonly address?: string;
@@ -47,27 +52,73 @@ export interface Check {
 const FEWEST = 100;
 /** A hard limit of so many is common; with it there is room for some 2,000 connections. */
 const ENOUGH_FILES = 4096;
-/** For each further listener. */
-const FILES_A_LISTENER = 16;
+/** For each further worker. */
+const FILES_A_WORKER = 16;
 /** The share of the connection table that may be in use. */
 const CONNTRACK_SHARE = 0.9;
 
+/** So many addresses are named in a line. */
+const MOST_LISTED = 8;
+
+/** Those about one listener are made for each, in the order of the configuration. */
 export const CHECKS: readonly Check[] = [
   { name: "capabilities", run: (facts) => [capabilities(facts)] },
-  { name: "subnets", run: (facts) => [subnets(facts)] },
-  { name: "listen", run: (facts) => [listen(facts)] },
-  { name: "upstreams", run: (facts) => [upstreams(facts)] },
+  { name: "subnets", run: each((facts, given) => [subnets(facts, given)]) },
+  { name: "listen", run: each(listen) },
+  { name: "upstreams", run: each((facts, given) => [upstreams(facts, given)]) },
   { name: "sandbox", run: sandbox },
   { name: "nofile", run: (facts) => [openFiles(facts)] },
-  { name: "service", run: (facts) => facts.services.map((service) => plain(facts, service)) },
+  { name: "service", run: each(services(plain)) },
   { name: "routes", run: (facts) => [routes(facts)] },
   { name: "rp_filter", run: (facts) => reversePath(facts) },
-  { name: "clients", run: (facts) => facts.services.map((service) => asClient(facts, service)) },
+  { name: "clients", run: each(services(asClient)) },
   { name: "conntrack", run: (facts) => [conntrack(facts)] },
 ];
 
-function capabilities({ options, self, incapable }: Facts): Finding {
-  const mark = options.mark !== 0;
+/** A check of each listener; its findings name it. */
+function each(run: (facts: Facts, given: ListenerFacts) => Finding[]): Check["run"] {
+  return (facts) =>
+    facts.listeners.flatMap((given) =>
+      run(facts, given).map((finding) => ({ ...finding, listener: given.listener.name }))
+    );
+}
+
+/** A check of each service of a listener; its findings name it. */
+function services(
+  run: (facts: Facts, given: ListenerFacts, service: ServiceFacts) => Finding,
+): Parameters<typeof each>[0] {
+  return (facts, given) =>
+    given.services.length === 0
+      ? [skipped(
+        given.listener.upstream === "destination"
+          ? "each header says where its client goes"
+          : "its address is not known",
+      )]
+      : given.services.map((service) => about(service, run(facts, given, service)));
+}
+
+/** What an operator changes: `--listen-addr`, or a key of a listener in the file. */
+function optionName({ file }: ProxyConfig, { name }: ListenerConfig, flag: string): string {
+  return file === undefined
+    ? `--${flag}`
+    : `${flag.replace("listen-addr", "listen")} of listener ${name}`;
+}
+
+/**
+ * The command that checks again with a change; with a file the operator has to write the change, and is
+ * told it.
+ */
+function withChange(
+  { config }: Facts,
+  { listener }: ListenerFacts,
+  change: Partial<ListenerConfig>,
+): string[] {
+  if (config.file !== undefined) return [];
+  return [commandLine("doctor", { ...config, listeners: [{ ...listener, ...change }] })];
+}
+
+function capabilities({ config, self, incapable }: Facts): Finding {
+  const mark = config.listeners.some(({ mark }) => mark !== 0);
   if (!incapable) {
     const owned = [...self.capabilities].filter((name) => name !== "net_bind_service");
     const names = owned.map((name) => `CAP_${name.toUpperCase()}`).join(" and ");
@@ -83,17 +134,22 @@ function capabilities({ options, self, incapable }: Facts): Finding {
     ? failed(
       `${detail}; in a container --cap-add=${name}, with systemd AmbientCapabilities=CAP_${name}`,
     )
-    : failed(detail, [`sudo ${commandLine("doctor", options)}`]);
+    : failed(detail, [`sudo ${commandLine("doctor", config)}`]);
 }
 
-function subnets({ options, self, subnets }: Facts): Finding {
-  const path = options.allowedSubnets;
-  if (path === undefined || subnets === undefined) {
-    return ok("Every peer may send headers: name your load balancers with --allowed-subnets");
+function subnets({ config, self }: Facts, { listener, subnets }: ListenerFacts): Finding {
+  const { allowedSubnets, trust } = listener;
+  if (trust.length > 0) return ok(`trust has ${countOf(trust.length, "rule")}`);
+  if (allowedSubnets === undefined) {
+    const option = optionName(config, listener, "allowed-subnets");
+    return ok(`Every peer may send headers: name your load balancers with ${option}`);
   }
-  if (typeof subnets === "number") {
-    return ok(`${path} names ${subnets === 1 ? "1 subnet" : `${subnets} subnets`}`);
+  if (allowedSubnets.kind === "inline") {
+    return ok(`${countOf(allowedSubnets.subnets.length, "subnet")} may send headers`);
   }
+  const { path } = allowedSubnets;
+  if (typeof subnets === "number") return ok(`${path} names ${countOf(subnets, "subnet")}`);
+  if (subnets === undefined) return unknown(`${path} was not read`);
   const line = subnets instanceof SubnetsError ? subnets.line : undefined;
   if (line === undefined) return failed(`${subnets.message}; write one subnet a line to it`);
   return failed(`${subnets.message}; correct it, or leave it out`, [
@@ -101,9 +157,17 @@ function subnets({ options, self, subnets }: Facts): Finding {
   ]);
 }
 
-function listen({ options, self, listen: { problem, holder } }: Facts): Finding {
-  const { text, port } = options.listenAddr;
-  if (!problem) return ok(`${text} is free`);
+function listen(facts: Facts, { listener, taken }: ListenerFacts): Finding[] {
+  if (taken.length > 0) return taken.map((one) => notFree(facts, listener, one));
+  const texts = listener.listen.map(({ text }) => text);
+  return [ok(`${listOf(texts)} ${texts.length === 1 ? "is" : "are"} free`)];
+}
+
+function notFree(facts: Facts, listener: ListenerConfig, taken: Taken): Finding {
+  const { self, config } = facts;
+  const { address, problem, holder } = taken;
+  const { text, port } = address;
+  const option = optionName(config, listener, "listen-addr");
   switch (problem.status) {
     case Status.permission:
       return failed(
@@ -120,7 +184,7 @@ function listen({ options, self, listen: { problem, holder } }: Facts): Finding 
         ]);
       }
       return failed(
-        `${text} is taken by ${holder.name} (process ${holder.process}): stop it, or choose another port with --listen-addr`,
+        `${text} is taken by ${holder.name} (process ${holder.process}): stop it, or choose another port with ${option}`,
         // systemd holds the sockets of services that it starts on demand; elsewhere 1 is the container.
         [as(
           self,
@@ -128,25 +192,35 @@ function listen({ options, self, listen: { problem, holder } }: Facts): Finding 
         )],
       );
     case Status.address_not_available: {
-      const listenAddr = anyAddress(options.listenAddr);
-      return failed(`${problem.message}: ${text} is not an address of this host`, [
-        commandLine("doctor", { ...options, listenAddr }),
-      ]);
+      const elsewhere = listener.listen.map((range) =>
+        range.bytes.join() === address.bytes.join() ? anyAddress(range) : range
+      );
+      const given = { listener, taken: [], services: [] };
+      return failed(
+        `${problem.message}: ${text} is not an address of this host`,
+        withChange(facts, given, { listen: elsewhere }),
+      );
     }
     default:
       return failed(problem.message);
   }
 }
 
-function sandbox({ options, sandbox, listen: { holder } }: Facts): Finding[] {
-  const running = holder?.ours ? [sandboxOf(holder)] : [];
-  if (options.sandbox === "off") return [skipped("--sandbox off asks for none"), ...running];
+function sandbox({ config, sandbox, listeners }: Facts): Finding[] {
+  const holder = ourHolder(listeners);
+  const running = holder ? [sandboxOf(holder)] : [];
+  if (config.sandbox === "off") return [skipped("--sandbox off asks for none"), ...running];
   if (sandbox instanceof NativeError) return [unknown(sandbox.message), ...running];
   const missing = whatIsMissing(sandbox);
   const has = `a start here has ${whatHolds(sandbox)}`;
   if (!missing) return [ok(capitalise(has)), ...running];
   const incomplete = `${missing}; see docs/sandbox.md; ${has}`;
-  return [options.sandbox === "on" ? failed(incomplete) : ok(incomplete), ...running];
+  return [config.sandbox === "on" ? failed(incomplete) : ok(incomplete), ...running];
+}
+
+/** This program, where it runs already. */
+function ourHolder(listeners: Facts["listeners"]): Holder | undefined {
+  return listeners.flatMap(({ taken }) => taken).find(({ holder }) => holder?.ours)?.holder;
 }
 
 /** What holds of a proxy that runs. */
@@ -161,138 +235,175 @@ function sandboxOf({ process, confinement }: Holder): Finding {
   );
 }
 
-function upstreams({ options, loop }: Facts): Finding {
+function upstreams({ config }: Facts, { listener, loop }: ListenerFacts): Finding {
   if (loop) {
+    const option = optionName(config, listener, "listen-addr");
     return failed(
-      `${loop.message}: choose another port with --listen-addr, or name the server behind it`,
-      [`ss -lntup 'sport = :${options.listenAddr.port}'`],
+      `${loop.message}: choose another port with ${option}, or name the server behind it`,
+      [`ss -lntup 'sport = :${listener.listen[0]?.port}'`],
     );
   }
-  const named = servicesOf(options).map(({ family, text }) => `IPv${family} clients to ${text}`);
-  return ok([...named, ...refusedFamilies(options).map(refusedSentence)].join("; "));
+  if (listener.upstream === "destination") {
+    const texts = listener.allowedDestinations.map(({ text }) => text);
+    return ok(`Clients to the destination of their header, of ${listOf(texts)}`);
+  }
+  const named = ([4, 6] as const).flatMap((family) => {
+    const upstream = listener[`ipv${family}`];
+    return upstream ? [`IPv${family} clients to ${upstream.text}`] : [];
+  });
+  return ok([...named, ...refusedFamilies(listener).map(refusedSentence)].join("; "));
 }
 
-function openFiles({ options, fileLimit }: Facts): Finding {
-  const { flows, connections } = limits(options, fileLimit);
+function openFiles({ config, fileLimit }: Facts): Finding {
+  const workers = workerCount(config.workers);
+  const { flows, connections } = limits({ ...config, workers }, fileLimit);
+  const protocols = protocolsOf(config);
   const parts = [
-    ...(options.protocol === "udp" ? [] : [`${connections} connections`]),
-    ...(options.protocol === "tcp" ? [] : [`${flows} UDP flows`]),
+    ...(protocols.has("tcp") ? [`${connections} connections`] : []),
+    ...(protocols.has("udp") ? [`${flows} UDP flows`] : []),
   ];
   const room = `A limit of ${fileLimit} open files has room for ${parts.join(" and ")}`;
   const least = Math.min(
-    ...(options.protocol === "udp" ? [] : [connections]),
-    ...(options.protocol === "tcp" ? [] : [flows]),
+    ...(protocols.has("tcp") ? [connections] : []),
+    ...(protocols.has("udp") ? [flows] : []),
   );
   if (least >= FEWEST) return ok(room);
+  const sockets = workers * Math.max(0, listeningSockets(config) - protocols.size);
   return failed(`${room}: raise it where the program is started (with systemd LimitNOFILE=)`, [
-    `ulimit -n ${ENOUGH_FILES + FILES_A_LISTENER * (options.listeners - 1)}`,
+    `ulimit -n ${ENOUGH_FILES + FILES_A_WORKER * (workers - 1) + sockets}`,
   ]);
 }
 
-function plain(facts: Facts, service: ServiceFacts): Finding {
+function plain(facts: Facts, given: ListenerFacts, service: ServiceFacts): Finding {
   const { address, transport, plain: { outcome, errno } } = service;
-  const { text, family } = address;
+  const { text, family, port } = address;
   switch (outcome) {
     case "ok":
-      return about(service, ok(transport === "tcp" ? "accepts a connection" : "answers"));
+      return ok(transport === "tcp" ? "accepts a connection" : "answers");
     case "silent":
-      return about(
-        service,
-        transport === "udp"
-          ? unknown("says nothing to a datagram that it may not understand, which is no fault")
-          : failed("does not answer: is the host up, and does a firewall let this host in?"),
-      );
+      return transport === "udp"
+        ? unknown("says nothing to a datagram that it may not understand, which is no fault")
+        : failed("does not answer: is the host up, and does a firewall let this host in?");
     case "refused":
-      return about(service, refused(facts, service));
+      return isRange(address)
+        ? unknown(`nobody listens on port ${port} now, which is no fault of a range`)
+        : refused(facts, given, service);
     case "failed":
-      if (isSpare(facts.options, address) && NO_FAMILY.has(errno)) {
-        return about(service, skipped(`this host has no IPv${family}`));
+      if (isSpare(given, address) && NO_FAMILY.has(errno)) {
+        return skipped(`this host has no IPv${family}`);
       }
-      return about(
-        service,
-        failed(`cannot be reached, ${errorText(errno)}: is ${text} right?`, [
-          `ip -${family} route get ${ipText(address)}`,
-        ]),
-      );
+      return failed(`cannot be reached, ${errorText(errno)}: is ${text} right?`, [
+        `ip -${family} route get ${ipText(address)}`,
+      ]);
   }
 }
 
 /** Without flags both families are meant as far as there are: errors that say that one is not. */
 const NO_FAMILY = new Set([97, 99, 101]);
 
-function isSpare(options: Options, { family }: Address): boolean {
-  return family === 6 && hasDefaultServices(options);
+function isSpare({ listener }: ListenerFacts, { family }: Address): boolean {
+  return family === 6 && hasDefaultServices(listener);
 }
 
-function refused({ options }: Facts, { address, transport, elsewhere }: ServiceFacts): Finding {
+function refused(
+  facts: Facts,
+  given: ListenerFacts,
+  { address, transport, elsewhere }: ServiceFacts,
+): Finding {
   const { family, port } = address;
   const [other] = elsewhere;
   if (!other) {
     const letter = transport === "tcp" ? "t" : "u";
-    const otherwise = isSpare(options, address)
+    const otherwise = isSpare(given, address)
       ? "give -4 alone if no IPv6 client comes"
       : "correct the address";
     return failed(`nobody listens there: start the service, or ${otherwise}`, [
       `ss -ln${letter}p 'sport = :${port}'`,
     ]);
   }
-  const there = { ...address, bytes: other.bytes, text: endText(family, other.bytes, port) };
-  return failed(`nobody listens there, but on ${there.text}`, [
-    commandLine("doctor", { ...options, [family === 4 ? "ipv4" : "ipv6"]: there }),
-  ]);
+  const text = endText(family, other.bytes, port);
+  const there: Upstream = {
+    kind: "address",
+    address: { family, bytes: other.bytes, scope: 0 },
+    ports: { first: port, last: port },
+    text,
+  };
+  return failed(
+    `nobody listens there, but on ${text}`,
+    withChange(facts, given, { [family === 4 ? "ipv4" : "ipv6"]: there }),
+  );
 }
 
-/** Whether clients' connections were seen to work. */
-function isProven({ services }: Facts, family: number): boolean {
-  const its = services.filter(({ address }) => address.family === family);
-  return its.length > 0 && its.every(({ spoofed }) => spoofed?.outcome === "ok");
+function allServices({ listeners }: Facts): ServiceFacts[] {
+  return listeners.flatMap(({ services }) => services);
+}
+
+/** Whether clients' connections were seen to work, or to be refused as they should be. */
+function isProven(facts: Facts, family: number): boolean {
+  const its = allServices(facts).filter(({ address }) => address.family === family);
+  return its.length > 0 && its.every(isAnswered);
+}
+
+/** A refusal is an answer, too: it came back. */
+function isAnswered({ address, plain, spoofed }: ServiceFacts): boolean {
+  return spoofed?.outcome === "ok" ||
+    isRange(address) && plain.outcome === "refused" && spoofed?.outcome === "refused";
 }
 
 /** Steps that are missing, for the families whose connections were not seen to work. */
 function missingSteps(facts: Facts): Step[] {
-  const { routing, services } = facts;
+  const { routing } = facts;
   if (routing instanceof RoutingError) return [];
   const open = new Set(
-    services.map(({ address }) => address.family).filter((family) => !isProven(facts, family)),
+    familiesOf(facts).filter((family) => !isProven(facts, family)),
   );
   return routing.missing.filter((step) =>
     step.kind === "sysctl" ? open.size > 0 : open.has(step.family)
   );
 }
 
+/** The families that something is set for. */
+function familiesOf({ routing, ...facts }: Facts): number[] {
+  const steps = routing instanceof RoutingError ? [] : routing.steps;
+  return [
+    ...allServices({ routing, ...facts }).map(({ address }) => address.family),
+    ...steps.flatMap((step) => step.kind === "sysctl" ? [] : [step.family]),
+  ];
+}
+
 /** They are there once the program runs. */
-function setAtStart({ options, self, listen }: Facts): boolean {
-  return options.autoRoutes && !listen.holder?.ours && self.capabilities.has("net_admin");
+function setAtStart({ config, self, listeners }: Facts): boolean {
+  return config.autoRoutes && !ourHolder(listeners) && self.capabilities.has("net_admin");
 }
 
 function routes(facts: Facts): Finding {
-  const { options, self, routing, services } = facts;
+  const { config, self, routing } = facts;
   if (routing instanceof RoutingError) return failed(routing.message);
   const missing = missingSteps(facts);
   if (missing.length === 0) {
     const own = routing.missing.length > 0 &&
-      services.every(({ address }) => isProven(facts, address.family));
+      familiesOf(facts).every((family) => isProven(facts, family));
     return ok(
       own
         ? "Replies to clients come back, by rules of your own"
-        : `Rules and routes of table ${options.table} are there`,
+        : `Rules and routes of table ${config.table} are there`,
     );
   }
   const what = `${missing.map(describeStep).join(", ")}: missing`;
   if (setAtStart(facts)) return ok("--auto-routes sets the rules and routes at the start");
   if (routing.foreign.length > 0) {
-    const table = options.table + 1;
+    const table = config.table + 1;
     return failed(
-      `${what}, and table ${options.table} has routes of others: take another with --table`,
-      [as(self, commandLine("routes up", { ...options, table }))],
+      `${what}, and table ${config.table} has routes of others: take another with --table`,
+      [as(self, commandLine("routes up", config, { table }))],
     );
   }
-  return failed(what, [as(self, commandLine("routes up", options))]);
+  return failed(what, [as(self, commandLine("routes up", config))]);
 }
 
 function reversePath(facts: Facts): Finding[] {
-  const { services, filter, self } = facts;
-  const four = services.filter(({ address }) => address.family === 4);
+  const { filter, self } = facts;
+  const four = allServices(facts).filter(({ address }) => address.family === 4);
   if (four.length === 0) return [];
   if (four.every(({ reach }) => reach?.kind !== "remote")) {
     return [ok("Does not matter: the service's replies never leave this host")];
@@ -312,16 +423,13 @@ function reversePath(facts: Facts): Finding[] {
   ];
 }
 
-function asClient(facts: Facts, service: ServiceFacts): Finding {
-  return about(service, asClientFinding(facts, service));
-}
-
-function asClientFinding(facts: Facts, service: ServiceFacts): Finding {
+function asClient(facts: Facts, _given: ListenerFacts, service: ServiceFacts): Finding {
   const { plain, spoofed, address, transport } = service;
   if (!spoofed) return skipped("the capability is missing");
   if (spoofed.outcome === "ok") {
     return ok(transport === "tcp" ? "accepts a client's connection" : "answers a client");
   }
+  if (isAnswered(service)) return ok("refuses a client as it refuses this program");
   if (plain.outcome === "refused" || plain.outcome === "failed") {
     return skipped("the service cannot be reached");
   }
@@ -378,9 +486,11 @@ function as({ user }: Facts["self"], command: string): string {
   return user === 0 ? command : `sudo ${command}`;
 }
 
-function anyAddress(address: Address): Address {
-  const bytes = address.bytes.map(() => 0);
-  return { ...address, bytes, scope: 0, text: endText(address.family, bytes, address.port) };
+function anyAddress(range: PortRange): PortRange {
+  const { family, port, lastPort } = range;
+  const bytes = range.bytes.map(() => 0);
+  const text = endpointText({ family, bytes, scope: 0 }, { first: port, last: lastPort });
+  return { ...range, bytes, scope: 0, text };
 }
 
 function endText(family: number, bytes: readonly number[], port: number): string {
@@ -393,6 +503,18 @@ function ipText({ family, bytes }: Address): string {
 
 function about({ transport, address }: ServiceFacts, finding: Finding): Finding {
   return { ...finding, protocol: transport, address: address.text };
+}
+
+function countOf(count: number, thing: string): string {
+  return `${count} ${thing}${count === 1 ? "" : "s"}`;
+}
+
+/** `a, b and c`; of many the first, and how many more. */
+function listOf(texts: readonly string[]): string {
+  const shown = texts.length > MOST_LISTED
+    ? [...texts.slice(0, MOST_LISTED), `${texts.length - MOST_LISTED} more`]
+    : texts;
+  return shown.join(", ").replace(/, ([^,]*)$/, " and $1");
 }
 
 function capitalise(text: string): string {

@@ -1,14 +1,15 @@
 import assert from "node:assert/strict";
 import { parseArguments } from "../cli/arguments.ts";
-import { servicesOf } from "../config/options.ts";
+import { upstreamEndpoints } from "../config/endpoints.ts";
 import { Status } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
 import type { ProbeResult } from "../native/probe.ts";
+import { datagramPorts, routingNeeds } from "../routing/needs.ts";
 import { planRoutes, type Reach, RoutingError, type Step } from "../routing/plan.ts";
 import type { SandboxResult } from "../proxy/sandbox.ts";
 import { SubnetsError } from "../config/subnets.ts";
 import { CHECKS, type Finding } from "./checks.ts";
-import type { Facts, ServiceFacts } from "./facts.ts";
+import type { Facts, ListenerFacts, ServiceFacts, Taken } from "./facts.ts";
 import type { Self } from "./proc.ts";
 
 const OK: ProbeResult = { outcome: "ok", errno: 0 };
@@ -32,36 +33,50 @@ const UNFILTERED: SandboxResult = {
 const REMOTE: Reach = { kind: "remote", device: "eth0", source: "192.0.2.1" };
 const LOCAL: Reach = { kind: "local" };
 
+type Changed = Partial<Facts> & Partial<Omit<ListenerFacts, "taken">> & {
+  reach?: Reach;
+  service?: Partial<ServiceFacts>;
+  missing?: boolean;
+  /** What is in the way of the listener's address. */
+  taken?: Omit<Taken, "address">;
+};
+
 /** Facts of a host on which everything is well, with these flags and differences. */
-function facts(
-  line: string,
-  { reach = LOCAL, service = {}, missing = false, ...other }: Partial<Facts> & {
-    reach?: Reach;
-    service?: Partial<ServiceFacts>;
-    missing?: boolean;
-  } = {},
-): Facts {
+function facts(line: string, changed: Changed = {}): Facts {
+  const { reach = LOCAL, service = {}, missing = false, taken, subnets, loop, ...other } = changed;
   const request = parseArguments(["doctor", ...line.split(" ")], "1.2.3");
-  assert.equal(request.kind, "doctor");
-  const { options } = request;
-  const { steps, notes } = planRoutes(options, { 4: reach, 6: LOCAL });
+  assert(request.kind === "doctor" && request.setup.kind === "flags");
+  const { config } = request.setup;
+  const [listener] = config.listeners;
+  assert(listener);
+  const { steps, notes } = planRoutes(routingNeeds(config), {
+    table: config.table,
+    reach: ({ family }) => family === 4 ? reach : LOCAL,
+    datagramPorts: datagramPorts(config),
+  });
   const none: Step[] = [];
-  const [address] = servicesOf(options);
-  assert(address);
+  const [address] = upstreamEndpoints(listener);
+  const [listen] = listener.listen;
+  assert(address && listen);
   return {
-    options,
+    config,
     self: ROOT,
-    listen: {},
     sandbox: CONFINED,
     fileLimit: 65_536,
-    services: [{
-      address,
-      transport: options.protocol === "udp" ? "udp" : "tcp",
-      plain: OK,
-      spoofed: OK,
-      reach,
-      elsewhere: [],
-      ...service,
+    listeners: [{
+      listener,
+      ...(subnets !== undefined && { subnets }),
+      ...(loop && { loop }),
+      taken: taken ? [{ address: listen, ...taken }] : [],
+      services: [{
+        address,
+        transport: listener.protocol === "udp" ? "udp" : "tcp",
+        plain: OK,
+        spoofed: OK,
+        reach,
+        elsewhere: [],
+        ...service,
+      }],
     }],
     routing: {
       steps,
@@ -91,6 +106,14 @@ function said(name: string, given: Facts): string {
 }
 
 const SERVICE = "-4 127.0.0.1:22";
+const ENDPOINT6 = {
+  family: 6,
+  bytes: [...Array(15).fill(0), 1],
+  scope: 0,
+  port: 443,
+  lastPort: 443,
+} as const;
+const RANGE = "-l 0.0.0.0:30000-30999 -4 127.0.0.1";
 const refusal = (status: number) => new NativeError(status, "Cannot do it");
 
 const CASES: [name: string, check: string, given: Facts, expected: string][] = [
@@ -120,7 +143,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "no sandbox, beside a proxy that has one",
     "sandbox",
     facts(`${SERVICE} --sandbox off`, {
-      listen: {
+      taken: {
         problem: refusal(Status.address_in_use),
         holder: {
           process: 7,
@@ -163,7 +186,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
   [
     "a port of which nobody may be seen",
     "listen",
-    facts(SERVICE, { listen: { problem: refusal(Status.address_in_use) } }),
+    facts(SERVICE, { taken: { problem: refusal(Status.address_in_use) } }),
     "failed: Cannot do it; another user's program has it, or choose another port → " +
     "sudo ss -lntup 'sport = :8443'",
   ],
@@ -171,7 +194,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "a port of the first process, which nobody should end",
     "listen",
     facts(SERVICE, {
-      listen: {
+      taken: {
         problem: refusal(Status.address_in_use),
         holder: { process: 1, name: "systemd", ours: false },
       },
@@ -223,17 +246,12 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
   [
     "no IPv6 where nobody asked for it",
     "service",
-    (() => {
-      const given = facts("-l 0.0.0.0:8443");
-      const [service] = given.services;
-      assert(service);
-      const six: ServiceFacts = {
-        ...service,
-        address: given.options.ipv6 ?? assert.fail(),
+    facts("-l 0.0.0.0:8443", {
+      service: {
+        address: { ...ENDPOINT6, text: "[::1]:443" },
         plain: { outcome: "failed", errno: 101 },
-      };
-      return { ...given, services: [six] };
-    })(),
+      },
+    }),
     "skipped: skipped because this host has no IPv6",
   ],
   [
@@ -306,12 +324,85 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "replies? → sudo nft list ruleset",
   ],
   [
+    "a range on whose first port nobody listens now",
+    "service",
+    facts(RANGE, { service: { plain: REFUSED, spoofed: REFUSED } }),
+    "unknown: nobody listens on port 30000 now, which is no fault of a range",
+  ],
+  [
+    "a range that refuses clients as it refuses this program",
+    "clients",
+    facts(RANGE, { service: { plain: REFUSED, spoofed: REFUSED } }),
+    "ok: refuses a client as it refuses this program",
+  ],
+  [
+    "several addresses",
+    "listen",
+    facts("-l 0.0.0.0:25 -l [::]:25 -l 0.0.0.0:587 -4 127.0.0.1"),
+    "ok: 0.0.0.0:25, [::]:25 and 0.0.0.0:587 are free",
+  ],
+  [
+    "a host name that is not resolved",
+    "service",
+    { ...withoutServices(facts(SERVICE)) },
+    "skipped: skipped because its address is not known",
+  ],
+  [
     "UDP that says nothing to anyone",
     "clients",
     facts(`${SERVICE} -p udp`, { service: { plain: SILENT, spoofed: SILENT } }),
     "unknown: says nothing to a client either; the routing is there",
   ],
 ];
+
+/** No upstream of the listener has an address. */
+function withoutServices(given: Facts): Facts {
+  return {
+    ...given,
+    listeners: given.listeners.map((listener) => ({ ...listener, services: [] })),
+  };
+}
+
+Deno.test("every check of a listener is made for each, and names it", () => {
+  const given = facts(SERVICE);
+  const [one] = given.listeners;
+  assert(one);
+  const listeners = ["mail", "web"].map((name) => ({
+    ...one,
+    listener: { ...one.listener, name },
+  }));
+  const names = CHECKS.map(({ name, run }) => {
+    const found = run({ ...given, listeners }).map(({ listener }) => listener ?? "-");
+    return `${name} ${found.join(" ")}`;
+  });
+  assert.deepEqual(names, [
+    "capabilities -",
+    "subnets mail web",
+    "listen mail web",
+    "upstreams mail web",
+    "sandbox -",
+    "nofile -",
+    "service mail web",
+    "routes -",
+    "rp_filter -",
+    "clients mail web",
+    "conntrack -",
+  ]);
+});
+
+Deno.test("with a file the findings name its keys, and commands name the file", () => {
+  const given = facts("-m 7 -4 127.0.0.1:22", {
+    missing: true,
+    service: { spoofed: SILENT, plain: REFUSED, elsewhere: [{ bytes: [127, 0, 0, 2] }] },
+  });
+  const file = { ...given, config: { ...given.config, file: "/etc/mmproxy.toml" } };
+  assert.match(
+    said("subnets", file),
+    /name your load balancers with allowed-subnets of listener 0\.0\.0\.0:8443$/,
+  );
+  assert.match(said("routes", file), /missing → mmproxy routes up --config \/etc\/mmproxy\.toml$/);
+  assert.equal(said("service", file), "failed: nobody listens there, but on 127.0.0.2:22");
+});
 
 for (const [name, check, given, expected] of CASES) {
   Deno.test(`${check}: ${name}`, () => assert.equal(said(check, given), expected));
@@ -338,9 +429,12 @@ Deno.test("clients: a check whose ground is missing is skipped, and never ok", (
     assert.match(said("clients", given), why);
     assert.deepEqual(findings("clients", given).map(({ state }) => state), ["skipped"]);
   }
-  const { spoofed: _, ...incapable } = facts(SERVICE).services[0] ?? assert.fail();
+  const given = facts(SERVICE);
+  const [listener] = given.listeners;
+  const { spoofed: _, ...incapable } = listener?.services[0] ?? assert.fail();
+  assert(listener);
   assert.match(
-    said("clients", { ...facts(SERVICE), services: [incapable] }),
+    said("clients", { ...given, listeners: [{ ...listener, services: [incapable] }] }),
     /^skipped: .*capability/,
   );
 });

@@ -1,5 +1,5 @@
-/** `doctor`: says whether the program would work with these flags, and what mends it. */
-import type { DoctorRequest } from "../cli/arguments.ts";
+/** `doctor`: says whether the program would work with this configuration, and what mends it. */
+import type { ProxyConfig } from "../config/model.ts";
 import type { Library } from "../native/library.ts";
 import { CHECKS } from "./checks.ts";
 import { gather } from "./facts.ts";
@@ -11,11 +11,12 @@ import { type Entry, isWell, reportJson, reportText } from "./report.ts";
  * @returns the exit code: 0 only when it would work
  */
 export async function runDoctor(
-  { options, json }: DoctorRequest,
+  config: ProxyConfig,
+  json: boolean,
   library: Library,
   print: (text: string) => void,
 ): Promise<number> {
-  const facts = await gather(options, library);
+  const facts = await gather(config, library);
   const entries = CHECKS.flatMap(({ name, run }) =>
     run(facts).map((finding): Entry => ({ name, ...finding }))
   );

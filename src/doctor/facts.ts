@@ -1,17 +1,20 @@
 /** What is the case on this host, gathered once and judged afterwards. Nothing here is changed. */
+import { type Endpoint, upstreamEndpoints } from "../config/endpoints.ts";
+import { type ListenerConfig, markOf, type ProxyConfig } from "../config/model.ts";
 import {
   type Address,
   encodeEndpoint,
-  type Options,
   PROTOCOLS,
-  servicesOf,
   type Transport,
   transportsOf,
 } from "../config/options.ts";
-import { encodeAnyEndpoint, encodePorts, portOf } from "../config/records.ts";
+import { listenPorts, portAddress } from "../config/ports.ts";
+import type { PortRange } from "../config/ranges.ts";
+import { encodeAnyEndpoint, encodePorts } from "../config/records.ts";
 import { KernelRouting, type Routing } from "../routing/kernel.ts";
 import { type Library, NativeError } from "../native/library.ts";
-import { probe, type ProbeRequest, type ProbeResult } from "../native/probe.ts";
+import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "../native/probe.ts";
+import type { Need } from "../routing/needs.ts";
 import { type Reach, RoutingError } from "../routing/plan.ts";
 import { type Survey, survey } from "../routing/command.ts";
 import { isSubnetsProblem, readSubnets } from "../proxy/reload.ts";
@@ -31,25 +34,41 @@ import {
 
 /** Everything that the checks look at. */
 export interface Facts {
-  readonly options: Options;
+  readonly config: ProxyConfig;
   readonly self: Self;
   /** Why clients' addresses and the mark cannot be used. */
   readonly incapable?: NativeError;
-  /** How many subnets the file names, or what is wrong with it; none without a file. */
-  readonly subnets?: number | SubnetsError | NativeError;
-  readonly listen: { readonly problem?: NativeError; readonly holder?: Holder };
   /** What the sandbox would come to here. */
   readonly sandbox: SandboxResult | NativeError;
-  /** An upstream is the program's own listener. */
-  readonly loop?: NativeError;
   /** The limit of open files. */
   readonly fileLimit: number;
-  readonly services: readonly ServiceFacts[];
+  /** In the order of the configuration. */
+  readonly listeners: readonly ListenerFacts[];
   readonly routing: Survey | RoutingError;
   /** Interfaces on which rp_filter is strict, and the packets that it dropped during the probes. */
   readonly filter: { readonly strict: readonly string[]; readonly dropped: number };
   /** None where the kernel tracks no connections. */
   readonly conntrack?: { readonly count: number; readonly max: number };
+}
+
+/** What is about one listener. */
+export interface ListenerFacts {
+  readonly listener: ListenerConfig;
+  /** How many subnets its file names, or what is wrong with it; none without a file. */
+  readonly subnets?: number | SubnetsError | NativeError;
+  /** Ranges of which a port cannot be listened on. */
+  readonly taken: readonly Taken[];
+  /** An upstream is the program's own listener. */
+  readonly loop?: NativeError;
+  readonly services: readonly ServiceFacts[];
+}
+
+/** A port that cannot be listened on: the first of its range. */
+export interface Taken {
+  /** Where it is; its port is the one that cannot be had. */
+  readonly address: Address;
+  readonly problem: NativeError;
+  readonly holder?: Holder;
 }
 
 /** A process that listens where this program wants to. */
@@ -64,7 +83,8 @@ export interface Holder {
 
 /** A service, by one of its protocols. */
 export interface ServiceFacts {
-  readonly address: Address;
+  /** Of a range the first port is tried. */
+  readonly address: Endpoint;
   readonly transport: Transport;
   readonly plain: ProbeResult;
   /** As a client; none where that cannot be tried. */
@@ -77,81 +97,100 @@ export interface ServiceFacts {
 /** Longer than two retransmissions of a lost SYN. */
 const MOST_TCP_WAIT_MS = 3_500;
 const UDP_WAIT_MS = 1_000;
+/** Each holds a thread of the runtime while it waits. */
+const PROBES_AT_ONCE = 32;
 
-/** Looks and tries. The service sees a connection or a datagram for each way to try. */
-export async function gather(options: Options, library: Library): Promise<Facts> {
+/** Looks and tries. Each service sees a connection or a datagram for each way to try. */
+export async function gather(config: ProxyConfig, library: Library): Promise<Facts> {
   const routing = new KernelRouting(library);
-  const incapable = problemOf(() => library.checkCapabilities(options.mark));
-  const targets = targetsOf(options);
-  const plain = await Promise.all(
-    // A mark that this process may not set would hide whether the service is there.
-    targets.map((target) =>
-      probe(library, request(options, target, false, incapable ? 0 : options.mark))
-    ),
-  );
+  const incapable = problemOf(() => library.checkCapabilities(markOf(config)));
+  const targets = config.listeners.flatMap(targetsOf);
+  // A mark that this process may not set would hide whether the service is there.
+  const plain = await probeAll(library, targets, false, !incapable);
   const before = droppedByFilter(library);
-  const spoofed = incapable ? [] : await Promise.all(
-    targets.map((target) => probe(library, request(options, target, true, options.mark))),
-  );
+  const spoofed = incapable ? [] : await probeAll(library, targets, true, true);
   const dropped = droppedByFilter(library) - before;
   const conntrack = readConntrack(library);
-  const subnets = readSubnetFile(options, library);
-  const fileLimit = library.raiseFileLimit();
-  const loop = problemOf(() =>
-    library.checkForwarding(
-      encodeAnyEndpoint(options.metricsAddr),
-      encodePorts([portOf(options)]),
-    )
-  );
   const sockets = readSockets(library);
+  const services = targets.map((target, index) => {
+    const { address, transport } = target;
+    const result = spoofed[index];
+    const reach = reachOf(routing, address);
+    return {
+      listener: target.listener,
+      address,
+      transport,
+      plain: plain[index] ?? { outcome: "failed" as const, errno: 0 },
+      ...(result && { spoofed: result }),
+      ...(reach && { reach }),
+      elsewhere: listenersOn(sockets[transport], address),
+    };
+  });
+  const fileLimit = library.raiseFileLimit();
   return {
-    options,
+    config,
     self: parseSelf(readText(library, "/proc/self/status") ?? ""),
     ...(incapable && { incapable }),
-    ...(subnets !== undefined && { subnets }),
-    listen: lookAtListener(options, library, sockets),
-    ...(loop && { loop }),
-    sandbox: rehearse(options, library),
+    sandbox: rehearse(config, library),
     fileLimit,
-    services: targets.map(({ address, transport }, index): ServiceFacts => {
-      const result = spoofed[index];
-      const reach = reachOf(routing, address);
+    listeners: config.listeners.map((listener) => {
+      const subnets = readSubnetFile(listener, library);
+      const loop = loopProblem(config, listener, library);
       return {
-        address,
-        transport,
-        plain: plain[index] ?? { outcome: "failed", errno: 0 },
-        ...(result && { spoofed: result }),
-        ...(reach && { reach }),
-        elsewhere: listenersOn(sockets[transport], address),
+        listener,
+        ...(subnets !== undefined && { subnets }),
+        taken: lookAtListener(listener, library, sockets),
+        ...(loop && { loop }),
+        services: services.filter((service) => service.listener === listener)
+          .map(({ listener: _, ...service }) => service),
       };
     }),
-    routing: surveyed(options, routing, sockets.udp),
+    routing: surveyed(config, routing, sockets.udp),
     filter: { strict: strictInterfaces(library), dropped },
     ...(conntrack && { conntrack }),
   };
 }
 
 interface Target {
-  readonly address: Address;
+  readonly listener: ListenerConfig;
+  readonly address: Endpoint;
   readonly transport: Transport;
 }
 
-function targetsOf(options: Options): Target[] {
-  return servicesOf(options).flatMap((address) =>
-    transportsOf(options.protocol).map((transport) => ({ address, transport }))
+function targetsOf(listener: ListenerConfig): Target[] {
+  return upstreamEndpoints(listener).flatMap((address) =>
+    transportsOf(listener.protocol).map((transport) => ({ listener, address, transport }))
   );
 }
 
-function request(
-  { connectTimeout }: Options,
-  { address, transport }: Target,
+/** Probes every target, some at once. */
+async function probeAll(
+  library: Library,
+  targets: readonly Target[],
   spoofed: boolean,
-  mark: number,
+  marked: boolean,
+): Promise<ProbeResult[]> {
+  const results: ProbeResult[] = [];
+  for (let at = 0; at < targets.length; at += PROBES_AT_ONCE) {
+    const some = targets.slice(at, at + PROBES_AT_ONCE);
+    results.push(
+      ...await Promise.all(
+        some.map((target) => probe(library, request(target, spoofed, marked))),
+      ),
+    );
+  }
+  return results;
+}
+
+function request(
+  { listener: { connectTimeout, mark }, address, transport }: Target,
+  spoofed: boolean,
+  marked: boolean,
 ): ProbeRequest {
   const timeout = transport === "udp"
     ? UDP_WAIT_MS
     : Math.min(connectTimeout * 1000, MOST_TCP_WAIT_MS);
-  return { protocol: transport, service: address, spoofed, mark, timeout };
+  return { protocol: transport, service: address, spoofed, mark: marked ? mark : 0, timeout };
 }
 
 function problemOf(call: () => void): NativeError | undefined {
@@ -164,9 +203,12 @@ function problemOf(call: () => void): NativeError | undefined {
   }
 }
 
-function rehearse(options: Options, library: Library): SandboxResult | NativeError {
+function rehearse(config: ProxyConfig, library: Library): SandboxResult | NativeError {
+  const { autoRoutes } = config;
   try {
-    return decodeResult(library.rehearseSandbox(encodeRequest(options)));
+    return decodeResult(
+      library.rehearseSandbox(encodeRequest({ mark: markOf(config), autoRoutes })),
+    );
   } catch (error) {
     if (error instanceof NativeError) return error;
     throw error;
@@ -183,28 +225,46 @@ function readText(library: Library, path: string): string | undefined {
 }
 
 function readSubnetFile(
-  { allowedSubnets: path }: Options,
+  { allowedSubnets }: ListenerConfig,
   library: Library,
 ): number | SubnetsError | NativeError | undefined {
-  if (path === undefined) return undefined;
+  if (allowedSubnets?.kind !== "file") return undefined;
   try {
-    return readSubnets(path, library).length / SUBNET.size;
+    return readSubnets(allowedSubnets.path, library).length / SUBNET.size;
   } catch (error) {
     if (isSubnetsProblem(error)) return error;
     throw error;
   }
 }
 
-function lookAtListener(options: Options, library: Library, sockets: Sockets): Facts["listen"] {
-  const { listenAddr, protocol } = options;
-  const problem = problemOf(() =>
-    library.checkListen(encodeEndpoint(listenAddr), PROTOCOLS[protocol])
-  );
-  if (!problem) return {};
-  const inTheWay = transportsOf(protocol).flatMap((transport) => sockets[transport])
-    .filter(({ bytes, port }) => port === listenAddr.port && overlaps(bytes, listenAddr.bytes));
-  const holder = inTheWay.map(({ inode }) => holderOf(library, inode)).find((found) => found);
-  return { problem, ...(holder && { holder }) };
+function lookAtListener(
+  { listen, protocol }: ListenerConfig,
+  library: Library,
+  sockets: Sockets,
+): Taken[] {
+  return listen.flatMap((range) => {
+    const taken = firstTaken(range, PROTOCOLS[protocol], library);
+    if (!taken) return [];
+    const { address } = taken;
+    const inTheWay = transportsOf(protocol).flatMap((transport) => sockets[transport])
+      .filter(({ bytes, port }) => port === address.port && overlaps(bytes, address.bytes));
+    const holder = inTheWay.map(({ inode }) => holderOf(library, inode)).find((found) => found);
+    return [{ ...taken, ...(holder && { holder }) }];
+  });
+}
+
+/** The first port of a range that cannot be listened on, and why. */
+function firstTaken(
+  range: PortRange,
+  protocols: number,
+  library: Library,
+): Omit<Taken, "holder"> | undefined {
+  for (let port = range.port; port <= range.lastPort; port++) {
+    const address = portAddress(range, port);
+    const problem = problemOf(() => library.checkListen(encodeEndpoint(address), protocols));
+    if (problem) return { address, problem };
+  }
+  return undefined;
 }
 
 function holderOf(library: Library, inode: number): Holder | undefined {
@@ -237,6 +297,28 @@ function isAny(bytes: readonly number[]): boolean {
   return bytes.every((byte) => byte === 0);
 }
 
+/** Where the other listeners lead while one is looked at: to a client that no host is. */
+const NOWHERE: Address = { ...PROBE_CLIENTS[4], port: 9 };
+
+/** Why an upstream of a listener would lead back to one, whichever that is. */
+function loopProblem(
+  config: ProxyConfig,
+  listener: ListenerConfig,
+  library: Library,
+): NativeError | undefined {
+  const own = listenPorts(listener, config).filter(({ ipv4, ipv6 }) => ipv4 ?? ipv6);
+  if (own.length === 0) return undefined;
+  const others = config.listeners.filter((other) => other !== listener)
+    .flatMap((other) => listenPorts(other, config))
+    .map(({ listen, protocol }) => ({ listen, protocol, ipv4: NOWHERE }));
+  return problemOf(() =>
+    library.checkForwarding(
+      encodeAnyEndpoint(config.metricsAddr),
+      encodePorts([...own, ...others]),
+    )
+  );
+}
+
 /** Whether two sockets on these addresses stand in each other's way. */
 function overlaps(one: readonly number[], other: readonly number[]): boolean {
   // `[::]` serves IPv4 as well.
@@ -262,24 +344,22 @@ function reachOf(routing: Routing, address: Address): Reach | undefined {
  * nothing could otherwise never be found in order.
  */
 function surveyed(
-  options: Options,
+  config: ProxyConfig,
   routing: Routing,
   sockets: readonly ListeningSocket[],
 ): Survey | RoutingError {
-  const { ipv4, ipv6, protocol } = options;
-  const isAsked = (address: Address | undefined) =>
-    protocol === "tcp" || address !== undefined && hasWildcard(sockets, address);
   try {
-    return survey(options, routing, { 4: isAsked(ipv4), 6: isAsked(ipv6) });
+    return survey(config, routing, (need) => hasWildcard(sockets, need));
   } catch (error) {
     if (error instanceof RoutingError) return error;
     throw error;
   }
 }
 
-function hasWildcard(sockets: readonly ListeningSocket[], { port, bytes }: Address): boolean {
+function hasWildcard(sockets: readonly ListeningSocket[], { ports, bytes }: Need): boolean {
   return sockets.some((socket) =>
-    socket.port === port && isAny(socket.bytes) && socket.bytes.length >= bytes.length
+    socket.port >= ports.first && socket.port <= ports.last && isAny(socket.bytes) &&
+    socket.bytes.length >= bytes.length
   );
 }
 

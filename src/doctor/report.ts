@@ -8,21 +8,47 @@ export interface Entry extends Finding {
 
 const MARKS: Record<State, string> = { ok: "✓", failed: "✗", unknown: "?", skipped: "-" };
 
-/** One line a finding; under it, the commands that mend it. The last line says what it comes to. */
+/**
+ * One line a finding; under it, the commands that mend it. The last line says what it comes to. Where
+ * findings are about several listeners, the lines are a table with their names.
+ */
 export function reportText(entries: readonly Entry[]): string {
-  const lines = entries.flatMap(({ name, state, protocol, address, detail, mend }) => [
-    [MARKS[state], `${name}:`, protocol?.toUpperCase(), address, detail].filter(Boolean).join(" "),
+  const names = new Set(
+    entries.map(({ listener }) => listener).filter((name) => name !== undefined),
+  );
+  const lines = names.size > 1 ? tableLines(entries, names) : entries.map(plainLine);
+  const text = entries.flatMap(({ mend }, index) => [
+    lines[index],
     ...mend.map((command) => `    ${command}`),
   ]);
   const wrong = entries.filter(({ state }) => state === "failed").length;
   const sum = wrong === 0
     ? "It works"
     : `It does not work: mend ${wrong === 1 ? "that" : `the first of ${wrong}`} and ask again`;
-  return [...lines, sum].join("\n");
+  return [...text, sum].join("\n");
+}
+
+function plainLine(entry: Entry): string {
+  return `${MARKS[entry.state]} ${entry.name}: ${subject(entry)}`;
+}
+
+/** The lines with the check and the listener in columns. */
+function tableLines(entries: readonly Entry[], names: ReadonlySet<string>): string[] {
+  const width = Math.max(...entries.map(({ name }) => name.length)) + 1;
+  const room = Math.max(...[...names].map((name) => name.length));
+  return entries.map((entry) => {
+    const check = `${entry.name}:`.padEnd(width);
+    const listener = (entry.listener ?? "").padEnd(room);
+    return `${MARKS[entry.state]} ${check} ${listener} ${subject(entry)}`;
+  });
+}
+
+function subject({ protocol, address, detail }: Entry): string {
+  return [protocol?.toUpperCase(), address, detail].filter(Boolean).join(" ");
 }
 
 /**
- * `{"ok": …, "checks": [{"name", "state", "protocol"?, "address"?, "detail", "mend": […]}, …]}`; `ok` as
+ * `{"ok": …, "checks": [{"name", "state", "listener"?, "protocol"?, "address"?, "detail", "mend": […]}, …]}`; `ok` as
  * the exit code has it.
  */
 export function reportJson(entries: readonly Entry[]): string {

@@ -27,6 +27,27 @@ It does not work: mend that and ask again`,
   assert.match(reportText([FINE]), /\nIt works$/);
 });
 
+Deno.test("reportText: of several listeners a table with their names", () => {
+  const of = (listener: string, entry: Entry): Entry => ({ ...entry, listener });
+  const { address: _, protocol: __, ...whole } = WRONG;
+  assert.equal(
+    reportText([
+      { ...whole, name: "capabilities" },
+      of("mail", FINE),
+      of("rtp-range", WRONG),
+    ]),
+    `✗ capabilities:           nobody listens there
+    one
+    two
+✓ listen:       mail      0.0.0.0:8443 is free
+✗ service:      rtp-range UDP 127.0.0.1:53 nobody listens there
+    one
+    two
+It does not work: mend the first of 2 and ask again`,
+  );
+  assert.match(reportText([of("mail", FINE)]), /^✓ listen: 0\.0\.0\.0:8443 is free$/m);
+});
+
 Deno.test("reportJson: every finding, and what they come to", () => {
   assert.deepEqual(JSON.parse(reportJson([FINE, WRONG])), { ok: false, checks: [FINE, WRONG] });
 });

@@ -2,6 +2,7 @@
 import { endpoint, errorName } from "./events.ts";
 import { LITTLE_ENDIAN } from "../config/options.ts";
 import type { Log } from "./log.ts";
+import type { Listeners } from "../proxy/listeners.ts";
 import { ACCESS, Ending, Protocol } from "../native/layout.ts";
 import type { Library } from "../native/library.ts";
 import { readTlvs, type Tlvs } from "./tlvs.ts";
@@ -9,7 +10,10 @@ import { readTlvs, type Tlvs } from "./tlvs.ts";
 /** What a connection or a flow was. */
 export interface Access {
   readonly protocol: "tcp" | "udp";
+  /** Its number in the native core. */
   readonly listener: number;
+  /** From 0. */
+  readonly worker: number;
   /** The header's version. */
   readonly header: string;
   readonly peer?: string;
@@ -39,10 +43,14 @@ const VERSION_2 = 2;
 /** Bytes taken at once: more than the longest entry has. */
 const ROOM = 64 << 10;
 
+/** The names of listeners; text has them where there are several. */
+type Names = Pick<Listeners, "name" | "isMany">;
+
 /** A function that writes a line for each entry that waits in the native core. */
 export function accessLog(
   library: Pick<Library, "nextAccess">,
   service: number,
+  listeners: Names,
   log: Log,
 ): () => void {
   const entries = new Uint8Array(ROOM);
@@ -50,7 +58,7 @@ export function accessLog(
   return () => {
     for (let end; (end = library.nextAccess(service, entries)) > 0;) {
       for (let at = 0; at < end;) {
-        logAccess(log, readAccess(entries, at));
+        logAccess(log, readAccess(entries, at), listeners);
         at += view.getUint32(at + ACCESS.length, LITTLE_ENDIAN);
       }
     }
@@ -69,7 +77,8 @@ export function readAccess(entries: Uint8Array<ArrayBuffer>, offset: number): Ac
   const error = errno === 0 ? undefined : errorName(errno);
   return {
     protocol: udp ? "udp" : "tcp",
-    listener: view.getUint32(ACCESS.worker, LITTLE_ENDIAN),
+    listener: view.getUint32(ACCESS.listener, LITTLE_ENDIAN),
+    worker: view.getUint32(ACCESS.worker, LITTLE_ENDIAN),
     header: HEADERS[version] ?? "none",
     ...endpoint(view, ACCESS.peer, "peer"),
     ...endpoint(view, ACCESS.client, "client"),
@@ -104,16 +113,25 @@ function ending(name: string, error?: string): string {
 }
 
 /** Writes an entry's line: `key=value` for people, fields for machines. */
-export function logAccess(log: Log, access: Access): void {
-  const { protocol, tlvs, ...fields } = access;
+export function logAccess(log: Log, access: Access, listeners: Names): void {
+  const { protocol, tlvs, listener, ...fields } = access;
   const event = protocol === "tcp" ? "connection" : "flow";
-  log("access", accessLine(access), { event, protocol, ...fields, ...tlvs });
+  const name = listeners.name(listener);
+  log("access", accessLine(access, listeners.isMany ? name : undefined), {
+    event,
+    protocol,
+    ...(name !== undefined && { listener: name }),
+    ...fields,
+    ...tlvs,
+  });
 }
 
-function accessLine(access: Access): string {
+/** @param listener its name, where it is to be said */
+function accessLine(access: Access, listener: string | undefined): string {
   const { tlvs } = access;
   const udp = access.protocol === "udp";
   const pairs: [string, string | number | undefined][] = [
+    ["listener", listener],
     ["client", access.client ?? "-"],
     ["peer", access.peer],
     ["upstream", access.upstream],

@@ -31,6 +31,7 @@ function entry(fields: Fields = {}): Uint8Array<ArrayBuffer> {
   view.setUint32(ACCESS.length, length, LITTLE_ENDIAN);
   view.setUint32(ACCESS.header_length, header.length, LITTLE_ENDIAN);
   view.setUint32(ACCESS.worker, 3, LITTLE_ENDIAN);
+  view.setUint32(ACCESS.listener, 5, LITTLE_ENDIAN);
   view.setInt32(ACCESS.errno, fields.errno ?? 0, LITTLE_ENDIAN);
   view.setUint8(ACCESS.protocol, fields.protocol ?? Protocol.tcp);
   view.setUint8(ACCESS.ending, fields.ending ?? Ending.client_closed);
@@ -65,6 +66,11 @@ interface Line {
 
 /** The lines of entries that come in these pieces. */
 function lines(...pieces: Uint8Array[]): Line[] {
+  return linesOf(false, pieces);
+}
+
+/** @param isMany whether there are several listeners */
+function linesOf(isMany: boolean, pieces: readonly Uint8Array[]): Line[] {
   const written: Line[] = [];
   const waiting = [...pieces];
   const nextAccess = (_service: number, into: Uint8Array) => {
@@ -72,9 +78,14 @@ function lines(...pieces: Uint8Array[]): Line[] {
     into.set(piece);
     return piece.length;
   };
-  accessLog({ nextAccess }, 1, (level, message, details) => {
-    written.push({ level, message, details });
-  })();
+  accessLog(
+    { nextAccess },
+    1,
+    { name: (id) => id === 5 ? "mail" : undefined, isMany },
+    (level, message, details) => {
+      written.push({ level, message, details });
+    },
+  )();
   return written;
 }
 
@@ -99,7 +110,8 @@ Deno.test("accessLog: a TCP connection as text and as fields", () => {
   assert.deepEqual(details, {
     event: "connection",
     protocol: "tcp",
-    listener: 3,
+    listener: "mail",
+    worker: 3,
     header: "v2",
     peer: "198.51.100.7:40000",
     client: "192.0.2.1:56324",
@@ -112,6 +124,12 @@ Deno.test("accessLog: a TCP connection as text and as fields", () => {
     authority: "www.example.org",
     other_tlvs: { "0xf0": "more" },
   });
+});
+
+Deno.test("accessLog: of several listeners the text says which", () => {
+  const [only] = linesOf(true, [entry({ client: CLIENT })]);
+  assert.match(only?.message ?? "", /^tcp listener=mail client=192\.0\.2\.1:56324 peer=/);
+  assert.equal(only?.details.listener, "mail");
 });
 
 Deno.test("accessLog: a UDP flow has its datagrams", () => {

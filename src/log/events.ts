@@ -2,13 +2,18 @@
 import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "../native/layout.ts";
 import { formatAddress } from "../config/address.ts";
 import { describeBytes } from "./came.ts";
-import { type LevelName, LITTLE_ENDIAN, type Options } from "../config/options.ts";
+import type { ListenerConfig } from "../config/model.ts";
+import { DEFAULTS, type LevelName, LITTLE_ENDIAN } from "../config/options.ts";
+import type { Listeners } from "../proxy/listeners.ts";
 import type { Log } from "./log.ts";
 
 /** An event, read from its record. */
 export interface NativeEvent {
   readonly kind: keyof typeof EventKind;
   readonly level: LevelName;
+  /** From 0. */
+  readonly worker: number;
+  /** Its number in the native core; 0: the proxy. */
   readonly listener: number;
   readonly refusal: (typeof REFUSALS)[number];
   readonly errno: number;
@@ -43,7 +48,8 @@ export function readEvent(
   return {
     kind,
     level: LEVELS.get(view.getUint8(EVENT.level) as 1) ?? "warn",
-    listener: view.getUint32(EVENT.worker, LITTLE_ENDIAN),
+    worker: view.getUint32(EVENT.worker, LITTLE_ENDIAN),
+    listener: view.getUint32(EVENT.listener, LITTLE_ENDIAN),
     refusal: REFUSALS[view.getUint8(EVENT.refusal)] ?? "none",
     errno: view.getInt32(EVENT.errno, LITTLE_ENDIAN),
     value: view.getUint32(EVENT.value, LITTLE_ENDIAN),
@@ -74,17 +80,34 @@ function isOfClient(refusal: NativeEvent["refusal"]): boolean {
     refusal === "forwarding_loop";
 }
 
-/** Writes an event's line. */
-export function logEvent(log: Log, event: NativeEvent, options: Options): void {
-  const { kind, level, listener, refusal, errno, peer, client, upstream, came } = event;
+/** What sentences say of a listener's settings. */
+export type Settings = Pick<ListenerConfig, "headerTimeout" | "connectTimeout" | "allowedSubnets">;
+
+/** Those of an event that is about no listener: its sentence says nothing of them. */
+const NO_SETTINGS: Settings = {
+  headerTimeout: Number(DEFAULTS.headerTimeout),
+  connectTimeout: Number(DEFAULTS.connectTimeout),
+};
+
+/** Writes an event's line. It says which listener it is about, in text only where there are several. */
+export function logEvent(
+  log: Log,
+  event: NativeEvent,
+  listeners: Pick<Listeners, "get" | "isMany">,
+): void {
+  const { kind, level, worker, refusal, errno, peer, client, upstream, came } = event;
+  const listener = listeners.get(event.listener);
+  const settings = listener ?? NO_SETTINGS;
+  const whose = listener && listeners.isMany ? `${listener.name}: ` : "";
   const counted = kind === "datagrams_refused";
   const value = counted ? 1 + event.leftOut : event.value;
   const leftOut = counted ? 0 : event.leftOut;
   const refused = refusal !== REFUSALS[Refusal.none];
   const more = leftOut > 0 ? ` (and ${leftOut} more in the last second)` : "";
-  log(level, sentence(event, options) + more, {
+  log(level, whose + sentence(event, settings) + more, {
     event: kind,
-    listener,
+    ...(listener && { listener: listener.name }),
+    worker,
     ...(peer && { peer }),
     ...(client && { client }),
     ...(upstream && { upstream }),
@@ -92,7 +115,7 @@ export function logEvent(log: Log, event: NativeEvent, options: Options): void {
     ...(refused && kind !== "peer_refused" && !isOfClient(refusal) &&
       {
         came: kind === "header_timeout" && value === 0
-          ? `nothing for ${options.headerTimeout} s`
+          ? `nothing for ${settings.headerTimeout} s`
           : came,
       }),
     ...(value && { value }),
@@ -104,7 +127,7 @@ export function logEvent(log: Log, event: NativeEvent, options: Options): void {
 /** E2BIG. */
 const TOO_MANY = 7;
 
-function sentence(event: NativeEvent, options: Options): string {
+function sentence(event: NativeEvent, settings: Settings): string {
   const { kind, refusal, errno, value, leftOut, came } = event;
   const peer = event.peer ?? "a peer";
   const client = event.client ?? "the proxy's own address";
@@ -118,8 +141,8 @@ function sentence(event: NativeEvent, options: Options): string {
         : `Closed ${peer}: its PROXY header is refused: ${came} (${REASONS[refusal]})`;
     case "header_timeout":
       return value === 0
-        ? `Closed ${peer}: no PROXY header, nothing came for ${options.headerTimeout} s`
-        : `Closed ${peer}: no whole PROXY header within ${options.headerTimeout} s, only ${came}`;
+        ? `Closed ${peer}: no PROXY header, nothing came for ${settings.headerTimeout} s`
+        : `Closed ${peer}: no whole PROXY header within ${settings.headerTimeout} s, only ${came}`;
     case "client_refused":
       return `Refused ${peer}: ${clientReason(event)}`;
     case "forwarding_loop":
@@ -136,10 +159,10 @@ function sentence(event: NativeEvent, options: Options): string {
       return `Most connections send no PROXY header: ${value} of the latest timed out without a byte; if the service speaks first, the load balancer must send its header at once (AWS NLB: proxy_protocol_v2.client_to_server.header_placement=on_first_ack)`;
     case "peer_refused":
       return `Refused ${peer}: it is not in the allowed subnets; if it is your load balancer, add it to ${
-        options.allowedSubnets ?? "the file"
+        subnetsPlace(settings)
       }`;
     case "connect_failed":
-      return `Cannot connect to ${upstream} as ${client}: ${connectProblem(errno, options)}`;
+      return `Cannot connect to ${upstream} as ${client}: ${connectProblem(errno, settings)}`;
     case "ports_exhausted":
       return `Cannot connect to ${upstream} as ${client}: no port is free, all of net.ipv4.ip_local_port_range are in use or in TIME_WAIT between the two; widen the range, or set net.ipv4.tcp_tw_reuse=1`;
     case "port_fallback":
@@ -170,12 +193,17 @@ function sentence(event: NativeEvent, options: Options): string {
     case "flow_closed":
       return `Ended the flow of ${client} to ${upstream}`;
     case "flow_failed":
-      return `Cannot open a flow to ${upstream} as ${client}: ${connectProblem(errno, options)}`;
+      return `Cannot open a flow to ${upstream} as ${client}: ${connectProblem(errno, settings)}`;
     case "flows_full":
       return `The table of UDP flows is full at ${value}: the longest idle make room for new ones; raise the limit of open files (LimitNOFILE=, ulimit -n) or lower --close-after`;
     case "events_lost":
       return `${value} log lines were lost: they came faster than they could be written`;
   }
+}
+
+/** Where the operator names the peers that are let in. */
+function subnetsPlace({ allowedSubnets }: Settings): string {
+  return allowedSubnets?.kind === "file" ? allowedSubnets.path : "its trust or allowed-subnets";
 }
 
 /** Why a client, or where it would have gone, is refused. */
@@ -264,10 +292,10 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
 const ROUTES = "mmproxy routes show, with the same flags, tells what is missing";
 
 /** Why the service was not reached, and what to do; an `errno` of 0 is a timeout. */
-export function connectProblem(errno: number, options: Pick<Options, "connectTimeout">): string {
+export function connectProblem(errno: number, settings: Pick<Settings, "connectTimeout">): string {
   switch (errno && ERRORS.get(errno)?.name) {
     case 0:
-      return `no answer within ${options.connectTimeout} s: the service's replies to clients must come back to this host; ${ROUTES}`;
+      return `no answer within ${settings.connectTimeout} s: the service's replies to clients must come back to this host; ${ROUTES}`;
     case "ECONNREFUSED":
       return `${
         errorText(errno)

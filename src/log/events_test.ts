@@ -1,16 +1,25 @@
 import assert from "node:assert/strict";
 import { parseArguments } from "../cli/arguments.ts";
-import { LITTLE_ENDIAN, type Options } from "../config/options.ts";
+import type { ListenerConfig } from "../config/model.ts";
+import { LITTLE_ENDIAN } from "../config/options.ts";
+import { Listeners } from "../proxy/listeners.ts";
 import { logEvent, type NativeEvent, readEvent } from "./events.ts";
 import type { Details } from "./log.ts";
 import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "../native/layout.ts";
 
-const OPTIONS = optionsOf("--header-timeout", "10", "-a", "/etc/mmproxy/subnets");
+const LISTENER = listener("--header-timeout", "10", "-a", "/etc/mmproxy/subnets");
 
-function optionsOf(...args: string[]): Options {
+function listener(...args: string[]): ListenerConfig {
   const request = parseArguments(args, "0");
-  assert.equal(request.kind, "run");
-  return request.options;
+  assert(request.kind === "run" && request.setup.kind === "flags");
+  return request.setup.config.listeners[0] ?? assert.fail();
+}
+
+/** Listeners by number; the first is the one above. */
+function running(...names: string[]): Listeners {
+  const listeners = new Listeners();
+  names.forEach((name, index) => listeners.set(1 + index, { ...LISTENER, name }));
+  return listeners;
 }
 
 /** An endpoint as the native core writes it: family, address, port, interface. */
@@ -20,6 +29,7 @@ interface Fields {
   readonly kind: number;
   readonly level?: number;
   readonly refusal?: number;
+  readonly worker?: number;
   readonly listener?: number;
   readonly errno?: number;
   readonly value?: number;
@@ -39,12 +49,13 @@ const ENDPOINTS = { peer: PEER, client: CLIENT, upstream: UPSTREAM };
 /** Writes a record at `offset`, through the layout's offsets. */
 function write(records: Uint8Array<ArrayBuffer>, offset: number, fields: Fields): void {
   const view = new DataView(records.buffer, offset, EVENT.size);
-  const { kind, level = Level.info, refusal = 0, listener = 0, errno = 0, value = 0 } = fields;
+  const { kind, level = Level.info, refusal = 0, worker = 0, errno = 0, value = 0 } = fields;
+  view.setUint32(EVENT.listener, fields.listener ?? 1, LITTLE_ENDIAN);
   view.setUint32(EVENT.left_out, fields.left_out ?? 0, LITTLE_ENDIAN);
   view.setUint16(EVENT.kind, kind, LITTLE_ENDIAN);
   view.setUint8(EVENT.level, level);
   view.setUint8(EVENT.refusal, refusal);
-  view.setUint32(EVENT.worker, listener, LITTLE_ENDIAN);
+  view.setUint32(EVENT.worker, worker, LITTLE_ENDIAN);
   view.setInt32(EVENT.errno, errno, LITTLE_ENDIAN);
   view.setUint32(EVENT.value, value, LITTLE_ENDIAN);
   for (const name of ["peer", "client", "upstream"] as const) {
@@ -72,13 +83,13 @@ interface Line {
   readonly details: Details;
 }
 
-function lineOf(fields: Fields, options = OPTIONS): Line {
+function lineOf(fields: Fields, listeners = running("mail")): Line {
   const lines: Line[] = [];
   const log = (level: string, message: string, details: Details) =>
     lines.push({ level, message, details });
   const event = eventOf(fields);
   assert(event);
-  logEvent(log, event, options);
+  logEvent(log, event, listeners);
   const [line] = lines;
   assert(line && lines.length === 1);
   return line;
@@ -90,7 +101,8 @@ Deno.test("readEvent: reads every field of the record at its offset", () => {
     kind: EventKind.header_refused,
     level: Level.access,
     refusal: Refusal.v2_tlv,
-    listener: 70_000,
+    worker: 70_000,
+    listener: 80_000,
     errno: -5,
     value: 4_000_000_000,
     left_out: 3_000_000_000,
@@ -101,7 +113,8 @@ Deno.test("readEvent: reads every field of the record at its offset", () => {
     kind: "header_refused",
     level: "access",
     refusal: "v2_tlv",
-    listener: 70_000,
+    worker: 70_000,
+    listener: 80_000,
     errno: -5,
     value: 4_000_000_000,
     leftOut: 3_000_000_000,
@@ -128,7 +141,7 @@ Deno.test("logEvent: gives JSON the fields that the event has", () => {
     kind: EventKind.header_refused,
     level: Level.warn,
     refusal: Refusal.not_proxy,
-    listener: 2,
+    worker: 2,
     peer: PEER,
     sample: "GET / HTTP/1.1\r\n",
   });
@@ -139,11 +152,30 @@ Deno.test("logEvent: gives JSON the fields that the event has", () => {
   );
   assert.deepEqual(details, {
     event: "header_refused",
-    listener: 2,
+    listener: "mail",
+    worker: 2,
     peer: "198.51.100.7:40000",
     refusal: "not_proxy",
     came: "HTTP request",
   });
+});
+
+Deno.test("logEvent: of several listeners the line says which, of none it does not", () => {
+  const fields = { kind: EventKind.connection_opened, peer: PEER };
+  assert.match(lineOf(fields, running("mail", "web")).message, /^mail: Relaying 198/);
+  assert.match(lineOf(fields, running("mail")).message, /^Relaying 198/);
+  assert.match(lineOf({ ...fields, listener: 2 }, running("mail", "web")).message, /^web: Rel/);
+  const nobody = lineOf({ ...fields, listener: 0 });
+  assert.match(nobody.message, /^Relaying 198/);
+  assert.ok(!("listener" in nobody.details));
+});
+
+Deno.test("logEvent: who is not let in is told where to be named", () => {
+  const fields = { kind: EventKind.peer_refused, refusal: Refusal.peer_not_allowed };
+  const listeners = new Listeners();
+  const { allowedSubnets: _, ...trusting } = LISTENER;
+  listeners.set(1, trusting);
+  assert.match(lineOf(fields, listeners).message, /add it to its trust or allowed-subnets$/);
 });
 
 /** How the Simple Proxy Protocol's header begins. */
@@ -352,7 +384,12 @@ Deno.test("logEvent: says nothing of what came from a peer that may not send", (
     refusal: Refusal.peer_not_allowed,
     sample: "GET /",
   });
-  assert.deepEqual(details, { event: "peer_refused", listener: 0, refusal: "peer_not_allowed" });
+  assert.deepEqual(details, {
+    event: "peer_refused",
+    listener: "mail",
+    worker: 0,
+    refusal: "peer_not_allowed",
+  });
 });
 
 const ERRNOS = [0, 1, 22, 111, 9999];

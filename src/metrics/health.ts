@@ -1,24 +1,33 @@
-/** Whether the workers are up, and whether the service can be reached as a client. */
+/** Whether the workers are up, and whether each listener's upstreams can be reached as a client. */
 import type { Health } from "./server.ts";
 
 /** What the workers are doing. */
 export interface Workers {
-  readonly listeners: number;
-  /** Listeners whose worker serves. */
+  readonly workers: number;
+  /** Workers that run. */
   readonly serving: number;
   readonly stopping: boolean;
 }
 
-/** Whether every listener has a worker that serves. A program that stops is well, and not ready. */
-export function healthOf({ listeners, serving, stopping }: Workers): Health {
+/** Whether every worker runs. A program that stops is well, and not ready. */
+export function healthOf({ workers, serving, stopping }: Workers): Health {
   if (stopping) return { good: true, text: "ok: stopping, open connections may finish" };
-  if (serving >= listeners) return { good: true, text: "ok" };
-  const up = `${serving} of ${listeners} listener workers serve`;
+  if (serving >= workers) return { good: true, text: "ok" };
+  const up = `${serving} of ${workers} workers run`;
   return { good: false, text: `not well: ${up}; the log says why (worker_failed)` };
 }
 
-/** Tries a spoofed connection to the service: nothing when it works, or what is wrong. */
-export type Probe = () => Promise<string | undefined>;
+/** What is wrong with one listener's upstreams, if anything is. */
+export interface Reached {
+  readonly listener: string;
+  readonly problem: string | undefined;
+}
+
+/** In place of a name: no listener has an empty one. */
+const EVERY = "";
+
+/** Tries a spoofed connection to the upstreams of every listener. */
+export type Probe = () => Promise<readonly Reached[]>;
 
 /** A result is taken for the present for so long; asked later, the next one is begun meanwhile. */
 const FRESH_MS = 5_000;
@@ -33,7 +42,7 @@ export class Readiness {
   readonly #probe: Probe;
   readonly #workers: () => Workers;
   readonly #now: () => number;
-  #found: { readonly problem: string | undefined; readonly at: number } | undefined;
+  #found: { readonly reached: readonly Reached[]; readonly at: number } | undefined;
   #running: Promise<void> | undefined;
 
   /** @param now milliseconds, only ever growing */
@@ -43,8 +52,13 @@ export class Readiness {
     this.#now = now;
   }
 
-  /** Whether connections would be served. */
-  async get(): Promise<Health> {
+  /**
+   * Whether connections would be served.
+   *
+   * @param listener of which listener; of every one without it
+   * @returns nothing where there is no such listener
+   */
+  async get(listener?: string): Promise<Health | undefined> {
     const workers = this.#workers();
     if (workers.stopping) return { good: false, text: "not ready: stopping" };
     const health = healthOf(workers);
@@ -52,15 +66,33 @@ export class Readiness {
     const age = this.#found === undefined ? Infinity : this.#now() - this.#found.at;
     if (age >= FRESH_MS) this.#running ??= this.#run();
     if (age >= STALE_MS) await this.#running;
-    const problem = this.#found?.problem;
-    return problem === undefined
-      ? { good: true, text: "ready" }
-      : { good: false, text: `not ready: ${problem}` };
+    const reached = this.#found?.reached ?? [];
+    return readinessOf(
+      listener === undefined
+        ? reached
+        : reached.filter((one) => one.listener === listener || one.listener === EVERY),
+    );
   }
 
   async #run(): Promise<void> {
-    const problem = await this.#probe().catch((error) => `the check failed: ${error}`);
-    this.#found = { problem, at: this.#now() };
+    const reached = await this.#probe().catch((error): Reached[] => [
+      { listener: EVERY, problem: `the check failed: ${error}` },
+    ]);
+    this.#found = { reached, at: this.#now() };
     this.#running = undefined;
   }
+}
+
+/** What was found in words; of more than one listener each on a line of its own. */
+export function readinessOf(reached: readonly Reached[]): Health | undefined {
+  const [only, ...more] = reached;
+  if (!only) return undefined;
+  const problems = reached.filter(({ problem }) => problem !== undefined);
+  const good = problems.length === 0;
+  if (more.length === 0) return { good, text: good ? "ready" : `not ready: ${only.problem}` };
+  const sum = good ? "ready" : `not ready: ${problems.length} of ${reached.length} listeners`;
+  const lines = reached.map(({ listener, problem }) =>
+    problem === undefined ? `${listener}: ready` : `${listener}: not ready: ${problem}`
+  );
+  return { good, text: [sum, ...lines].join("\n") };
 }

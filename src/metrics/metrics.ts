@@ -1,4 +1,7 @@
-/** What the metrics are: the counters of a moment as families of samples, named as Prometheus asks. */
+/**
+ * What the metrics are: the counters of a moment as families of samples, named as Prometheus asks. What is
+ * counted for each listener has its name as the label `listener`; the proxy's own has none.
+ */
 import { errorName } from "../log/events.ts";
 import { BUCKETS_MS } from "../native/layout.ts";
 import type { Buckets, CounterName, HistogramName, Stats } from "../native/stats.ts";
@@ -26,8 +29,8 @@ export interface Surroundings {
   readonly arch: string;
   /** Seconds since 1970. */
   readonly startedAt: number;
-  readonly listeners: number;
-  /** Listeners whose worker serves. */
+  /** Workers that there should be, and that run. */
+  readonly workers: number;
   readonly serving: number;
   readonly restarts: number;
   /** Whether the last SIGHUP brought a good subnet file. */
@@ -36,12 +39,51 @@ export interface Surroundings {
   readonly linesLost: number;
 }
 
+/** The counters of one listener. */
+export interface ListenerStats {
+  /** Its name. */
+  readonly listener: string;
+  readonly stats: Stats;
+}
+
 /** Errors that every scrape names, so that their first increase shows. */
 const COMMON_ERRORS = ["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "EADDRNOTAVAIL", "EPERM"];
 const SECOND_MS = 1000;
 
-/** Every family, of the counters and surroundings of one moment. */
-export function families(stats: Stats, around: Surroundings): Family[] {
+/**
+ * Every family, of the counters and surroundings of one moment.
+ *
+ * @param listeners one or more
+ * @param total what is counted for no listener is in it
+ */
+export function families(
+  listeners: readonly ListenerStats[],
+  total: Pick<Stats, "get">,
+  around: Surroundings,
+): Family[] {
+  return [...merged(listeners), ...proxyFamilies(total, around)];
+}
+
+/** The families of every listener, each sample with its listener's name. */
+function merged(listeners: readonly ListenerStats[]): Family[] {
+  const all = listeners.map(({ listener, stats }) =>
+    listenerFamilies(stats).map((family) => ({
+      ...family,
+      samples: family.samples.map((sample) => ({
+        ...sample,
+        labels: { listener, ...sample.labels },
+      })),
+    }))
+  );
+  const [first = []] = all;
+  return first.map((family, index) => ({
+    ...family,
+    samples: all.flatMap((families) => families[index]?.samples ?? []),
+  }));
+}
+
+/** What is counted for each listener. */
+function listenerFamilies(stats: Stats): Family[] {
   const count = (name: CounterName) => stats.get(name);
   return [
     counter(
@@ -161,11 +203,17 @@ export function families(stats: Stats, around: Surroundings): Family[] {
       stats,
       "connect_time",
     ),
-    gauge("mmproxy_listeners", "Listener workers that there should be.", around.listeners),
-    gauge("mmproxy_listeners_up", "Listener workers that serve.", around.serving),
+  ];
+}
+
+/** What is the proxy's own. */
+function proxyFamilies(total: Pick<Stats, "get">, around: Surroundings): Family[] {
+  return [
+    gauge("mmproxy_workers", "Workers that there should be.", around.workers),
+    gauge("mmproxy_workers_up", "Workers that run.", around.serving),
     counter(
       "mmproxy_worker_restarts_total",
-      "Listener workers started again after a failure.",
+      "Workers started again after a failure.",
       around.restarts,
     ),
     gauge(
@@ -176,7 +224,7 @@ export function families(stats: Stats, around: Surroundings): Family[] {
     counter(
       "mmproxy_log_lines_lost_total",
       "Log lines lost because they came faster than they were written, or could not be written.",
-      count("events_lost") + around.linesLost,
+      total.get("events_lost") + around.linesLost,
     ),
     {
       name: "mmproxy_build_info",

@@ -8,7 +8,7 @@ const AROUND: Surroundings = {
   deno: "2.9.6",
   arch: "x86_64",
   startedAt: 1_700_000_000.5,
-  listeners: 4,
+  workers: 4,
   serving: 3,
   restarts: 2,
   lastReloadGood: false,
@@ -20,8 +20,13 @@ const NUMBERED = new Stats(
   BigUint64Array.from({ length: STATS_LENGTH }, (_, at) => BigInt(at + 1)),
 );
 
+/** The families of one listener. */
+function shown(stats = NUMBERED, around = AROUND): Family[] {
+  return families([{ listener: "mail", stats }], stats, around);
+}
+
 function family(name: string, stats = NUMBERED): Family {
-  return families(stats, AROUND).find((family) => family.name === name) ??
+  return shown(stats).find((family) => family.name === name) ??
     assert.fail(`no ${name}`);
 }
 
@@ -34,16 +39,16 @@ function value(name: string, labels: Record<string, string> = {}, stats = NUMBER
 }
 
 Deno.test("families: every counter of the native core is a sample", () => {
-  const shown = new Set(
-    families(NUMBERED, { ...AROUND, startedAt: 0, listeners: 0, serving: 0, restarts: 0 })
+  const values = new Set(
+    shown(NUMBERED, { ...AROUND, startedAt: 0, workers: 0, serving: 0, restarts: 0 })
       .flatMap(({ samples }) => samples.map(({ value }) => value)),
   );
   COUNTERS.forEach((name, at) => {
     // Its sum is in connect_errors_total already, by error.
-    if (name !== "connect_errors") assert.ok(shown.has(at + 1), name);
+    if (name !== "connect_errors") assert.ok(values.has(at + 1), name);
   });
   REFUSALS.forEach((name, at) => {
-    if (name !== "none") assert.ok(shown.has(COUNTERS.length + at + 1), name);
+    if (name !== "none") assert.ok(values.has(COUNTERS.length + at + 1), name);
   });
 });
 
@@ -71,8 +76,8 @@ Deno.test("families: values stand under their names and labels", () => {
     value("mmproxy_connect_errors_total", { error: "ECONNREFUSED" }),
     COUNTERS.length + REFUSALS.length + 111 + 1,
   );
-  assert.equal(value("mmproxy_listeners"), 4);
-  assert.equal(value("mmproxy_listeners_up"), 3);
+  assert.equal(value("mmproxy_workers"), 4);
+  assert.equal(value("mmproxy_workers_up"), 3);
   assert.equal(value("mmproxy_worker_restarts_total"), 2);
   assert.equal(value("mmproxy_last_reload_successful"), 0);
   assert.equal(value("process_start_time_seconds"), 1_700_000_000.5);
@@ -87,17 +92,50 @@ Deno.test("families: common errors are there before the first, others from the f
   assert.equal(value("mmproxy_connect_errors_total", { error: "ECONNRESET" }) > 0, true);
 });
 
+/** What is the proxy's own, not a listener's. */
+const PROXY = [
+  "mmproxy_workers",
+  "mmproxy_workers_up",
+  "mmproxy_worker_restarts_total",
+  "mmproxy_last_reload_successful",
+  "mmproxy_log_lines_lost_total",
+  "mmproxy_build_info",
+  "process_start_time_seconds",
+];
+
+Deno.test("families: each sample of a listener has its name, the proxy's own have none", () => {
+  for (const { name, samples } of shown()) {
+    const expected = PROXY.includes(name) ? undefined : "mail";
+    for (const { labels } of samples) assert.equal(labels.listener, expected, name);
+  }
+});
+
+Deno.test("families: of several listeners each has its samples, and the proxy's own are there once", () => {
+  const none = new Stats(new BigUint64Array(STATS_LENGTH));
+  const listeners = [{ listener: "mail", stats: NUMBERED }, { listener: "web", stats: none }];
+  const [one, both] = [shown(), families(listeners, NUMBERED, AROUND)];
+  assert.deepEqual(both.map(({ name }) => name), one.map(({ name }) => name));
+  const accepted = both.find(({ name }) => name === "mmproxy_connections_accepted_total");
+  assert.deepEqual(accepted?.samples.map(({ labels, value }) => [labels.listener, value]), [
+    ["mail", COUNTERS.indexOf("accepted") + 1],
+    ["web", 0],
+  ]);
+  for (const { name, samples } of both.filter(({ name }) => PROXY.includes(name))) {
+    assert.equal(samples.length, 1, name);
+  }
+});
+
 for (const [index, name] of HISTOGRAMS.entries()) {
   Deno.test(`families: ${name} is cumulative and in seconds`, () => {
     const values = new BigUint64Array(STATS_LENGTH);
     const start = COUNTERS.length + REFUSALS.length + ERRNOS + index * (BUCKETS_MS.length + 2);
     values.set([3n, 2n], start);
     values.set([1n, 12_345n], start + BUCKETS_MS.length);
-    const shown = family(
+    const found = family(
       `mmproxy_${name.replace("_time", "_duration_seconds")}`,
       new Stats(values),
     );
-    const bucket = (le: string) => shown.samples.find(({ labels }) => labels.le === le)?.value;
+    const bucket = (le: string) => found.samples.find(({ labels }) => labels.le === le)?.value;
     assert.deepEqual([bucket("0.001"), bucket("0.002"), bucket("10"), bucket("+Inf")], [
       3,
       5,
@@ -105,14 +143,14 @@ for (const [index, name] of HISTOGRAMS.entries()) {
       6,
     ]);
     const of = (suffix: string) =>
-      shown.samples.find(({ metricName }) => metricName === `${shown.name}_${suffix}`)?.value;
+      found.samples.find(({ metricName }) => metricName === `${found.name}_${suffix}`)?.value;
     assert.deepEqual([of("sum"), of("count")], [12.345, 6]);
   });
 }
 
 Deno.test("docs/metrics.md: tells every metric and every reason", async () => {
   const page = await Deno.readTextFile(new URL("../../docs/metrics.md", import.meta.url));
-  for (const { name, samples } of families(NUMBERED, AROUND)) {
+  for (const { name, samples } of shown()) {
     assert.match(page, new RegExp(`\\| .*\`${name}[\`{].* \\|`), name);
     for (const { labels } of samples) {
       if (labels.reason) assert.ok(page.includes(`\`${labels.reason}\``), labels.reason);
@@ -121,7 +159,7 @@ Deno.test("docs/metrics.md: tells every metric and every reason", async () => {
 });
 
 Deno.test("families: names follow Prometheus's conventions, and each has a help of its own", () => {
-  const all = families(NUMBERED, AROUND);
+  const all = shown();
   for (const { name, help, type, samples } of all) {
     assert.match(name, /^(mmproxy|process)_[a-z]+(_[a-z]+)*$/);
     assert.equal(name.endsWith("_total"), type === "counter", name);

@@ -1,19 +1,33 @@
-/** What the metrics port shows of a service: its counters, its workers, its reach. */
+/** What the metrics port shows of a proxy: its counters, its workers, its reach. */
 import project from "../../deno.json" with { type: "json" };
-import type { Options } from "../config/options.ts";
+import type { ProxyConfig } from "../config/model.ts";
+import { workerCount } from "../config/workers.ts";
 import { healthOf, Readiness, type Workers } from "./health.ts";
 import { families } from "./metrics.ts";
 import { type MetricsServer, serveMetrics } from "./server.ts";
 import type { Library } from "../native/library.ts";
-import { checkService } from "./service_check.ts";
+import type { Stats } from "../native/stats.ts";
+import type { Listeners } from "../proxy/listeners.ts";
+import { reachAll } from "./reach.ts";
 import type { Log } from "../log/log.ts";
 import type { LogOutput } from "../log/output.ts";
 import type { Supervisor } from "../worker/supervisor.ts";
 
-/** How far the service's life has come. */
+/** How far the proxy's life has come. */
 export interface Phase {
   readonly stopping: boolean;
   readonly lastReloadGood: boolean;
+}
+
+/** What is shown. */
+export interface Observed {
+  readonly config: ProxyConfig;
+  readonly listeners: Pick<Listeners, "open">;
+  readonly supervisor: Pick<Supervisor, "serving" | "restarts">;
+  readonly phase: Phase;
+  readonly output: Pick<LogOutput, "lost">;
+  /** The counters of a listener by its number; 0: their sum and the proxy's own. */
+  readonly stats: (id: number) => Stats;
 }
 
 /**
@@ -22,39 +36,40 @@ export interface Phase {
  * @throws {StartError} when it cannot listen there
  */
 export async function observe(
-  options: Options,
+  { config, listeners, supervisor, phase, output, stats }: Observed,
   library: Library,
-  service: number,
-  supervisor: Pick<Supervisor, "serving" | "restarts">,
-  phase: Phase,
   log: Log,
-  output: Pick<LogOutput, "lost">,
 ): Promise<MetricsServer | undefined> {
-  if (!options.metricsAddr) return undefined;
+  if (!config.metricsAddr) return undefined;
+  const count = workerCount(config.workers);
   const workers = (): Workers => ({
-    listeners: options.listeners,
+    workers: count,
     serving: supervisor.serving,
     stopping: phase.stopping,
   });
   const readiness = new Readiness(
-    () => checkService(options, library),
+    () => reachAll(listeners.open.map(({ config }) => config), library),
     workers,
     () => performance.now(),
   );
-  return await serveMetrics(options.metricsAddr, {
+  return await serveMetrics(config.metricsAddr, {
     families: () =>
-      families(library.stats(service), {
-        version: project.version,
-        deno: Deno.version.deno,
-        arch: Deno.build.arch,
-        startedAt: performance.timeOrigin / 1000,
-        listeners: options.listeners,
-        serving: supervisor.serving,
-        restarts: supervisor.restarts,
-        lastReloadGood: phase.lastReloadGood,
-        linesLost: output.lost,
-      }),
+      families(
+        listeners.open.map(({ id, config }) => ({ listener: config.name, stats: stats(id) })),
+        stats(0),
+        {
+          version: project.version,
+          deno: Deno.version.deno,
+          arch: Deno.build.arch,
+          startedAt: performance.timeOrigin / 1000,
+          workers: count,
+          serving: supervisor.serving,
+          restarts: supervisor.restarts,
+          lastReloadGood: phase.lastReloadGood,
+          linesLost: output.lost,
+        },
+      ),
     health: () => healthOf(workers()),
-    readiness: () => readiness.get(),
+    readiness: (listener) => readiness.get(listener),
   }, log);
 }

@@ -1,6 +1,7 @@
 /** `--metrics-addr`: /metrics for Prometheus, /healthz and /readyz for whoever restarts and routes. */
 import { formatAddress } from "../config/address.ts";
-import { type Address, METRICS_CONNECTIONS } from "../config/options.ts";
+import { METRICS_CONNECTIONS } from "../config/limits.ts";
+import type { Address } from "../config/options.ts";
 import { type Answer, HttpServer, type Question, type Troubles } from "./http.ts";
 import type { Log } from "../log/log.ts";
 import type { Family } from "./metrics.ts";
@@ -17,7 +18,8 @@ export interface Health {
 export interface Sources {
   readonly families: () => readonly Family[];
   readonly health: () => Health;
-  readonly readiness: () => Promise<Health>;
+  /** Of one listener or of all; nothing where there is no such listener. */
+  readonly readiness: (listener?: string) => Promise<Health | undefined>;
 }
 
 /** A running server. */
@@ -32,7 +34,7 @@ type PromClient = typeof import("prom-client");
 
 const OPTION = "Option --metrics-addr";
 const INDEX = "mmproxy\n/metrics  counters for Prometheus\n/healthz  workers are up\n" +
-  "/readyz   the service answers, too\n";
+  "/readyz   every upstream answers, too; /readyz/<listener>: those of one listener\n";
 
 /**
  * Starts the server.
@@ -100,11 +102,26 @@ async function answer(
     case "/healthz":
       return health(sources.health());
     case "/readyz":
-      return health(await sources.readiness());
+      return readiness(await sources.readiness());
     case "/":
       return { status: 200, body: INDEX };
-    default:
-      return { status: 404, body: `Not here\n${INDEX}` };
+  }
+  const name = /^\/readyz\/([^/]+)$/.exec(path)?.[1];
+  return name === undefined
+    ? { status: 404, body: `Not here\n${INDEX}` }
+    : readiness(await sources.readiness(decoded(name)));
+}
+
+function readiness(found: Health | undefined): Answer {
+  return found ? health(found) : { status: 404, body: "No listener has this name\n" };
+}
+
+/** A part of a path as it is meant; what is not encoded rightly stays. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
   }
 }
 

@@ -105,14 +105,15 @@ export const ROUTING = {
   origin: 2,
   ip_protocol: 3,
   port: 4,
-  source_length: 6,
-  other: 7,
-  table: 8,
-  priority: 12,
-  mark: 16,
-  address: 20,
-  device: 36,
-  size: 52,
+  last_port: 6,
+  source_length: 8,
+  other: 9,
+  table: 12,
+  priority: 16,
+  mark: 20,
+  address: 24,
+  device: 40,
+  size: 56,
 } as const;
 
 /** Byte offsets of a `ReachRecord`; numbers in host byte order. */
@@ -433,4 +434,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 2045248610;
+export const ABI_VERSION = 524213671;

@@ -1,9 +1,9 @@
 /** The allowed-subnets file, read at the start and again on SIGHUP. */
 import { parseSubnets, SubnetsError } from "../config/subnets.ts";
-import type { Options } from "../config/options.ts";
 import type { Log } from "../log/log.ts";
 import { SUBNET } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
+import type { RunningListener } from "./listeners.ts";
 
 /**
  * Reads the file.
@@ -24,28 +24,47 @@ export function isSubnetsProblem(error: unknown): error is SubnetsError | Native
 }
 
 /**
- * What SIGHUP does: the file is read again, every worker sees it whole at its next connection or
- * datagram, and the log says so. A wrong file changes nothing. Connections that are open stay so.
+ * What SIGHUP does: each listener's file is read again, every worker sees it whole at its next connection
+ * or datagram, and the log says so, once for each file. A wrong file changes nothing. Connections that are
+ * open stay so.
  *
  * @returns whether nothing was wrong
  */
 export function reloadSubnets(
-  options: Pick<Options, "allowedSubnets">,
+  listeners: readonly RunningListener[],
   library: Pick<Library, "readFile" | "setSubnets">,
   proxy: number,
-  listener: number,
   log: Log,
 ): boolean {
-  const path = options.allowedSubnets;
-  if (path === undefined) {
+  const files = Map.groupBy(
+    listeners,
+    ({ config: { allowedSubnets } }) =>
+      allowedSubnets?.kind === "file" ? allowedSubnets.path : undefined,
+  );
+  files.delete(undefined);
+  if (files.size === 0) {
     log("warn", "Nothing to reload: the program runs without --allowed-subnets", {
       event: "nothing_to_reload",
     });
     return true;
   }
+  const good = [...files].map(([path = "", users]) =>
+    reloadFile(path, users.map(({ id }) => id), library, proxy, log)
+  );
+  return good.every(Boolean);
+}
+
+/** @param listeners the numbers of those that the file is for */
+function reloadFile(
+  path: string,
+  listeners: readonly number[],
+  library: Pick<Library, "readFile" | "setSubnets">,
+  proxy: number,
+  log: Log,
+): boolean {
   try {
     const records = readSubnets(path, library);
-    library.setSubnets(proxy, listener, records);
+    for (const listener of listeners) library.setSubnets(proxy, listener, records);
     const count = records.length / SUBNET.size;
     const subnets = count === 1 ? "1 allowed subnet" : `${count} allowed subnets`;
     log("info", `Reloaded ${path}: ${subnets}`, { event: "subnets_reloaded", value: count, path });

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { parseArguments } from "../cli/arguments.ts";
 import type { Details } from "../log/log.ts";
 import { Status, SUBNET } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
@@ -7,11 +8,19 @@ import { reloadSubnets } from "./reload.ts";
 const PATH = "/etc/mmproxy/subnets";
 
 /** Reloads with a file of this content; what the core was given, and what the log says. */
-function reload(content: string | Error, allowedSubnets: string | null = PATH) {
+function reload(
+  content: string | Error,
+  allowedSubnets: string | null = PATH,
+  ids: readonly number[] = [7],
+) {
   const set: Uint8Array[] = [];
   const lines: { level: string; message: string; details: Details }[] = [];
+  const request = parseArguments(allowedSubnets === null ? [] : ["-a", allowedSubnets], "0");
+  assert(request.kind === "run" && request.setup.kind === "flags");
+  const [config] = request.setup.config.listeners;
+  assert(config);
   const good = reloadSubnets(
-    allowedSubnets === null ? {} : { allowedSubnets },
+    ids.map((id) => ({ id, config })),
     {
       readFile: (path) => {
         assert.equal(path, PATH);
@@ -19,12 +28,11 @@ function reload(content: string | Error, allowedSubnets: string | null = PATH) {
         return new TextEncoder().encode(content);
       },
       setSubnets: (_proxy, listener, records) => {
-        assert.equal(listener, 7);
+        assert.equal(listener, ids[set.length]);
         set.push(records);
       },
     },
     1,
-    7,
     (level, message, details) => lines.push({ level, message, details }),
   );
   assert.equal(lines.length, 1, "one line");
@@ -38,6 +46,13 @@ Deno.test("reloadSubnets: a good file is handed over whole and counted", () => {
   assert.equal(line.level, "info");
   assert.equal(line.message, `Reloaded ${PATH}: 2 allowed subnets`);
   assert.equal(line.details.event, "subnets_reloaded");
+});
+
+Deno.test("reloadSubnets: a file of several listeners is read and told once", () => {
+  const { set, line, good } = reload("192.0.2.0/24\n", PATH, [7, 9]);
+  assert.ok(good);
+  assert.equal(set.length, 2);
+  assert.equal(line.message, `Reloaded ${PATH}: 1 allowed subnet`);
 });
 
 for (

@@ -1,26 +1,21 @@
-/** The proxy from its start to its end: the native core, the workers, signals and the log. */
+/** A proxy from its start to its end: the native core, the workers, signals and the log. */
 import { watchUsr1 } from "./usr1.ts";
 import { accessLog } from "../log/access.ts";
 import { setAutoRoutes } from "../routing/auto.ts";
-import {
-  limits,
-  type Options,
-  refusedFamilies,
-  refusedSentence,
-  servicesOf,
-} from "../config/options.ts";
-import { encodeListener, encodePorts, encodeProxy, portOf } from "../config/records.ts";
+import { type ListenerConfig, markOf, type ProxyConfig } from "../config/model.ts";
+import { refusedFamilies, refusedSentence } from "../config/options.ts";
 import { logEvent, readEvent } from "../log/events.ts";
 import { KernelRouting } from "../routing/kernel.ts";
 import type { Log } from "../log/log.ts";
 import type { LogOutput } from "../log/output.ts";
-import { EVENT, Level, Status } from "../native/layout.ts";
-import { type Library, NativeError } from "../native/library.ts";
+import { EVENT, Level } from "../native/layout.ts";
+import type { Library } from "../native/library.ts";
 import { observe } from "../metrics/observation.ts";
-import { isSubnetsProblem, readSubnets, reloadSubnets } from "./reload.ts";
+import type { Listeners } from "./listeners.ts";
+import { openAll, whose } from "./open.ts";
+import { reloadSubnets } from "./reload.ts";
 import { enterSandbox } from "./sandbox.ts";
 import { ServiceManager } from "./systemd.ts";
-import { StartError } from "./start_error.ts";
 import { spawnWorker, Supervisor } from "../worker/supervisor.ts";
 import { unansweredWatch } from "./unanswered.ts";
 import { logDefect, logUnhandled } from "./unhandled.ts";
@@ -41,13 +36,14 @@ const LAST_WORDS_MS = 100;
  * @throws {StartError} when it cannot start
  */
 export async function runService(
-  options: Options,
+  config: ProxyConfig,
   library: Library,
   log: Log,
   output: LogOutput,
 ): Promise<void> {
   logUnhandled(log);
-  const { proxy, workers, listener } = open(options, library, log);
+  const { proxy, workers, listeners } = openAll(config, library, log);
+  const stats = (listener = 0) => library.stats(proxy, listener);
 
   const phase: Phase = { stopping: false, draining: false, over: false, lastReloadGood: true };
   const supervisor = new Supervisor({
@@ -56,16 +52,20 @@ export async function runService(
     now: () => performance.now(),
     sleep: (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds)),
   });
-  const metrics = await observe(options, library, proxy, supervisor, phase, log, output);
+  const metrics = await observe(
+    { config, listeners, supervisor, phase, output, stats },
+    library,
+    log,
+  );
   const manager = new ServiceManager(library, log);
   const drain = () => {
     phase.draining = true;
     supervisor.stop();
-    library.stop(proxy, options.drainTimeout * 1000);
+    library.stop(proxy, config.drainTimeout * 1000);
   };
   const stop = () => {
-    const { shutdownDelay, drainTimeout } = options;
-    const open = library.stats(proxy).get("connections_active");
+    const { shutdownDelay, drainTimeout } = config;
+    const open = stats().get("connections_active");
     const first = shutdownDelay > 0
       ? `new connections are taken for ${shutdownDelay} s, then `
       : "";
@@ -80,32 +80,28 @@ export async function runService(
   Deno.addSignalListener("SIGINT", onSignal.SIGINT);
   Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
   Deno.addSignalListener("SIGHUP", () => {
-    phase.lastReloadGood = manager.reload(() =>
-      reloadSubnets(options, library, proxy, listener, log)
-    );
+    phase.lastReloadGood = manager.reload(() => reloadSubnets(listeners.open, library, proxy, log));
   });
 
   // A signal from here on is one that removes them again.
-  const removeRoutes = options.autoRoutes
-    ? setAutoRoutes(options, new KernelRouting(library), log)
+  const removeRoutes = config.autoRoutes
+    ? setAutoRoutes(config, new KernelRouting(library), log)
     : undefined;
   // All that is to be opened is open, and no worker runs yet: those to come inherit the sandbox.
   try {
-    enterSandbox(options, library, log);
+    enterSandbox({ ...config, mark: markOf(config) }, library, log);
   } catch (error) {
     removeRoutes?.();
     throw error;
   }
-  const logging = logEvents(options, library, proxy, log, output, phase);
+  const logging = logEvents(config, listeners, library, proxy, log, output, phase);
   const { ready, ended } = supervisor.start(library.path, workers);
   await ready;
   // A signal may have come meanwhile.
   if (!phase.stopping) {
-    const listening = listeningSentence(options);
-    logListening(options, listening, log);
-    logRefusedFamilies(options, log);
-    if (metrics) logMetrics(options, log);
-    manager.ready(listening);
+    for (const listener of config.listeners) logListening(config, listener, workers.length, log);
+    if (metrics) logMetrics(config, log);
+    manager.ready(config.listeners.map(listeningSentence).join("; "));
     // A stop has its own deadline (TimeoutStopSec).
     manager.watch(() => phase.stopping || supervisor.allServe);
   }
@@ -116,14 +112,14 @@ export async function runService(
   metrics?.close();
   removeRoutes?.();
   const counters = Object.fromEntries(
-    [...library.stats(proxy).flat(), ["log_lines_lost", output.lost] as const]
+    [...stats().flat(), ["log_lines_lost", output.lost] as const]
       .filter(([, value]) => value !== 0),
   );
   const summary = Object.entries(counters).map(([name, value]) => `${name}=${value}`).join(" ");
   log("info", `Stopped${summary && `: ${summary}`}`, { event: "stopped", counters });
 }
 
-/** How far the proxy's life has come. */
+/** How far the service's life has come. */
 interface Phase {
   /** A signal has come. */
   stopping: boolean;
@@ -135,109 +131,51 @@ interface Phase {
   lastReloadGood: boolean;
 }
 
-/** What is open: the handles of the proxy and its workers, and the listener's number. */
-interface Opened {
-  readonly proxy: number;
-  readonly workers: readonly number[];
-  readonly listener: number;
-}
-
-function open(options: Options, library: Library, log: Log): Opened {
-  const subnets = options.allowedSubnets === undefined
-    ? undefined
-    : firstSubnets(options.allowedSubnets, library);
-  const budgets = limits(options, library.raiseFileLimit());
-  const proxy = library.openProxy(encodeProxy(options, options.listeners, budgets));
-  const workers = Array.from({ length: options.listeners }, () => library.openWorker(proxy));
-  const listener = explained(
-    options,
-    () =>
-      library.openListener(
-        proxy,
-        encodeListener(options, subnets !== undefined),
-        encodePorts([portOf(options)]),
-      ),
-  );
-  if (subnets) {
-    library.setSubnets(proxy, listener, subnets);
-  } else {
-    log("warn", "Every peer may send headers: name your load balancers with --allowed-subnets", {
-      event: "all_allowed",
-    });
-  }
-  return { proxy, workers, listener };
-}
-
-/** @throws {StartError} when the file cannot be read or says something wrong */
-function firstSubnets(path: string, library: Library): Uint8Array<ArrayBuffer> {
-  try {
-    return readSubnets(path, library);
-  } catch (error) {
-    if (!isSubnetsProblem(error)) throw error;
-    throw new StartError(`Option -a, --allowed-subnets: ${error.message}`, { cause: error });
-  }
-}
-
-/** Adds to a refusal of the native core what the operator can do about it. */
-function explained<T>(options: Options, call: () => T): T {
-  try {
-    return call();
-  } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    throw new StartError(error.message + advice(error.status, options), { cause: error });
-  }
-}
-
-function advice(status: number, options: Options): string {
-  const { text, port } = options.listenAddr;
-  switch (status) {
-    case Status.permission:
-      return port < 1024
-        ? "; run as root, or with CAP_NET_RAW (CAP_NET_ADMIN for --mark) and CAP_NET_BIND_SERVICE"
-        : "; run as root, or with CAP_NET_RAW (CAP_NET_ADMIN for --mark)";
-    case Status.address_in_use:
-      return `; another program has it (ss -lntup 'sport = :${port}'): stop that, or choose another with --listen-addr`;
-    case Status.loop:
-      return "; choose another port with --listen-addr, or name the server behind it with -4 or -6";
-    case Status.address_not_available:
-      return `; ${text} is not an address of this host (ip address): choose one with --listen-addr`;
-    default:
-      return "";
-  }
-}
-
-function listeningSentence(options: Options): string {
-  const { protocol, listenAddr } = options;
+function listeningSentence(listener: ListenerConfig): string {
+  const { protocol, listen, upstream, ipv4, ipv6 } = listener;
   const protocols = protocol === "both" ? "TCP and UDP" : protocol.toUpperCase();
-  const upstreams = servicesOf(options).map(({ text }) => text).join(" and ");
-  return `Listening on ${listenAddr.text} (${protocols}), forwarding to ${upstreams}`;
+  const upstreams = [ipv4, ipv6].filter((upstream) => upstream !== undefined)
+    .map(({ text }) => text).join(" and ");
+  const target = upstream === "destination" ? "the destination of the header" : upstreams;
+  const addresses = listen.map(({ text }) => text).join(", ");
+  return `Listening on ${addresses} (${protocols}), forwarding to ${target}`;
 }
 
-function logListening(options: Options, sentence: string, log: Log): void {
-  const { protocol, listenAddr, ipv4, ipv6, listeners } = options;
-  log("info", sentence, {
+function logListening(
+  config: ProxyConfig,
+  listener: ListenerConfig,
+  workers: number,
+  log: Log,
+): void {
+  const { name, protocol, listen, ipv4, ipv6 } = listener;
+  const start = whose(config, listener);
+  log("info", start + listeningSentence(listener), {
     event: "listening",
+    listener: name,
     protocol,
-    address: listenAddr.text,
+    address: listen.map(({ text }) => text).join(", "),
     ...(ipv4 && { ipv4: ipv4.text }),
     ...(ipv6 && { ipv6: ipv6.text }),
-    listeners,
+    workers,
   });
-}
-
-function logRefusedFamilies(options: Options, log: Log): void {
-  for (const family of refusedFamilies(options)) {
-    log("info", refusedSentence(family), { event: "no_upstream", value: family });
+  if (listener.upstream === "destination") return;
+  for (const family of refusedFamilies(listener)) {
+    log("info", start + refusedSentence(family), {
+      event: "no_upstream",
+      listener: name,
+      value: family,
+    });
   }
 }
 
-function logMetrics({ metricsAddr }: Options, log: Log): void {
+function logMetrics({ metricsAddr }: ProxyConfig, log: Log): void {
   const address = metricsAddr?.text;
   log("info", `Serving metrics on http://${address}/metrics`, { event: "metrics", address });
 }
 
 async function logEvents(
-  options: Options,
+  config: ProxyConfig,
+  listeners: Listeners,
   library: Library,
   proxy: number,
   log: Log,
@@ -245,9 +183,14 @@ async function logEvents(
   phase: Readonly<Phase>,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
-  const watchUnanswered = unansweredWatch(options, log, () => library.stats(proxy));
-  const logAccess = Level[options.logLevel] >= Level.access
-    ? accessLog(library, proxy, log)
+  const watchUnanswered = unansweredWatch(
+    config,
+    listeners,
+    log,
+    (listener) => library.stats(proxy, listener),
+  );
+  const logAccess = Level[config.logLevel] >= Level.access
+    ? accessLog(library, proxy, listeners, log)
     : undefined;
   const usr1 = watchUsr1(library, log);
   for (;;) {
@@ -259,7 +202,7 @@ async function logEvents(
       for (let index = 0; index < count; index++) {
         const event = readEvent(records, index * EVENT.size);
         if (!event) continue;
-        logEvent(log, event, options);
+        logEvent(log, event, listeners);
         watchUnanswered(event);
       }
       logAccess?.();

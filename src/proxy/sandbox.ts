@@ -1,5 +1,6 @@
 /** The sandbox: what the process gives up once it has started. docs/sandbox.md says why and what for. */
-import { LITTLE_ENDIAN, type Options } from "../config/options.ts";
+import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
+import { LITTLE_ENDIAN } from "../config/options.ts";
 import { errorText } from "../log/events.ts";
 import type { Log } from "../log/log.ts";
 import { SANDBOX, Sandbox, SANDBOX_REQUEST } from "../native/layout.ts";
@@ -39,7 +40,7 @@ const CAPABILITIES = (
 
 /** The `SandboxRequest` of these options. */
 export function encodeRequest(
-  { mark, autoRoutes }: Pick<Options, "mark" | "autoRoutes">,
+  { mark, autoRoutes }: Pick<ListenerConfig, "mark"> & Pick<ProxyConfig, "autoRoutes">,
 ): Uint8Array<ArrayBuffer> {
   const record = new Uint8Array(SANDBOX_REQUEST.size);
   const view = new DataView(record.buffer);
@@ -107,7 +108,7 @@ export function whatIsMissing({ mechanisms }: SandboxResult): string {
  * @throws {StartError} with `on`, where something is missing
  */
 export function enterSandbox(
-  options: Pick<Options, "sandbox" | "mark" | "autoRoutes">,
+  options: Pick<ListenerConfig, "mark"> & Pick<ProxyConfig, "sandbox" | "autoRoutes">,
   library: Pick<Library, "enterSandbox">,
   log: Log,
 ): void {

@@ -1,39 +1,54 @@
-/** Notices that the service answers no client at all, which is what missing routes look like. */
-import type { Options } from "../config/options.ts";
+/** Notices that an upstream answers no client at all, which is what missing routes look like. */
+import type { ProxyConfig } from "../config/model.ts";
 import type { NativeEvent } from "../log/events.ts";
 import { commandLine } from "../cli/command_line.ts";
 import type { Log } from "../log/log.ts";
 import type { Stats } from "../native/stats.ts";
+import type { Listeners } from "./listeners.ts";
 
 /** So many first connections may time out before it is said. */
 const FIRST = 3;
 
 /**
- * Takes every event; when the first connections as clients to one service have all timed out, and no
- * other has ever succeeded, it says so once, and what to run.
+ * Takes every event; when the first connections as clients to one upstream of a listener have all timed
+ * out, and no other of the listener has ever succeeded, it says so once a listener, and what to run.
  *
- * @param stats the service's counters at this moment
+ * @param stats the counters of a listener at this moment, by its number
  */
 export function unansweredWatch(
-  options: Options,
+  config: ProxyConfig,
+  listeners: Pick<Listeners, "name" | "isMany">,
   log: Log,
-  stats: () => Pick<Stats, "get">,
-): (event: Pick<NativeEvent, "kind" | "errno" | "leftOut" | "client" | "upstream">) => void {
+  stats: (listener: number) => Pick<Stats, "get">,
+): (
+  event: Pick<NativeEvent, "kind" | "errno" | "leftOut" | "client" | "upstream" | "listener">,
+) => void {
   const timeouts = new Map<string, number>();
-  let over = false;
-  return ({ kind, errno, leftOut, client, upstream }) => {
+  const over = new Set<number>();
+  return ({ kind, errno, leftOut, client, upstream, listener }) => {
     // Without an errno the time was up; without a client it was the proxy's own connection.
-    if (over || kind !== "connect_failed" || errno !== 0 || !client || !upstream) return;
-    const count = (timeouts.get(upstream) ?? 0) + 1 + leftOut;
-    timeouts.set(upstream, count);
+    if (over.has(listener) || kind !== "connect_failed" || errno !== 0 || !client || !upstream) {
+      return;
+    }
+    const key = `${listener} ${upstream}`;
+    const count = (timeouts.get(key) ?? 0) + 1 + leftOut;
+    timeouts.set(key, count);
     if (count < FIRST) return;
-    over = true;
-    if (connectedAsClients(stats()) > 0) return;
-    const command = commandLine("doctor", options);
+    over.add(listener);
+    if (connectedAsClients(stats(listener)) > 0) return;
+    const command = commandLine("doctor", config);
+    const name = listeners.name(listener);
+    const whose = name !== undefined && listeners.isMany ? `${name}: ` : "";
     log(
       "warn",
-      `None of the first ${count} connections to ${upstream} as clients was answered: find out why with: ${command}`,
-      { event: "service_unanswered", upstream, value: count, command },
+      `${whose}None of the first ${count} connections to ${upstream} as clients was answered: find out why with: ${command}`,
+      {
+        event: "service_unanswered",
+        ...(name !== undefined && { listener: name }),
+        upstream,
+        value: count,
+        command,
+      },
     );
   };
 }

@@ -1,5 +1,5 @@
 /** `--auto-routes`: the routing of one run, set at its start and removed at its end. */
-import type { Options } from "../config/options.ts";
+import type { ProxyConfig } from "../config/model.ts";
 import type { Routing } from "./kernel.ts";
 import type { Log } from "../log/log.ts";
 import { RoutingError, type Step } from "./plan.ts";
@@ -12,12 +12,12 @@ import { describeStep } from "./text.ts";
  * @returns what removes exactly that again; what was there before stays
  * @throws {RoutingError} when it cannot be set; then nothing of it is left
  */
-export function setAutoRoutes(options: Options, routing: Routing, log: Log): () => void {
+export function setAutoRoutes(config: ProxyConfig, routing: Routing, log: Log): () => void {
   const set: Step[] = [];
-  const remove = () => removeSteps(set, options.table, routing, log);
+  const remove = () => removeSteps(set, config.table, routing, log);
   try {
-    const found = survey(options, routing);
-    setMissing(options, found, routing, (step) => set.push(step));
+    const found = survey(config, routing);
+    setMissing(config, found, routing, (step) => set.push(step));
     for (const { text, commands } of found.notes) {
       log("warn", [text, ...commands].join(" "), { event: "routes_note", commands });
     }

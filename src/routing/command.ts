@@ -1,7 +1,9 @@
 /** `routes up|down|show`: sets, removes or checks the routing, and says so in lines. */
-import type { RoutesRequest } from "../cli/arguments.ts";
-import { type Options, servicesOf } from "../config/options.ts";
+import type { RoutesAction } from "../cli/arguments.ts";
+import type { ProxyConfig } from "../config/model.ts";
+import type { Address } from "../config/options.ts";
 import type { Routing } from "./kernel.ts";
+import { datagramPorts, type Need, routingNeeds } from "./needs.ts";
 import {
   compare,
   type Comparison,
@@ -25,15 +27,19 @@ export type Print = (line: string) => void;
  * @returns the exit code: 1 when `show` finds something missing
  * @throws {RoutingError} when it cannot be done
  */
-export function runRoutes(request: RoutesRequest, routing: Routing, print: Print): number {
-  const { action, options, dryRun } = request;
+export function runRoutes(
+  { action, dryRun }: { readonly action: RoutesAction; readonly dryRun: boolean },
+  config: ProxyConfig,
+  routing: Routing,
+  print: Print,
+): number {
   switch (action) {
     case "up":
-      return dryRun ? printUp(options, routing, print) : up(options, routing, print);
+      return dryRun ? printUp(config, routing, print) : up(config, routing, print);
     case "down":
-      return down(options, routing, print, dryRun);
+      return down(config, routing, print, dryRun);
     case "show":
-      return show(options, routing, print);
+      return show(config, routing, print);
   }
 }
 
@@ -41,22 +47,33 @@ export function runRoutes(request: RoutesRequest, routing: Routing, print: Print
 export interface Survey extends Plan, Comparison {}
 
 /**
- * @param wildcards whether a UDP service of the family may be bound to a wildcard address
+ * @param mayBeWildcard whether a UDP server there may be bound to a wildcard address
  * @throws {RoutingError} when it cannot be asked, or no routing here would do
  */
 export function survey(
-  options: Options,
+  config: ProxyConfig,
   routing: Routing,
-  wildcards?: Parameters<typeof planRoutes>[2],
+  mayBeWildcard: (need: Need) => boolean = () => true,
 ): Survey {
-  const services = servicesOf(options);
-  const reach = Object.fromEntries(
-    services.map((service) => [service.family, routing.reach(service)]),
-  );
-  const plan = planRoutes(options, reach, wildcards);
+  const { table } = config;
+  const needs = routingNeeds(config);
+  const reaches = new Map(needs.map((need) => [need.text, routing.reach(addressOf(need))]));
+  const plan = planRoutes(needs, {
+    table,
+    reach: ({ text }) => reaches.get(text) ?? { kind: "none" },
+    mayBeWildcard,
+    datagramPorts: datagramPorts(config),
+  });
   const names = plan.steps.flatMap((step) => step.kind === "sysctl" ? [step.name] : []);
   const sysctls = new Set(names.filter((name) => routing.isOn(name)));
-  return { ...plan, ...compare(plan.steps, routing.list(options.table), sysctls) };
+  return { ...plan, ...compare(plan.steps, routing.list(table), sysctls) };
+}
+
+/** The address that the kernel is asked about: of a subnet the first that a host can have. */
+function addressOf({ family, bytes, prefix, scope, ports, text }: Need): Address {
+  const isOne = prefix >= 8 * bytes.length - 1;
+  const asked = isOne ? bytes : [...bytes.slice(0, -1), (bytes.at(-1) ?? 0) | 1];
+  return { family, bytes: asked, scope, port: ports.first, text };
 }
 
 /**
@@ -66,12 +83,12 @@ export function survey(
  * @throws {RoutingError} when the table is another's, or the kernel refuses
  */
 export function setMissing(
-  options: Options,
+  config: ProxyConfig,
   survey: Survey,
   routing: Routing,
   told: (step: Step) => void,
 ): void {
-  refuseForeign(options, survey);
+  refuseForeign(config, survey);
   for (const entry of survey.replaced) routing.remove(entry);
   for (const step of survey.missing) {
     if (step.kind === "sysctl") routing.switch(step.name, true);
@@ -80,7 +97,7 @@ export function setMissing(
   }
 }
 
-function refuseForeign({ table }: Options, { foreign, replaced }: Survey): void {
+function refuseForeign({ table }: ProxyConfig, { foreign, replaced }: Survey): void {
   const [route] = foreign;
   if (route) {
     throw new RoutingError(
@@ -94,17 +111,17 @@ function refuseForeign({ table }: Options, { foreign, replaced }: Survey): void 
   }
 }
 
-function up(options: Options, routing: Routing, print: Print): number {
-  const found = survey(options, routing);
+function up(config: ProxyConfig, routing: Routing, print: Print): number {
+  const found = survey(config, routing);
   for (const step of found.there) print(`Was there: ${describeStep(step)}`);
-  setMissing(options, found, routing, (step) => print(`Set: ${describeStep(step)}`));
+  setMissing(config, found, routing, (step) => print(`Set: ${describeStep(step)}`));
   for (const note of found.notes) printNote(note, print);
   return 0;
 }
 
-function printUp(options: Options, routing: Routing, print: Print): number {
-  const found = survey(options, routing);
-  refuseForeign(options, found);
+function printUp(config: ProxyConfig, routing: Routing, print: Print): number {
+  const found = survey(config, routing);
+  refuseForeign(config, found);
   for (const step of found.there) print(`# There already: ${describeStep(step)}`);
   for (const entry of found.replaced) print(removeCommand(entry));
   for (const step of found.missing) print(setCommand(step));
@@ -113,7 +130,7 @@ function printUp(options: Options, routing: Routing, print: Print): number {
 }
 
 /** Removes all that is ours in the table, whatever flags it was set with. */
-function down({ table }: Options, routing: Routing, print: Print, dryRun: boolean): number {
+function down({ table }: ProxyConfig, routing: Routing, print: Print, dryRun: boolean): number {
   const ours = routing.list(table).filter(({ origin }) => origin === ORIGIN);
   for (const entry of rulesFirst(ours)) {
     if (!dryRun) routing.remove(entry);
@@ -137,8 +154,8 @@ function rulesFirst(entries: readonly Present[]): Present[] {
   );
 }
 
-function show(options: Options, routing: Routing, print: Print): number {
-  const found = survey(options, routing);
+function show(config: ProxyConfig, routing: Routing, print: Print): number {
+  const found = survey(config, routing);
   for (const step of found.steps) {
     if (found.there.includes(step)) print(`✓ ${describeStep(step)}`);
     else print(`✗ ${describeStep(step)}: missing; ${setCommand(step)}`);
@@ -147,7 +164,7 @@ function show(options: Options, routing: Routing, print: Print): number {
     print(`- ${describeStep(entry)}: left from other flags; ${removeCommand(entry)}`);
   }
   if (found.foreign.length > 0) {
-    print(`✗ Table ${options.table} has routes that mmproxy did not set: choose another (--table)`);
+    print(`✗ Table ${config.table} has routes that mmproxy did not set: choose another (--table)`);
   }
   for (const note of found.notes) printNote(note, print);
   return found.missing.length + found.foreign.length === 0 ? 0 : 1;

@@ -1,16 +1,11 @@
 /**
- * The routing that brings a service's replies to clients back to this host: which rules, routes and
+ * The routing that brings the upstreams' replies to clients back to this host: which rules, routes and
  * kernel parameters are needed, as data. Nothing here asks the kernel. docs/routes.md says why.
  */
 import { formatAddress } from "../config/address.ts";
-import {
-  type Address,
-  hasDefaultServices,
-  type Options,
-  servicesOf,
-  type Transport,
-  transportsOf,
-} from "../config/options.ts";
+import type { Transport } from "../config/options.ts";
+import type { Ports } from "../config/ranges.ts";
+import type { Need } from "./needs.ts";
 
 /** What routes and rules of ours are marked with (`proto` in ip-route(8) and ip-rule(8)). */
 export const ORIGIN = 123;
@@ -27,8 +22,8 @@ export interface Rule {
   readonly device: string;
   readonly mark?: number;
   readonly transport?: Transport;
-  /** Their source port. */
-  readonly port?: number;
+  /** Their source ports. */
+  readonly ports?: Ports;
   readonly table: number;
 }
 
@@ -81,80 +76,107 @@ export class RoutingError extends Error {
   override readonly name = "RoutingError";
 }
 
-type Need = Pick<Options, "ipv4" | "ipv6" | "listenAddr" | "protocol" | "mark" | "table">;
+/** What a plan is made for. */
+export interface Surroundings {
+  /** The table that the rules lead to. */
+  readonly table: number;
+  /** How this host reaches a server. */
+  readonly reach: (need: Need) => Reach;
+  /** Whether a UDP server there may be bound to a wildcard address. */
+  readonly mayBeWildcard?: (need: Need) => boolean;
+  /** IPv6 ports on which the proxy itself takes datagrams. */
+  readonly datagramPorts?: readonly Ports[];
+}
 
 /**
- * What the services of `--ipv4` and `--ipv6` need on this host.
+ * What all of these upstreams need on this host, each step once.
  *
- * @param reach how this host reaches each of them
- * @param wildcards whether a UDP service of the family may be bound to a wildcard address
- * @throws {RoutingError} when it does not reach a service that the command line names
+ * @throws {RoutingError} when the host does not reach one that the operator names
  */
-export function planRoutes(
-  options: Need,
-  reach: Readonly<Partial<Record<Family, Reach>>>,
-  wildcards: Readonly<Record<Family, boolean>> = { 4: true, 6: true },
-): Plan {
-  const plans = servicesOf(options).map((service) =>
-    planFamily(
-      { ...options, mayBeWildcard: wildcards[service.family] },
-      service,
-      reach[service.family] ?? { kind: "none" },
-    )
-  );
-  const sysctls = new Set(plans.flatMap((plan) => plan.sysctls));
+export function planRoutes(needs: readonly Need[], around: Surroundings): Plan {
+  const sources = sourcesOf(needs, around);
+  const plans = needs.map((need) => planOne({ ...around, need, sources }));
+  const steps = plans.flatMap((plan) => plan.steps);
   return {
-    steps: [
-      ...[...sysctls].map((name): Sysctl => ({ kind: "sysctl", name })),
-      ...plans.flatMap((plan) => plan.steps),
-    ],
-    notes: plans.flatMap((plan) => plan.notes),
+    steps: distinct([
+      ...plans.flatMap((plan) => plan.sysctls).map((name): Sysctl => ({ kind: "sysctl", name })),
+      // A route with a source does what one without does, and there can be only one.
+      ...steps.filter((step) =>
+        step.kind !== "route" || step.source !== undefined || !sources.has(step.family)
+      ),
+    ]),
+    notes: distinct(plans.flatMap((plan) => plan.notes)),
   };
 }
 
-/** What a family's plan is made of. */
-interface FamilyNeed extends Need {
-  readonly mayBeWildcard: boolean;
+/**
+ * The source of replies that have none yet, for each family: its route has room for one alone, so it is
+ * the first that needs it.
+ */
+function sourcesOf(needs: readonly Need[], around: Surroundings): Map<Family, readonly number[]> {
+  const sources = new Map<Family, readonly number[]>();
+  for (const need of needs) {
+    if (sources.has(need.family) || !isLocal(need, around)) continue;
+    if (wildcardRules({ ...around, need }).length > 0) sources.set(need.family, need.bytes);
+  }
+  return sources;
 }
 
-interface FamilyPlan {
+function isLocal(need: Need, { reach }: Surroundings): boolean {
+  return reach(need).kind === "local";
+}
+
+/** Each value once. */
+function distinct<T>(values: readonly T[]): T[] {
+  return [...new Map(values.map((value) => [JSON.stringify(value), value])).values()];
+}
+
+/** One upstream, and what is around it. */
+interface Case extends Surroundings {
+  readonly need: Need;
+}
+
+interface SourcedCase extends Case {
+  readonly sources: ReadonlyMap<Family, readonly number[]>;
+}
+
+interface PlanPart {
   readonly sysctls: readonly string[];
   readonly steps: readonly (Rule | Route)[];
   readonly notes: readonly Note[];
 }
 
-function planFamily(options: FamilyNeed, service: Address, reach: Reach): FamilyPlan {
+function planOne(given: SourcedCase): PlanPart {
+  const reach = given.reach(given.need);
   switch (reach.kind) {
     case "none":
-      return unreachable(options, service);
+      return unreachable(given);
     case "remote":
-      return remote(options, service, reach);
+      return remote(given, reach);
     case "local":
-      return isLoopback(service) ? loopback(options, service) : local(options, service);
+      return isLoopback(given.need) ? loopback(given) : local(given);
   }
 }
 
-function unreachable(options: Need, { family, text }: Address): FamilyPlan {
+function unreachable({ need: { family, text, writtenIn, isSpare } }: Case): PlanPart {
   // Where neither flag was given, each family is meant as far as the host has it.
-  if (!hasDefaultServices(options)) {
+  if (!isSpare) {
     throw new RoutingError(
-      `This host has no route to ${text}: correct -${family}, or add the route (ip -${family} route)`,
+      `This host has no route to ${text}: correct ${writtenIn}, or add the route (ip -${family} route)`,
     );
   }
   return { ...NOTHING, notes: [note(`Nothing is set for ${text}: this host has no IPv${family}`)] };
 }
 
 /** Nothing but a reply to a client goes from a loopback address to another host. */
-function loopback(options: FamilyNeed, service: Address): FamilyPlan {
-  const from = service.family === 4 ? { bytes: [127, 0, 0, 1], length: 8 } : host(service);
-  const wildcard = wildcardRules(options, service);
+function loopback(given: SourcedCase): PlanPart {
+  const { need } = given;
+  const from = need.family === 4 ? { bytes: [127, 0, 0, 1], length: 8 } : host(need);
+  const wildcard = wildcardPart(given);
   return {
     ...NOTHING,
-    steps: [
-      route(options, service, wildcard.length > 0),
-      rule(options, service, "lo", { from }),
-      ...wildcard,
-    ],
+    steps: [route(given), rule(given, "lo", { from }), ...wildcard.steps],
+    notes: wildcard.notes,
   };
 }
 
@@ -163,130 +185,162 @@ function loopback(options: FamilyNeed, service: Address): FamilyPlan {
  * ones, where the kernel hands it from a connection's first packet on to the replies; UDP has no
  * connections, so there the port decides.
  */
-function local(options: FamilyNeed, service: Address): FamilyPlan {
-  const { family } = service;
-  const marked = options.mark !== 0;
-  const wildcard = wildcardRules(options, service);
-  const steps: (Rule | Route)[] = [route(options, service, wildcard.length > 0)];
+function local(given: SourcedCase): PlanPart {
+  const { need } = given;
+  const { family, transports, mark } = need;
+  const wildcard = wildcardPart(given);
+  const steps: (Rule | Route)[] = [route(given)];
   const direct: string[] = [];
-  for (const transport of transportsOf(options.protocol)) {
-    if (transport === "tcp" && marked) {
-      steps.push(rule(options, service, "lo", { mark: options.mark }));
+  for (const transport of transports) {
+    if (transport === "tcp" && mark !== 0) {
+      steps.push(rule(given, "lo", { mark }));
     } else {
-      steps.push(rule(options, service, "lo", { from: host(service), ...end(transport, service) }));
+      steps.push(rule(given, "lo", { from: host(need), ...end(transport, need) }));
       direct.push(transport.toUpperCase());
     }
   }
   const advice = direct.includes("TCP") ? "; for TCP, --mark makes a difference between them" : "";
   return {
-    sysctls: marked && options.protocol !== "udp"
+    sysctls: mark !== 0 && transports.includes("tcp")
       // The second one: a refusal (RST) of a closed port is a reply as well.
       ? ["net/ipv4/tcp_fwmark_accept", `net/ipv${family}/fwmark_reflect`]
       : [],
-    steps: [...steps, ...wildcard],
-    notes: direct.length === 0 ? [] : [note(
-      `Other hosts that connect to ${service.text} directly (${direct.join(", ")}) get no answer ` +
-        `while this is set: it takes all replies from there${advice}`,
+    steps: [...steps, ...wildcard.steps],
+    notes: [
+      ...(direct.length === 0 ? [] : [note(
+        `Other hosts that connect to ${need.text} directly (${direct.join(", ")}) get no answer ` +
+          `while this is set: it takes all replies from there${advice}`,
+      )]),
+      ...wildcard.notes,
+    ],
+  };
+}
+
+/**
+ * The upstream is on another host, or in a container with a network of its own: its replies come in by
+ * a device, if they come here at all. Only those of its ports: what else it sends is passed on.
+ */
+function remote(given: Case, reach: Extract<Reach, { kind: "remote" }>): PlanPart {
+  const { need } = given;
+  const rules = need.transports.map((transport) =>
+    rule(given, reach.device, { from: host(need), ...end(transport, need) })
+  );
+  return {
+    ...NOTHING,
+    steps: [plainRoute(given), ...rules],
+    notes: [returnRoute(given, reach)],
+  };
+}
+
+function returnRoute(
+  { need, table }: Case,
+  { gateway, source = "<this host's address>" }: Extract<Reach, { kind: "remote" }>,
+): Note {
+  const ip = `ip${need.family === 6 ? " -6" : ""}`;
+  const there = prefixText(need);
+  // `iif lo` would keep a strict rp_filter over there from looking at ports, and UDP may be bound to a
+  // wildcard address: its replies have no source yet.
+  const rules = need.transports.map((transport) => {
+    const from = transport === "udp" && gateway === undefined ? "" : `from ${there} `;
+    return `${ip} rule add ${from}ipproto ${transport} sport ${
+      portsText(need.ports)
+    } lookup ${table}`;
+  });
+  const src = gateway === undefined && isOneHost(need) ? ` src ${there}` : "";
+  const route = `${ip} route add default via ${source}${src} table ${table}`;
+  const where = gateway === undefined
+    ? `On ${there}, unless ${source} is its default gateway already`
+    : `${there} is behind a router: on ${gateway}, and ${there} must send to clients through it`;
+  return {
+    text: `The replies of ${need.text} to clients must be routed to this host. ${where}:`,
+    commands: [route, ...rules],
+  };
+}
+
+/** The rules for an upstream on a wildcard address, as far as the table's route has its source. */
+function wildcardPart(given: SourcedCase): { steps: readonly Rule[]; notes: readonly Note[] } {
+  const { need, sources, table } = given;
+  const steps = wildcardRules(given);
+  if (steps.length === 0 || sameBytes(sources.get(need.family), need.bytes)) {
+    return { steps, notes: [] };
+  }
+  return {
+    steps: [],
+    notes: [note(
+      `A UDP server at ${need.text} must be bound to that address: table ${table} brings back the ` +
+        `replies of one that is bound to all addresses for a single address alone`,
     )],
   };
 }
 
 /**
- * The service is on another host, or in a container with a network of its own: its replies come in by
- * a device, if they come here at all. Only those of its port: what else it sends is passed on.
- */
-function remote(
-  options: Need,
-  service: Address,
-  reach: Extract<Reach, { kind: "remote" }>,
-): FamilyPlan {
-  const rules = transportsOf(options.protocol).map((transport) =>
-    rule(options, service, reach.device, { from: host(service), ...end(transport, service) })
-  );
-  return {
-    ...NOTHING,
-    steps: [route(options, service, false), ...rules],
-    notes: [returnRoute(options, service, reach)],
-  };
-}
-
-function returnRoute(
-  options: Need,
-  service: Address,
-  { gateway, source = "<this host's address>" }: Extract<Reach, { kind: "remote" }>,
-): Note {
-  const ip = `ip${service.family === 6 ? " -6" : ""}`;
-  const there = addressText(service);
-  // `iif lo` would keep a strict rp_filter over there from looking at ports, and UDP may be bound to a
-  // wildcard address: its replies have no source yet.
-  const rules = transportsOf(options.protocol).map((transport) => {
-    const from = transport === "udp" && gateway === undefined ? "" : `from ${there} `;
-    return `${ip} rule add ${from}ipproto ${transport} sport ${service.port} lookup ${options.table}`;
-  });
-  const route = `${ip} route add default via ${source}${
-    gateway === undefined ? ` src ${there}` : ""
-  } table ${options.table}`;
-  const where = gateway === undefined
-    ? `On ${there}, unless ${source} is its default gateway already`
-    : `${there} is behind a router: on ${gateway}, and ${there} must send to clients through it`;
-  return {
-    text: `The replies of ${service.text} to clients must be routed to this host. ${where}:`,
-    commands: [route, ...rules],
-  };
-}
-
-/**
- * A UDP service on a wildcard address sends replies that have no source yet when they are routed:
+ * A UDP server on a wildcard address sends replies that have no source yet when they are routed:
  * these look in the table for the route, and get its `src`.
  */
-function wildcardRules(options: FamilyNeed, service: Address): Rule[] {
-  const { family, port } = service;
-  if (!transportsOf(options.protocol).includes("udp") || !options.mayBeWildcard) return [];
+function wildcardRules(given: Case): Rule[] {
+  const { need, mayBeWildcard, datagramPorts = [] } = given;
+  const { family, transports, ports } = need;
+  if (!transports.includes("udp") || !isOneHost(need)) return [];
+  if (mayBeWildcard?.(need) === false) return [];
   const anySource = { bytes: [0, 0, 0, 0], length: 32 };
-  if (family === 4) {
-    return [rule(options, service, "lo", { from: anySource, ...end("udp", service) })];
-  }
+  if (family === 4) return [rule(given, "lo", { from: anySource, ...end("udp", need) })];
   // IPv6 cannot ask for packets without a source, so that the rule would take the proxy's own replies
-  // as well if it listened on the same port; but then no service can have the wildcard address.
-  const { listenAddr } = options;
-  if (listenAddr.family === 6 && listenAddr.port === port) return [];
-  return [rule(options, service, "lo", end("udp", service))];
+  // as well if it listened on the same port; but then no server can have the wildcard address.
+  if (datagramPorts.some(({ first, last }) => first <= ports.last && ports.first <= last)) {
+    return [];
+  }
+  return [rule(given, "lo", end("udp", need))];
 }
 
-const NOTHING: FamilyPlan = { sysctls: [], steps: [], notes: [] };
+const NOTHING: PlanPart = { sysctls: [], steps: [], notes: [] };
 
 function note(text: string): Note {
   return { text, commands: [] };
 }
 
 function rule(
-  { table }: Need,
-  { family }: Address,
+  { table, need: { family } }: Case,
   device: string,
-  what: Pick<Rule, "from" | "mark" | "transport" | "port">,
+  what: Pick<Rule, "from" | "mark" | "transport" | "ports">,
 ): Rule {
   return { kind: "rule", family, device, ...what, table };
 }
 
-function route({ table }: Need, { family, bytes }: Address, withSource: boolean): Route {
-  return { kind: "route", family, ...(withSource ? { source: bytes } : {}), table };
+/** The route that rules on `lo` lead to. */
+function route({ table, need: { family }, sources }: SourcedCase): Route {
+  const source = sources.get(family);
+  return { kind: "route", family, ...(source ? { source } : {}), table };
 }
 
-function end(transport: Transport, { port }: Address) {
-  return { transport, port };
+function plainRoute({ table, need: { family } }: Case): Route {
+  return { kind: "route", family, table };
 }
 
-function host({ bytes }: Address) {
-  return { bytes, length: 8 * bytes.length };
+function end(transport: Transport, { ports }: Need) {
+  return { transport, ports };
 }
 
-function isLoopback({ family, bytes }: Address): boolean {
+function host({ bytes, prefix }: Need) {
+  return { bytes, length: prefix };
+}
+
+function isOneHost({ bytes, prefix }: Need): boolean {
+  return prefix === 8 * bytes.length;
+}
+
+function isLoopback({ family, bytes }: Need): boolean {
   if (family === 4) return bytes[0] === 127;
   return bytes.slice(0, 15).every((byte) => byte === 0) && bytes[15] === 1;
 }
 
-function addressText({ family, bytes }: Address): string {
-  return formatAddress(family, Uint8Array.from(bytes));
+function prefixText(need: Need): string {
+  const address = formatAddress(need.family, Uint8Array.from(need.bytes));
+  return isOneHost(need) ? address : `${address}/${need.prefix}`;
+}
+
+/** As ip-rule(8) takes them: `53`, `30000-30999`. */
+export function portsText({ first, last }: Ports): string {
+  return first === last ? String(first) : `${first}-${last}`;
 }
 
 /** A rule or route that is there. */
@@ -349,7 +403,8 @@ export function covers(entry: Present, step: Rule | Route): boolean {
       (step.source === undefined || sameBytes(entry.source, step.source));
   }
   return step.kind === "rule" && entry.device === step.device && entry.mark === step.mark &&
-    entry.transport === step.transport && entry.port === step.port &&
+    entry.transport === step.transport && entry.ports?.first === step.ports?.first &&
+    entry.ports?.last === step.ports?.last &&
     entry.from?.length === step.from?.length &&
     sameBytes(network(entry.from), network(step.from));
 }

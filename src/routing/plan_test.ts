@@ -1,30 +1,18 @@
 import assert from "node:assert/strict";
-import { parseAddress } from "../config/address.ts";
-import type { Address } from "../config/options.ts";
+import type { ListenerConfig } from "../config/model.ts";
+import { parseArguments } from "../cli/arguments.ts";
+import { datagramPorts, routingNeeds } from "./needs.ts";
 import {
   compare,
   type Family,
   ORIGIN,
+  type Plan,
   planRoutes,
   type Present,
   type Reach,
   type Step,
 } from "./plan.ts";
 import { removeCommand, setCommand } from "./text.ts";
-
-function address(text: string): Address {
-  return parseAddress(text) ?? assert.fail(`${text} is no address`);
-}
-
-type Need = Parameters<typeof planRoutes>[0];
-
-const TEXTS = { ipv4: "127.0.0.1:443", ipv6: undefined };
-const DEFAULT: Omit<Need, "ipv4" | "ipv6"> = {
-  listenAddr: address("0.0.0.0:8443"),
-  protocol: "tcp",
-  mark: 0,
-  table: 123,
-};
 
 const LOCAL: Record<Family, Reach> = { 4: { kind: "local" }, 6: { kind: "local" } };
 const LINK: Reach = { kind: "remote", device: "eth0", source: "192.0.2.1" };
@@ -38,22 +26,60 @@ const LOOPBACK4 = [
   "ip rule add from 127.0.0.1/8 iif lo lookup 123 protocol 123",
 ];
 
-type Changed = Partial<Omit<Need, "ipv4" | "ipv6" | "listenAddr">> & {
+interface Changed {
   ipv4?: string | undefined;
   ipv6?: string | undefined;
   listenAddr?: string;
-};
+  protocol?: string;
+  mark?: number;
+  table?: number;
+}
 
-/** The defaults, changed; an address that is changed to nothing is left out. */
-function need({ listenAddr, ...changed }: Changed): Need {
-  const { ipv4, ipv6, ...rest } = { ...TEXTS, ...changed };
-  return {
-    ...DEFAULT,
-    ...rest,
-    ...(ipv4 === undefined ? {} : { ipv4: address(ipv4) }),
-    ...(ipv6 === undefined ? {} : { ipv6: address(ipv6) }),
-    ...(listenAddr === undefined ? {} : { listenAddr: address(listenAddr) }),
+/** The listener of a command line: -4 127.0.0.1:443, changed; what is changed to nothing is left out. */
+function config(changed: Changed) {
+  const { ipv4, ipv6, listenAddr = "0.0.0.0:8443", protocol = "tcp", mark = 0, table = 123 } = {
+    ipv4: "127.0.0.1:443",
+    ...changed,
   };
+  const line = ["-l", listenAddr, "-p", protocol, "-m", `${mark}`, "--table", `${table}`];
+  const upstreams = [["-4", ipv4], ["-6", ipv6]].flatMap(([flag = "", text]) =>
+    text === undefined ? [] : [flag, text]
+  );
+  const request = parseArguments([...line, ...upstreams], "0");
+  assert(request.kind === "run" && request.setup.kind === "flags");
+  return request.setup.config;
+}
+
+function plan(
+  changed: Changed,
+  reach: Partial<Record<Family, Reach>> = {},
+  mayBeWildcard = true,
+): Plan {
+  const given = config(changed);
+  return planRoutes(routingNeeds(given), {
+    table: given.table,
+    reach: ({ family }) => ({ ...LOCAL, ...reach })[family],
+    mayBeWildcard: () => mayBeWildcard,
+    datagramPorts: datagramPorts(given),
+  });
+}
+
+/** The plan of several listeners, as commands. */
+function commandsOf(...changed: Changed[]): string[] {
+  return planOf(...changed).steps.map(setCommand);
+}
+
+function planOf(...changed: Changed[]): Plan {
+  const listeners = changed.map((one, index): ListenerConfig => {
+    const [listener] = config(one).listeners;
+    assert(listener);
+    return { ...listener, name: `listener ${index}` };
+  });
+  return planRoutes(routingNeeds({ listeners }), {
+    table: 123,
+    reach: () => ({ kind: "local" }),
+    datagramPorts: datagramPorts({ listeners }),
+  });
 }
 
 const RECIPES: [name: string, changed: Changed, reach: Partial<Record<Family, Reach>>, string[]][] =
@@ -123,25 +149,22 @@ const RECIPES: [name: string, changed: Changed, reach: Partial<Record<Family, Re
 
 for (const [name, changed, reach, commands] of RECIPES) {
   Deno.test(`planRoutes: ${name}`, () => {
-    const plan = planRoutes(need(changed), { ...LOCAL, ...reach });
-    assert.deepEqual(plan.steps.map(setCommand), commands);
+    assert.deepEqual(plan(changed, reach).steps.map(setCommand), commands);
   });
 }
 
 Deno.test("planRoutes: a family without a service needs nothing, and is not asked about", () => {
-  const { steps } = planRoutes(need({}), { 4: { kind: "local" } });
-  assert.deepEqual(steps.map(setCommand), LOOPBACK4);
+  assert.deepEqual(plan({}).steps.map(setCommand), LOOPBACK4);
 });
 
 Deno.test("planRoutes: what is not on a wildcard address needs no rule for that", () => {
-  const udp = need({ ipv4: "127.0.0.1:53", protocol: "udp" });
-  const { steps } = planRoutes(udp, LOCAL, { 4: false, 6: false });
+  const { steps } = plan({ ipv4: "127.0.0.1:53", protocol: "udp" }, {}, false);
   assert.deepEqual(steps.map(setCommand), LOOPBACK4);
 });
 
 Deno.test("planRoutes: refuses a named service that cannot be reached", () => {
   assert.throws(
-    () => planRoutes(need({ ipv4: "192.0.2.9:80" }), { ...LOCAL, 4: { kind: "none" } }),
+    () => plan({ ipv4: "192.0.2.9:80" }, { 4: { kind: "none" } }),
     {
       name: "RoutingError",
       message: "This host has no route to 192.0.2.9:80: correct -4, or add the route (ip -4 route)",
@@ -190,7 +213,7 @@ const NOTES: [
 
 for (const [name, changed, reach, text, commands] of NOTES) {
   Deno.test(`planRoutes: tells about ${name}`, () => {
-    const [note, ...more] = planRoutes(need(changed), { ...LOCAL, ...reach }).notes;
+    const [note, ...more] = plan(changed, reach).notes;
     assert.match(note?.text ?? "", text);
     assert.deepEqual(note?.commands, commands);
     assert.deepEqual(more, []);
@@ -198,10 +221,77 @@ for (const [name, changed, reach, text, commands] of NOTES) {
 }
 
 Deno.test("planRoutes: has nothing to tell about loopback", () => {
-  assert.deepEqual(planRoutes(need({ ipv6: "[::1]:443" }), LOCAL).notes, []);
+  assert.deepEqual(plan({ ipv6: "[::1]:443" }).notes, []);
 });
 
-const STEPS = planRoutes(need({ ipv4: "192.0.2.5:53", protocol: "both" }), LOCAL).steps;
+Deno.test("planRoutes: a range of ports is one rule", () => {
+  assert.deepEqual(
+    plan({ ipv4: "192.0.2.5", listenAddr: "0.0.0.0:30000-30999", protocol: "udp" })
+      .steps.map(setCommand),
+    [
+      "ip route add local default dev lo src 192.0.2.5 table 123 proto 123",
+      "ip rule add from 192.0.2.5 iif lo ipproto udp sport 30000-30999 lookup 123 protocol 123",
+      "ip rule add from 0.0.0.0 iif lo ipproto udp sport 30000-30999 lookup 123 protocol 123",
+    ],
+  );
+});
+
+Deno.test("planRoutes: what several listeners share is set once", () => {
+  assert.deepEqual(
+    commandsOf({ ipv4: "127.0.0.1:25" }, { ipv4: "127.0.0.1:587" }, { ipv6: "[::1]:25" }),
+    [...LOOPBACK4, ...LOOPBACK6],
+  );
+});
+
+Deno.test("planRoutes: each listener's mark has its rule", () => {
+  const marked = { ipv4: "192.0.2.5:25" };
+  assert.deepEqual(commandsOf({ ...marked, mark: 1 }, { ...marked, mark: 2 }), [
+    "sysctl -w net.ipv4.tcp_fwmark_accept=1",
+    "sysctl -w net.ipv4.fwmark_reflect=1",
+    "ip route add local default dev lo table 123 proto 123",
+    "ip rule add fwmark 0x1 iif lo lookup 123 protocol 123",
+    "ip rule add fwmark 0x2 iif lo lookup 123 protocol 123",
+  ]);
+});
+
+Deno.test("planRoutes: a table brings replies without a source back for one address alone", () => {
+  const udp = { protocol: "udp" };
+  const { steps, notes } = planOf(
+    { ipv4: "127.0.0.1:25" },
+    { ...udp, ipv4: "127.0.0.1:53" },
+    { ...udp, ipv4: "127.0.0.1:54" },
+    { ...udp, ipv4: "127.0.0.2:53" },
+  );
+  assert.deepEqual(steps.map(setCommand), [
+    "ip route add local default dev lo src 127.0.0.1 table 123 proto 123",
+    "ip rule add from 127.0.0.1/8 iif lo lookup 123 protocol 123",
+    "ip rule add from 0.0.0.0 iif lo ipproto udp sport 53 lookup 123 protocol 123",
+    "ip rule add from 0.0.0.0 iif lo ipproto udp sport 54 lookup 123 protocol 123",
+  ]);
+  assert.deepEqual(notes.length, 1);
+  assert.match(notes[0]?.text ?? "", /^A UDP server at 127\.0\.0\.2:53 must be bound to that/);
+});
+
+Deno.test("planRoutes: names the listener whose upstream cannot be reached", () => {
+  const listeners = [{ ipv4: "127.0.0.1:25" }, { ipv4: "192.0.2.9:80" }].map((changed, index) => {
+    const [listener] = config(changed).listeners;
+    assert(listener);
+    return { ...listener, name: ["mail", "web"][index] ?? "" };
+  });
+  assert.throws(
+    () =>
+      planRoutes(routingNeeds({ listeners }), {
+        table: 123,
+        reach: ({ bytes }) => ({ kind: bytes[0] === 127 ? "local" : "none" }),
+      }),
+    {
+      message: "This host has no route to 192.0.2.9:80: correct ipv4 of listener web, or add the " +
+        "route (ip -4 route)",
+    },
+  );
+});
+
+const STEPS = plan({ ipv4: "192.0.2.5:53", protocol: "both" }).steps;
 
 function present(step: Step, changed: Partial<Present> = {}): Present {
   assert(step.kind !== "sysctl");
@@ -232,7 +322,7 @@ const RULE: Step = {
   device: "lo",
   mark: 7,
   transport: "tcp",
-  port: 25,
+  ports: { first: 25, last: 25 },
   table: 123,
 };
 
@@ -248,7 +338,8 @@ const OTHER_RULES: Partial<Present>[] = [
   { device: "eth0" },
   { mark: 8 },
   { transport: "udp" },
-  { port: 26 },
+  { ports: { first: 26, last: 26 } },
+  { ports: { first: 25, last: 26 } },
   { table: 124 },
 ];
 
@@ -270,7 +361,7 @@ Deno.test("compare: a route's source may be more than was asked for, and not les
 
 Deno.test("compare: other routes of others are foreign, ours are left over", () => {
   const foreign = present(WITHOUT_SOURCE, { origin: 3, other: true });
-  const ours = present(RULE, { port: 1 });
+  const ours = present(RULE, { ports: { first: 1, last: 1 } });
   const found = compare([WITHOUT_SOURCE], [foreign, ours, present(WITHOUT_SOURCE)], new Set());
   assert.deepEqual([found.foreign, found.surplus, found.replaced], [[foreign], [ours], []]);
 });

@@ -29,7 +29,8 @@ export function encodeRouting(entry: Rule | Route | Present): Uint8Array<ArrayBu
   record.set(new TextEncoder().encode(device), ROUTING.device);
   if (entry.kind === "rule") {
     view.setUint8(ROUTING.ip_protocol, entry.transport ? TRANSPORTS[entry.transport] : 0);
-    view.setUint16(ROUTING.port, entry.port ?? 0, LITTLE_ENDIAN);
+    view.setUint16(ROUTING.port, entry.ports?.first ?? 0, LITTLE_ENDIAN);
+    view.setUint16(ROUTING.last_port, entry.ports?.last ?? 0, LITTLE_ENDIAN);
     view.setUint32(ROUTING.mark, entry.mark ?? 0, LITTLE_ENDIAN);
   }
   return record;
@@ -62,7 +63,8 @@ function decodeOne(record: Uint8Array<ArrayBuffer>): Present {
     return { kind: "route", ...common, ...source, other: other || device !== LOOPBACK };
   }
   const mark = view.getUint32(ROUTING.mark, LITTLE_ENDIAN);
-  const port = view.getUint16(ROUTING.port, LITTLE_ENDIAN);
+  const first = view.getUint16(ROUTING.port, LITTLE_ENDIAN);
+  const last = view.getUint16(ROUTING.last_port, LITTLE_ENDIAN);
   const protocol = view.getUint8(ROUTING.ip_protocol);
   const transport = protocol === TRANSPORTS.tcp
     ? "tcp"
@@ -75,7 +77,7 @@ function decodeOne(record: Uint8Array<ArrayBuffer>): Present {
     device,
     ...(length > 0 && { from: { bytes, length } }),
     ...(mark !== 0 && { mark }),
-    ...(port !== 0 && { port }),
+    ...(first !== 0 && { ports: { first, last } }),
     ...(transport && { transport }),
     other: other || (protocol !== 0 && !transport),
   };

@@ -7,6 +7,7 @@ import { decodeReach, decodeRouting, encodeRouting } from "./records.ts";
 
 const u8 = fc.integer({ min: 0, max: 0xff });
 const u32 = fc.integer({ min: 1, max: 0xffff_ffff });
+const port = fc.integer({ min: 1, max: 0xffff });
 const family = fc.constantFrom<Family>(4, 6);
 const common = {
   table: u32,
@@ -32,7 +33,10 @@ const rule: fc.Arbitrary<Present> = family.chain((family) =>
     }, { noNullPrototype: true }),
     mark: u32,
     transport: fc.constantFrom<"tcp" | "udp">("tcp", "udp"),
-    port: fc.integer({ min: 1, max: 0xffff }),
+    ports: fc.tuple(port, port).map(([one, other]) => ({
+      first: Math.min(one, other),
+      last: Math.max(one, other),
+    })),
   }, {
     noNullPrototype: true,
     requiredKeys: ["kind", "family", "table", "origin", "priority", "other", "device"],
@@ -67,11 +71,11 @@ Deno.test("encodeRouting: writes each field where the native core reads it", () 
     device: "eth0",
     mark: 0x8000_0001,
     transport: "udp",
-    port: 53,
+    ports: { first: 53, last: 63 },
     table: 70_000,
   });
   const view = new DataView(record.buffer);
-  const { address, device, port, table, priority, mark, size: _, ...small } = ROUTING;
+  const { address, device, port, last_port, table, priority, mark, size: _, ...small } = ROUTING;
   const values = Object.entries(small).map(([name, offset]) => [name, record[offset]]);
   assert.deepEqual(Object.fromEntries(values), {
     kind: Routing.rule,
@@ -81,7 +85,10 @@ Deno.test("encodeRouting: writes each field where the native core reads it", () 
     source_length: 24,
     other: 0,
   });
-  assert.equal(view.getUint16(port, LITTLE_ENDIAN), 53);
+  assert.deepEqual(
+    [port, last_port].map((offset) => view.getUint16(offset, LITTLE_ENDIAN)),
+    [53, 63],
+  );
   assert.deepEqual(
     [table, priority, mark].map((offset) => view.getUint32(offset, LITTLE_ENDIAN)),
     [70_000, 0, 0x8000_0001],

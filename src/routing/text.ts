@@ -1,6 +1,6 @@
 /** Rules, routes and kernel parameters as text: as `ip` shows them, and as commands to paste. */
 import { formatAddress } from "../config/address.ts";
-import { ORIGIN, type Present, type Route, type Rule, type Step } from "./plan.ts";
+import { ORIGIN, portsText, type Present, type Route, type Rule, type Step } from "./plan.ts";
 
 /** The command that sets a step; pasted, it has the same effect as `routes up`. */
 export function setCommand(step: Step): string {
@@ -39,14 +39,14 @@ function ip({ family }: Rule | Route): string {
   return family === 6 ? "ip -6" : "ip";
 }
 
-function selector({ family, from, mark, device, transport, port }: Rule): string {
+function selector({ family, from, mark, device, transport, ports }: Rule): string {
   const source = from && prefix(family, from);
   return [
     source && `from ${source}`,
     mark !== undefined && `fwmark 0x${mark.toString(16)}`,
     `iif ${device}`,
     transport && `ipproto ${transport}`,
-    port !== undefined && `sport ${port}`,
+    ports && `sport ${portsText(ports)}`,
   ].filter(Boolean).join(" ");
 }
 

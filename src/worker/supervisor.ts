@@ -100,18 +100,18 @@ export class Supervisor {
         return;
       }
       pause = nextPause(pause, now() - began);
-      log("error", `Listener ${index} failed: ${failure}; it starts again in ${pause} ms`, {
+      log("error", `Worker ${index} failed: ${failure}; it starts again in ${pause} ms`, {
         event: "worker_failed",
-        listener: index,
+        worker: index,
         error: failure,
         value: pause,
       });
       await Promise.race([sleep(pause), this.#stopped.promise]);
       if (this.#stopping) return ready();
       this.#restarts++;
-      log("info", `Listener ${index} starts again`, {
+      log("info", `Worker ${index} starts again`, {
         event: "worker_restarted",
-        listener: index,
+        worker: index,
       });
     }
   }

@@ -148,18 +148,18 @@ Deno.test("start: logs a failure with its pause, then the new start, by the list
   assert.deepEqual(stage.lines, [
     {
       level: "error",
-      message: "Listener 0 failed: boom; it starts again in 100 ms",
-      details: { event: "worker_failed", listener: 0, error: "boom", value: 100 },
+      message: "Worker 0 failed: boom; it starts again in 100 ms",
+      details: { event: "worker_failed", worker: 0, error: "boom", value: 100 },
     },
     {
       level: "info",
-      message: "Listener 0 starts again",
-      details: { event: "worker_restarted", listener: 0 },
+      message: "Worker 0 starts again",
+      details: { event: "worker_restarted", worker: 0 },
     },
     {
       level: "error",
-      message: "Listener 0 failed: it ended by itself; it starts again in 200 ms",
-      details: { event: "worker_failed", listener: 0, error: "it ended by itself", value: 200 },
+      message: "Worker 0 failed: it ended by itself; it starts again in 200 ms",
+      details: { event: "worker_failed", worker: 0, error: "it ended by itself", value: 200 },
     },
   ]);
 });

@@ -164,7 +164,7 @@ Deno.test("chaos: connections and flows do not notice what goes on around them",
       "restart of the worker",
     );
     await eventually(
-      async () => await program.sample("mmproxy_listeners_up") === WORKERS,
+      async () => await program.sample("mmproxy_workers_up") === WORKERS,
       "service by all workers",
     );
     await isWell();

@@ -19,6 +19,7 @@ sudo() { "$@"; }`;
 interface Check {
   name: string;
   state: "ok" | "failed" | "unknown" | "skipped";
+  listener?: string;
   protocol?: "tcp" | "udp";
   address?: string;
   detail: string;
@@ -96,6 +97,11 @@ class Set implements AsyncDisposable {
     return new Set(host, service, flags, listen);
   }
 
+  /** The flags with another address to listen on. */
+  flagsAt(address: string): string[] {
+    return this.flags.map((flag) => flag === `0.0.0.0:${this.listen}` ? address : flag);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.service[Symbol.asyncDispose]();
     this.host[Symbol.dispose]();
@@ -141,6 +147,48 @@ Deno.test("doctor: prints a line for each check, and the command on a line of it
   );
   assert.match(stdout, /^- clients: TCP .* skipped because rules or routes are missing$/m);
   assert.match(stdout, /^It does not work: mend that and ask again$/m);
+});
+
+Deno.test("doctor: checks every listener of a file, and names it", async () => {
+  await using set = await Set.up();
+  await using scratch = await Scratch.make();
+  const [free, other, closed] = [freePort(), freePort(), freePort()];
+  const config = await scratch.write(
+    "mmproxy.toml",
+    `[[listener]]
+name = "good"
+listen = ["127.0.0.1:${set.listen}", "127.0.0.1:${free}"]
+ipv4 = "${set.service.address}"
+
+[[listener]]
+name = "down"
+listen = "127.0.0.1:${other}"
+ipv4 = "127.0.0.1:${closed}"
+connect-timeout = 1
+`,
+  );
+  const flags = ["--config", config];
+  const report = await set.host.act(() => ask(flags));
+  assert.deepEqual(
+    report.checks.filter(({ listener }) => listener !== undefined)
+      .map(({ name, listener, state }) => `${name} ${listener} ${state}`),
+    [
+      "subnets good ok",
+      "subnets down ok",
+      "listen good ok",
+      "listen down ok",
+      "upstreams good ok",
+      "upstreams down ok",
+      "service good ok",
+      "service down failed",
+      "clients good ok",
+      "clients down skipped",
+    ],
+  );
+  const { stdout } = await set.host.act(() => runToEnd(["doctor", ...flags]));
+  assert.match(stdout, /^✓ service: {6}good TCP 127\.0\.0\.1:\d+ accepts a connection$/m);
+  assert.match(stdout, /^✗ service: {6}down TCP /m);
+  assert.match(stdout, /^✓ nofile: {12}A limit of /m);
 });
 
 Deno.test("doctor: IPv6, and with a mark", async () => {
@@ -274,7 +322,7 @@ Deno.test("doctor: the running program may have its port", async () => {
 
 Deno.test("doctor: finds a port that needs a capability", async () => {
   await using set = await Set.up();
-  await assertMends(set.host, [...set.flags, "-l", "127.0.0.1:80"], {
+  await assertMends(set.host, set.flagsAt("127.0.0.1:80"), {
     check: "listen",
     detail: /CAP_NET_BIND_SERVICE is needed/,
     shell: 'exec setpriv --bounding-set=-net_bind_service "$@"',
@@ -283,7 +331,7 @@ Deno.test("doctor: finds a port that needs a capability", async () => {
 
 Deno.test("doctor: finds an address that is not this host's", async () => {
   await using set = await Set.up();
-  await assertMends(set.host, [...set.flags, "-l", `198.51.100.99:${set.listen}`], {
+  await assertMends(set.host, set.flagsAt(`198.51.100.99:${set.listen}`), {
     check: "listen",
     detail: /198\.51\.100\.99:\d+ is not an address of this host$/,
     mendsOnlyItself: true,

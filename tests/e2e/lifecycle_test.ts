@@ -195,15 +195,15 @@ Deno.test("lifecycle: a program can start again on its port while old connection
   assert.equal(await first.ended(), 0);
 });
 
-Deno.test("lifecycle: four listeners say so and each takes connections", async () => {
+Deno.test("lifecycle: four workers say so and each takes connections", async () => {
   await using service = new TcpService(tellAndEcho);
-  await using program = await Program.start({ args: ["-4", service.address, "--listeners", "4"] });
+  await using program = await Program.start({ args: ["-4", service.address, "--workers", "4"] });
   for (let index = 0; index < 60; index++) {
     using client = await Stream.connect(program.listen.port);
     await client.send(v2({ ip: "192.0.2.67", port: 22_000 + index }, BALANCER));
     await client.line();
   }
-  const workers = new Set(program.all("connection_opened").map((event) => event.listener));
+  const workers = new Set(program.all("connection_opened").map((event) => event.worker));
   assert.deepEqual([...workers].sort(), [0, 1, 2, 3]);
 });
 

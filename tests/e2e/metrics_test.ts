@@ -73,7 +73,8 @@ Deno.test("metrics: count what TCP connections did", async () => {
     await http.end();
   }
   await becomes(observed, "mmproxy_connections_active", 0);
-  const { samples } = await observed.scrape();
+  const { samples, listeners } = await observed.scrape();
+  assert.deepEqual([...listeners.keys()], [show(listen)], "by default its address is its name");
   for (
     const [name, value] of Object.entries({
       mmproxy_connections_accepted_total: 3,
@@ -88,8 +89,8 @@ Deno.test("metrics: count what TCP connections did", async () => {
       mmproxy_connect_duration_seconds_count: 2,
       'mmproxy_connect_duration_seconds_bucket{le="+Inf"}': 2,
       mmproxy_header_duration_seconds_count: 2,
-      mmproxy_listeners: 1,
-      mmproxy_listeners_up: 1,
+      mmproxy_workers: 1,
+      mmproxy_workers_up: 1,
       mmproxy_worker_restarts_total: 0,
     })
   ) assert.equal(samples.get(name), value, name);
@@ -169,13 +170,13 @@ Deno.test("metrics: /healthz says 503 while a worker is down, and restarts are c
     using fatal = await Stream.connect(observed.program.listen.port);
     await fatal.send(v2(CLIENT, BALANCER, { tlvs: [tlv(0xee, bytes("mmproxy: panic"))] }));
     if (failure < 4) await becomes(observed, "mmproxy_worker_restarts_total", failure);
-    if (failure < 4) await becomes(observed, "mmproxy_listeners_up", 1);
+    if (failure < 4) await becomes(observed, "mmproxy_workers_up", 1);
   }
   const down = await eventually(async () => {
     const answer = await observed.get("/healthz");
     return answer.status === 503 && answer.text;
   }, "503");
-  assert.match(down, /0 of 1 listener workers serve; the log says why/);
+  assert.match(down, /0 of 1 workers run; the log says why/);
   await eventually(async () => (await observed.get("/healthz")).status === 200, "200");
 });
 
@@ -205,6 +206,9 @@ Deno.test("metrics: /readyz connects to the service as a client, once in five se
       type: "text/plain; charset=utf-8",
     });
   }
+  const { listen } = observed.program;
+  assert.equal((await observed.get(`/readyz/${encodeURIComponent(show(listen))}`)).text, "ready\n");
+  assert.equal((await observed.get("/readyz/nobody")).status, 404);
   assert.equal(service.clients.length, 1);
   assert.match(service.clients[0] ?? "", /^203\.0\.113\.77:\d+$/);
   const { samples } = await observed.scrape();
@@ -317,7 +321,7 @@ async function dashboardQueries(): Promise<string[]> {
   };
   visit(JSON.parse(await Deno.readTextFile(new URL("grafana-dashboard.json", DEPLOY))));
   return found.map((query) =>
-    query.replaceAll("$__rate_interval", "1m").replaceAll(/\$(job|instance)/g, ".*")
+    query.replaceAll("$__rate_interval", "1m").replaceAll(/\$(job|instance|listener)/g, ".*")
   );
 }
 

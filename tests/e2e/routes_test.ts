@@ -256,6 +256,7 @@ const PASTED: [flags: string, service?: "remote"][] = [
   [`-4 ${LOCAL4}:443 -6 [${LOCAL6}]:443 -p both`],
   [`-4 ${LOCAL4}:443 -6 [${LOCAL6}]:443 -p both -m 0x7b`],
   [`-4 ${THERE4}:443 -6 [${THERE6}]:443 -p both`, "remote"],
+  [`-l 0.0.0.0:30000-30999 -l [::]:30000-30999 -4 ${LOCAL4} -6 ${LOCAL6} -p both`],
 ];
 
 for (const [flags, service] of PASTED) {
@@ -349,6 +350,48 @@ Deno.test("routes up: other flags of the same service change what is set", async
       await routes("show", ["-4", "127.0.0.1:53"]),
       /left from other flags; ip rule del/,
     );
+  });
+});
+
+Deno.test("routes --config: what all listeners of a file need, each rule once", async () => {
+  using host = await makeHost();
+  await using scratch = await Scratch.make();
+  const config = await scratch.write(
+    "mmproxy.toml",
+    `[[listener]]
+name = "mail"
+listen = ["192.0.2.1:25", "192.0.2.1:587"]
+ipv4 = "127.0.0.1"
+
+[[listener]]
+name = "web"
+listen = "0.0.0.0:8443"
+ipv4 = "${LOCAL4}:443"
+mark = 7
+
+[[listener]]
+name = "rtp"
+listen = "0.0.0.0:30000-30999"
+protocol = "udp"
+ipv4 = "${LOCAL4}"
+`,
+  );
+  const flags = ["--config", config, "--table", "9"];
+  await host.act(async () => {
+    const set = (await routes("up", flags)).match(/^Set: .*$/gm);
+    assert.deepEqual(set, [
+      "Set: sysctl net.ipv4.tcp_fwmark_accept = 1",
+      "Set: sysctl net.ipv4.fwmark_reflect = 1",
+      `Set: IPv4 route local default dev lo src ${LOCAL4} table 9`,
+      "Set: IPv4 rule from 127.0.0.1/8 iif lo lookup 9",
+      "Set: IPv4 rule fwmark 0x7 iif lo lookup 9",
+      `Set: IPv4 rule from ${LOCAL4} iif lo ipproto udp sport 30000-30999 lookup 9`,
+      "Set: IPv4 rule from 0.0.0.0 iif lo ipproto udp sport 30000-30999 lookup 9",
+    ]);
+    assert.doesNotMatch(await routes("show", flags), /^✗/m);
+    assert.doesNotMatch(await routes("up", flags), /^Set/m);
+    await routes("down", ["--table", "9"]);
+    assert.doesNotMatch(await routing(host), /proto 123/);
   });
 });
 

@@ -150,13 +150,16 @@ pub struct RoutingRecord {
     pub origin: u8,
     /// Rules: the packets' protocol (6 TCP, 17 UDP), 0 for any.
     pub ip_protocol: u8,
-    /// Rules: the packets' source port in host byte order, 0 for any.
+    /// Rules: the packets' first source port in host byte order, 0 for any.
     pub port: u16,
+    /// The last one; a single port is both.
+    pub last_port: u16,
     /// Bits of `address`: rules, the packets' source, 0 for any; routes, the source that packets get
     /// which have none, 0 for the kernel's choice.
     pub source_length: u8,
     /// 1 for what was listed and is more than this record can say.
     pub other: u8,
+    pub reserved: [u8; 2],
     pub table: u32,
     /// Rules: the position; routes: the metric. 0 lets the kernel choose.
     pub priority: u32,
@@ -579,6 +582,7 @@ fn describe_body() -> String {
         origin,
         ip_protocol,
         port,
+        last_port,
         source_length,
         other,
         table,

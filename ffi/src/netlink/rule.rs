@@ -80,8 +80,8 @@ fn request(rule: &RoutingRecord, kind: u16, flags: i32) -> Request {
         request.attribute(FRA_IP_PROTO, &[rule.ip_protocol]);
     }
     if rule.port != 0 {
-        let [low, high] = rule.port.to_ne_bytes();
-        request.attribute(FRA_SPORT_RANGE, &[low, high, low, high]);
+        let range = [rule.port.to_ne_bytes(), rule.last_port.to_ne_bytes()];
+        request.attribute(FRA_SPORT_RANGE, range.as_flattened());
     }
     if short_table.is_none() {
         request.attribute(FRA_TABLE, &rule.table.to_ne_bytes());
@@ -119,11 +119,13 @@ pub fn read(body: &[u8], table: u32) -> Option<RoutingRecord> {
             FRA_TABLE => rule.table = u32_at(value, 0)?,
             FRA_PROTOCOL => rule.origin = *value.first()?,
             FRA_IP_PROTO => rule.ip_protocol = *value.first()?,
-            FRA_SPORT_RANGE if u16_at(value, 0) == u16_at(value, 2) => {
+            FRA_SPORT_RANGE => {
                 rule.port = u16_at(value, 0)?;
+                rule.last_port = u16_at(value, 2)?;
             }
             FRA_SUPPRESS_PREFIXLEN if u32_at(value, 0) == Some(NO_SUPPRESSION) => {}
-            FRA_SPORT_MASK if u16_at(value, 0) == Some(u16::MAX) => {}
+            // A range has no mask, one port has a whole one.
+            FRA_SPORT_MASK if matches!(u16_at(value, 0), Some(0 | u16::MAX)) => {}
             FRA_PAD => {}
             _ => rule.other = 1,
         }
@@ -156,7 +158,13 @@ mod tests {
              08000200 7f000001 07000300 6c6f0000 05001500 7b000000"
         );
         // ip rule add from 0.0.0.0 iif lo ipproto udp sport 53 lookup 123 protocol 123
-        let wildcard = RoutingRecord { source_length: 32, ip_protocol: 17, port: 53, ..record(4) };
+        let wildcard = RoutingRecord {
+            source_length: 32,
+            ip_protocol: 17,
+            port: 53,
+            last_port: 53,
+            ..record(4)
+        };
         assert_eq!(
             shown(add(&wildcard).bytes()),
             "44000000 20000506 00000000 00000000 02002000 7b000001 00000000 \
@@ -171,7 +179,13 @@ mod tests {
              08000a00 07000000 07000300 6c6f0000 08000f00 70110100 05001500 7b000000"
         );
         // ip -6 rule add from 2001:db8::5 iif lo ipproto tcp sport 443 lookup 123 protocol 123
-        let mut v6 = RoutingRecord { source_length: 128, ip_protocol: 6, port: 443, ..record(6) };
+        let mut v6 = RoutingRecord {
+            source_length: 128,
+            ip_protocol: 6,
+            port: 443,
+            last_port: 443,
+            ..record(6)
+        };
         v6.address = "2001:db8::5".parse::<std::net::Ipv6Addr>().unwrap().octets();
         assert_eq!(
             shown(add(&v6).bytes()),
@@ -205,6 +219,7 @@ mod tests {
             source_length: 32,
             ip_protocol: 6,
             port: 443,
+            last_port: 443,
             mark: 9,
             priority: 77,
             table: 70_000,
@@ -214,7 +229,8 @@ mod tests {
         full.address[..4].copy_from_slice(&[192, 0, 2, 1]);
         let mask = (FRA_FWMASK, &WHOLE_MARK.to_ne_bytes()[..]);
         let ports = (FRA_SPORT_MASK, &[0xff, 0xff][..]);
-        for rule in [full, record(4), record(6)] {
+        let range = RoutingRecord { port: 30_000, last_port: 30_999, ..full };
+        for rule in [full, range, record(4), record(6)] {
             assert_eq!(read(&listed(&rule, &[mask, ports]), rule.table), Some(rule));
             assert_eq!(read(&listed(&rule, &[]), rule.table + 1), None);
         }
@@ -228,7 +244,6 @@ mod tests {
         for more in [
             (FRA_DST, &[192, 0, 2, 1][..]),
             (FRA_DPORT_RANGE, &[1, 0, 1, 0]),
-            (FRA_SPORT_RANGE, &[1, 0, 2, 0]),
             (FRA_SPORT_MASK, &[0xf0, 0xff]),
             (FRA_FWMASK, &[3, 0, 0, 0]),
             (FRA_SUPPRESS_PREFIXLEN, &[0, 0, 0, 0]),

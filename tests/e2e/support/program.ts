@@ -16,7 +16,9 @@ export interface LogEvent {
   level: string;
   event: string;
   message: string;
-  listener?: number;
+  /** The name of the listener that it is about. */
+  listener?: string;
+  worker?: number;
   peer?: string;
   client?: string;
   upstream?: string;
@@ -33,6 +35,8 @@ export interface LogEvent {
 export interface Start {
   /** Where it listens; by default a free port of 127.0.0.1. */
   listen?: Endpoint;
+  /** A file that says where it listens, in place of `--listen-addr`. */
+  config?: string;
   /** Flags beyond `--listen-addr`, `--log-format json` and `--log-level`. */
   args?: string[];
   logLevel?: string;
@@ -78,8 +82,9 @@ export class Program implements AsyncDisposable {
   static async start(start: Start = {}): Promise<Program> {
     const listen = start.listen ?? { ip: "127.0.0.1", port: freePort() };
     const args = [
-      "--listen-addr",
-      show(listen),
+      ...(start.config === undefined
+        ? ["--listen-addr", show(listen)]
+        : ["--config", start.config]),
       "--log-format",
       "json",
       "--log-level",

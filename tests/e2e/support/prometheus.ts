@@ -3,9 +3,12 @@
 import assert from "node:assert/strict";
 import { within } from "./time.ts";
 
-/** Every sample by its name and labels as written, and what each family is. */
+/** Every sample by its name and labels as written but `listener`, and what each family is. */
 export interface Scrape {
+  /** Summed over the listeners. */
   readonly samples: ReadonlyMap<string, number>;
+  /** Those of each listener by its name. */
+  readonly listeners: ReadonlyMap<string, ReadonlyMap<string, number>>;
   readonly types: ReadonlyMap<string, string>;
 }
 
@@ -15,7 +18,9 @@ const SAMPLE = new RegExp(`^(${NAME})(\\{${LABEL}(?:,${LABEL})*\\})? (\\S+)$`);
 
 /** @throws {Error} at the first line that Prometheus would not take. */
 export function parseScrape(text: string): Scrape {
+  const written = new Set<string>();
   const samples = new Map<string, number>();
+  const listeners = new Map<string, Map<string, number>>();
   const types = new Map<string, string>();
   const helped = new Set<string>();
   assert.ok(text.endsWith("\n"), "the last line is whole");
@@ -33,8 +38,14 @@ export function parseScrape(text: string): Scrape {
       const family = types.has(metric) ? metric : metric.replace(/_(bucket|sum|count)$/, "");
       assert.ok(types.has(family), `no type before: ${line}`);
       assert.ok(Number.isFinite(Number(value)), line);
-      assert.ok(!samples.has(metric + labels), `twice: ${line}`);
-      samples.set(metric + labels, Number(value));
+      assert.ok(!written.has(metric + labels), `twice: ${line}`);
+      written.add(metric + labels);
+      const [whole = "", listener] = /listener="([^"]*)",?/.exec(labels) ?? [];
+      const key = (metric + labels.replace(whole, "")).replace(/\{\}$/, "");
+      samples.set(key, (samples.get(key) ?? 0) + Number(value));
+      if (listener === undefined) continue;
+      const own = listeners.get(listener) ?? new Map<string, number>();
+      listeners.set(listener, own.set(key, Number(value)));
     }
   }
   for (const [name] of [...types].filter(([, type]) => type === "histogram")) {
@@ -47,7 +58,7 @@ export function parseScrape(text: string): Scrape {
     assert.equal(counts.at(-1)?.[1], samples.get(`${name}_count`), name);
     assert.ok(samples.has(`${name}_sum`), name);
   }
-  return { samples, types };
+  return { samples, listeners, types };
 }
 
 /** What `promtool` says of its standard input, or of files. */

@@ -1,16 +1,18 @@
 import assert from "node:assert/strict";
 import { parseArguments } from "../cli/arguments.ts";
 import type { Outcome, ProbeRequest } from "../native/probe.ts";
-import { findProblems } from "./service_check.ts";
+import { findProblems } from "./reach.ts";
 
 const ERRNOS: Record<Outcome, number> = { ok: 0, refused: 111, silent: 110, failed: 1 };
 
 /** What is found where each family's probe ends so, and what was asked for. */
 async function found(args: string[], outcomes: { 4?: Outcome; 6?: Outcome } = {}) {
   const asked = parseArguments(args, "0");
-  assert.equal(asked.kind, "run");
+  assert(asked.kind === "run" && asked.setup.kind === "flags");
+  const [listener] = asked.setup.config.listeners;
+  assert(listener);
   const requests: ProbeRequest[] = [];
-  const problem = await findProblems(asked.options, (request) => {
+  const problem = await findProblems(listener, (request) => {
     requests.push(request);
     const outcome = outcomes[request.service.family] ?? "ok";
     return Promise.resolve({ outcome, errno: ERRNOS[outcome] });
@@ -62,4 +64,15 @@ Deno.test("findProblems: both protocols are tried over TCP", async () => {
   const { requests, problem } = await found(["-p", "both", "-4", "127.0.0.1:53"], { 4: "silent" });
   assert.deepEqual(requests.map(({ protocol }) => protocol), ["tcp"]);
   assert.notEqual(problem, undefined);
+});
+
+Deno.test("findProblems: each block of ports is tried by its first, and a range may refuse", async () => {
+  const mail = ["-l", "0.0.0.0:25", "-l", "0.0.0.0:587", "-4", "127.0.0.1"];
+  const { requests } = await found(mail);
+  assert.deepEqual(requests.map(({ service }) => service.port), [25, 587]);
+  assert.notEqual((await found(mail, { 4: "refused" })).problem, undefined);
+  const range = ["-l", "0.0.0.0:1000-1999", "-4", "127.0.0.1"];
+  const refused = await found(range, { 4: "refused" });
+  assert.deepEqual([refused.problem, refused.requests.length], [undefined, 1]);
+  assert.notEqual((await found(range, { 4: "silent" })).problem, undefined);
 });

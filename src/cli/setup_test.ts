@@ -1,21 +1,21 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { parseArguments } from "../cli/arguments.ts";
-import { readConfig } from "./file.ts";
-import { fromOptions } from "./from_options.ts";
-import type { ProxyConfig } from "./model.ts";
-import { PROXY } from "./schema.ts";
+import { readConfig } from "../config/file.ts";
+import type { ProxyConfig } from "../config/model.ts";
+import { PROXY } from "../config/schema.ts";
+import { parseArguments } from "./arguments.ts";
+import { readConfiguration } from "./setup.ts";
 
 /** Options by their long names; `true` is a flag without a value. */
-type Given = Record<string, string | number | true>;
+type Given = Record<string, string | number | true | readonly string[]>;
 
 function fromFlags(given: Given): ProxyConfig {
   const words = Object.entries(given).flatMap(([name, value]) =>
-    value === true ? [`--${name}`] : [`--${name}`, `${value}`]
+    value === true ? [`--${name}`] : [value].flat().flatMap((value) => [`--${name}`, `${value}`])
   );
   const request = parseArguments(words, "0");
-  assert(request.kind === "run");
-  return fromOptions(request.options);
+  assert(request.kind === "run" && request.setup.kind === "flags");
+  return request.setup.config;
 }
 
 /** The file that says the same, its keys in this order, as many under `[defaults]` as asked for. */
@@ -29,7 +29,7 @@ function fileOf(given: Given, order: readonly number[], inDefaults: number): str
   );
   const lines = shuffled.map(([name, value]) => ({
     name,
-    text: `${name} = ${typeof value === "string" ? JSON.stringify(value) : value}`,
+    text: `${name} = ${JSON.stringify(value)}`,
   }));
   const isProxys = ({ name }: { name: string }) => Object.hasOwn(PROXY, name);
   const listener = lines.filter((line) => !isProxys(line)).map(({ text }) => text);
@@ -45,12 +45,22 @@ function fileOf(given: Given, order: readonly number[], inDefaults: number): str
 const port = fc.integer({ min: 1, max: 65_535 });
 const address4 = fc.tuple(fc.constantFrom("127.0.0.1", "192.0.2.7"), port)
   .map(([ip, port]) => `${ip}:${port}`);
+/** Three addresses of one port each, apart. */
+const several = fc.uniqueArray(fc.integer({ min: 1, max: 9_999 }), { minLength: 2, maxLength: 3 })
+  .map((ports) => ports.map((port) => `192.0.2.7:${port}`));
+/** A range, and as many ports of the upstream, which need not be the same ones. */
+const RANGES: Given[] = [
+  { "listen-addr": "0.0.0.0:30000-30999", ipv4: "127.0.0.1:40000-40999", ipv6: "none" },
+  { "listen-addr": ["192.0.2.7:25", "[2001:db8::7]:25"], ipv4: "127.0.0.1", ipv6: "::1" },
+  { "listen-addr": "0.0.0.0:25", ipv4: "mail.internal:2525" },
+  { "listen-addr": "0.0.0.0:25", ipv6: "mail.internal", workers: "auto" },
+];
 const address6 = fc.tuple(fc.constantFrom("::1", "2001:db8::7", "fe80::1%2"), port)
   .map(([ip, port]) => `[${ip}]:${port}`);
 const seconds = fc.integer({ min: 3, max: 4_000_000 });
 
 const options = fc.record({
-  "listen-addr": fc.oneof(address4, address6),
+  "listen-addr": fc.oneof(address4, address6, several),
   listeners: fc.integer({ min: 1, max: 1024 }),
   "allowed-subnets": fc.constantFrom("/etc/mmproxy/subnets", "./a b", 'ü"\\'),
   "close-after": seconds,
@@ -80,15 +90,15 @@ const upstreams = fc.oneof(
   fc.record({ ipv4: fc.constant("none"), ipv6: address6 }),
 );
 
-Deno.test("fromOptions: flags and the equal file give the same configuration", () => {
+Deno.test("readSetup: flags and the equal file give the same configuration", () => {
   const order = fc.array(fc.nat(), { minLength: 30, maxLength: 30 });
   fc.assert(
     fc.property(options, upstreams, order, fc.nat(25), (options, upstreams, order, inDefaults) => {
       const given = { ...options, ...upstreams } as Given;
       // Addresses that clash are said at once for a file, and at the start for flags.
-      const ports = ["listen-addr", "metrics-addr", "ipv4", "ipv6"].map((name) =>
-        /[^:]*$/.exec(`${given[name] ?? name}`)?.[0]
-      );
+      const ports = ["listen-addr", "metrics-addr", "ipv4", "ipv6"]
+        .flatMap((name) => given[name] ?? (name === "listen-addr" ? "8443" : name))
+        .map((address) => /[^:]*$/.exec(`${address}`)?.[0]);
       fc.pre(new Set(ports).size === ports.length);
       const text = fileOf(given, order, inDefaults);
       assert.deepEqual(readConfig(text, "file"), fromFlags(given), text);
@@ -97,11 +107,20 @@ Deno.test("fromOptions: flags and the equal file give the same configuration", (
   );
 });
 
-Deno.test("fromOptions: flags that differ give configurations that differ", () => {
+for (const given of RANGES) {
+  Deno.test(`readSetup: ${JSON.stringify(given)} and the equal file are the same`, () => {
+    assert.deepEqual(readConfig(fileOf(given, [], 0), "file"), fromFlags(given));
+  });
+}
+
+Deno.test("readSetup: flags that differ give configurations that differ", () => {
   const plain = JSON.stringify(fromFlags({}));
   const changes: Given[] = [
     { "listen-addr": "0.0.0.0:1" },
     { listeners: 2 },
+    { workers: "auto" },
+    { "listen-addr": ["0.0.0.0:8443", "0.0.0.0:8444"] },
+    { ipv4: "127.0.0.1" },
     { "allowed-subnets": "a" },
     { "close-after": 61 },
     { protocol: "udp" },
@@ -124,4 +143,18 @@ Deno.test("fromOptions: flags that differ give configurations that differ", () =
   ];
   const texts = changes.map((change) => JSON.stringify(fromFlags(change)));
   assert.equal(new Set([plain, ...texts]).size, changes.length + 1);
+});
+
+Deno.test("readConfiguration: flags of the proxy override the file, which is named", async () => {
+  const text = "workers = 2\ntable = 7\n" + fileOf({}, [], 0);
+  const request = parseArguments(["--config", "m.toml", "--workers", "auto"], "0");
+  assert(request.kind === "run");
+  const config = await readConfiguration(request.setup, {
+    readFile: (path) => {
+      assert.equal(path, "m.toml");
+      return new TextEncoder().encode(text);
+    },
+  });
+  assert.deepEqual(config, { ...readConfig(text, "m.toml"), workers: "auto", file: "m.toml" });
+  assert.equal(config.table, 7);
 });
