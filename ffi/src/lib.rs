@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod abi;
+mod control;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -31,10 +32,12 @@ use deno_bindgen::deno_bindgen;
 
 use abi::errors::{self, guard, Error};
 use abi::layout::{
-    self, protocol, Endpoint, Event, ListenerConfig, ListenerRecord, PortRecord, Probe,
-    ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest, SubnetRecord,
+    self, protocol, status, ConnectionRecord, Endpoint, Event, ListenerConfig, ListenerRecord,
+    PortRecord, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest, SelectionRecord,
+    SubnetRecord, SurveyRecord,
 };
 
+use control::{client, server};
 use observe::log_queue;
 use proxy::port::{self, Transport};
 use proxy::{handles, sandbox};
@@ -642,6 +645,148 @@ pub unsafe extern "C" fn probe(
             unsafe { (records(request, length)?, bytes(payload, payload_length)) };
         probe::run(only(requests)?, payload)
     })
+}
+
+/// Asks every worker for the connections and flows of a selection, or has it close them; waits for two
+/// seconds at most. Writes what it came to, and as many records as there is room for, shared out over the
+/// workers.
+///
+/// # Safety
+/// `selection` is valid for reading `length` bytes: one `SelectionRecord`; `survey` for writing
+/// `survey_length` bytes: one `SurveyRecord`; `records` for writing `records_length` bytes: any number of
+/// `ConnectionRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn survey_connections(
+    proxy: u32,
+    selection: Buffer,
+    length: u32,
+    survey: Buffer,
+    survey_length: u32,
+    records: Buffer,
+    records_length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is each of these records.
+        let (selection, survey, into): (&[SelectionRecord], &mut [SurveyRecord], _) = unsafe {
+            let into: &mut [ConnectionRecord] = records_mut(records, records_length)?;
+            (self::records(selection, length)?, records_mut(survey, survey_length)?, into)
+        };
+        let [survey] = survey else {
+            return Err(Error::invalid("a survey needs room for one record"));
+        };
+        *survey = handles::proxy(proxy)?.survey_records(only(selection)?, into)?;
+        Ok(0)
+    })
+}
+
+/// Opens a control socket, a file of mode 0600, and listens there; returns its handle. One that is stale
+/// is replaced.
+///
+/// # Safety
+/// `path` is valid for reading `length` bytes of UTF-8.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn open_control(path: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let server = server::Server::open(&text(unsafe { bytes(path, length) })?)?;
+        Ok(handles::add_control(std::sync::Arc::new(server)))
+    })
+}
+
+/// Waits up to `timeout_ms` milliseconds for a request at a control socket: its number as a `u32`, then
+/// its line. Returns the bytes written; 0 when none came or the socket was closed.
+///
+/// # Safety
+/// `request` is valid for writing `length` bytes: 4,100 are enough for each.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn next_request(
+    control: u32,
+    request: Buffer,
+    length: u32,
+    timeout_ms: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let room = unsafe { bytes_mut(request, length) };
+        let patience = Duration::from_millis(u64::from(timeout_ms));
+        let Some(request) = handles::control(control)?.next(patience) else { return Ok(0) };
+        let all = [&request.id.to_ne_bytes()[..], &request.line].concat();
+        let room =
+            room.get_mut(..all.len()).ok_or_else(|| Error::invalid("a request needs more room"))?;
+        room.copy_from_slice(&all);
+        Ok(all.len() as i32)
+    })
+}
+
+/// Answers a request with a line, given without its end.
+///
+/// # Safety
+/// `answer` is valid for reading `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn answer_request(
+    control: u32,
+    request: u32,
+    answer: Buffer,
+    length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        handles::control(control)?.answer(request, unsafe { bytes(answer, length) });
+        Ok(0)
+    })
+}
+
+/// Closes a control socket, and removes its file where that is allowed.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn close_control(control: u32) -> i32 {
+    guard(|| {
+        handles::control(control)?.close();
+        Ok(0)
+    })
+}
+
+/// Asks the program at a control socket, with a line without its end; returns the answer's length in
+/// bytes. A failure's sentence is in `answer`, up to a zero byte: `last_error` would be of another thread.
+///
+/// # Safety
+/// `path` is valid for reading `path_length` bytes of UTF-8, `request` for `request_length`; `answer` for
+/// writing `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn ask_control(
+    path: Buffer,
+    path_length: u32,
+    request: Buffer,
+    request_length: u32,
+    answer: Buffer,
+    length: u32,
+    timeout_ms: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (path, request, answer) = unsafe {
+            (bytes(path, path_length), bytes(request, request_length), bytes_mut(answer, length))
+        };
+        let patience = Duration::from_millis(u64::from(timeout_ms));
+        let asked = text(path).and_then(|path| client::ask(&path, request, answer, patience));
+        Ok(match asked {
+            Ok(length) => length as i32,
+            Err(error) => {
+                let sentence = error.text().bytes().chain([0]);
+                answer.iter_mut().zip(sentence).for_each(|(room, byte)| *room = byte);
+                status::SYSTEM
+            }
+        })
+    })
+}
+
+fn text(bytes: &[u8]) -> errors::Result<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| Error::invalid("a path is not UTF-8"))
 }
 
 /// The one record that a call takes.

@@ -133,7 +133,48 @@ export const PROXY_CONFIG = {
   max_flows: 32,
   max_connections: 36,
   max_pipes: 40,
-  size: 44,
+  counts_traffic: 44,
+  size: 52,
+} as const;
+
+/** Byte offsets of a `SelectionRecord`; numbers in host byte order. */
+export const SELECTION = {
+  address: 0,
+  prefix: 16,
+  listener: 20,
+  closes: 24,
+  size: 28,
+} as const;
+
+/** Byte offsets of a `SurveyRecord`; numbers in host byte order. */
+export const SURVEY = {
+  found: 0,
+  listed: 4,
+  silent: 8,
+  size: 12,
+} as const;
+
+/** How far a connection is. */
+export const Phase = {
+  header: 0,
+  connecting: 1,
+  relayed: 2,
+} as const;
+
+/** Byte offsets of a `ConnectionRecord`; numbers in host byte order. */
+export const CONNECTION = {
+  age_ms: 0,
+  idle_ms: 8,
+  bytes_up: 16,
+  bytes_down: 24,
+  peer: 32,
+  client: 56,
+  upstream: 80,
+  listener: 104,
+  worker: 108,
+  protocol: 112,
+  phase: 113,
+  size: 120,
 } as const;
 
 /** Byte offsets of a `ListenerConfig`; numbers in host byte order. */
@@ -262,6 +303,7 @@ export const Ending = {
   idle: 7,
   displaced: 8,
   stopped: 9,
+  closed: 10,
 } as const;
 
 /** Why something was refused: the code of each name. */
@@ -434,4 +476,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 524213671;
+export const ABI_VERSION = 3207501159;

@@ -8,6 +8,7 @@ import {
   ROUTING,
   SANDBOX,
   Status,
+  SURVEY,
 } from "./layout.ts";
 import { Stats, STATS_LENGTH } from "./stats.ts";
 import { symbols } from "./symbols.ts";
@@ -84,6 +85,18 @@ export interface ConfigurationRecords {
   readonly ports: Uint8Array<ArrayBuffer>;
   /** `SubnetRecord`s, in the listeners' order. */
   readonly subnets: Uint8Array<ArrayBuffer>;
+}
+
+/** Bytes of a request's number and its line at most. */
+const MOST_REQUEST = 4100;
+/** Bytes of an answer at most. */
+const MOST_ANSWER = 16 << 20;
+
+/** A line that came by a control socket. */
+export interface ControlRequest {
+  /** What its answer names. */
+  readonly id: number;
+  readonly line: string;
 }
 
 /** The loaded core. Every method throws a `NativeError` when the core refuses. */
@@ -345,6 +358,82 @@ export class Library {
     // The text of an error lies on another thread; it would tell of a caller's mistake.
     if (outcome < 0) throw new NativeError(outcome, "Cannot probe the upstream");
     return outcome;
+  }
+
+  /**
+   * Asks every worker for the connections and flows of a selection, or has it close them.
+   *
+   * @param selection a `SelectionRecord`
+   * @param records room for `ConnectionRecord`s
+   * @returns a `SurveyRecord`: how many there were, and how many of them have a record
+   */
+  async survey(
+    proxy: number,
+    selection: Uint8Array<ArrayBuffer>,
+    records: Uint8Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    const survey = new Uint8Array(SURVEY.size);
+    const status = await this.#native.survey_connections(
+      proxy,
+      selection,
+      selection.length,
+      survey,
+      survey.length,
+      records,
+      records.length,
+    );
+    // The text of an error lies on another thread; it would tell of a caller's mistake.
+    if (status < 0) throw new NativeError(status, "Cannot look at the connections");
+    return survey;
+  }
+
+  /** Opens a control socket; its handle. */
+  openControl(path: string): number {
+    const name = new TextEncoder().encode(path);
+    return this.#unwrap(this.#native.open_control(name, name.length));
+  }
+
+  /**
+   * Waits up to `timeout` milliseconds for a request at a control socket; undefined when none came, or the
+   * socket was closed.
+   */
+  async nextRequest(control: number, timeout: number): Promise<ControlRequest | undefined> {
+    const request = new Uint8Array(MOST_REQUEST);
+    const length = await this.#native.next_request(control, request, request.length, timeout);
+    if (length < 0) throw new NativeError(length, "Cannot read from the control socket");
+    if (length === 0) return undefined;
+    const [id = 0] = new Uint32Array(request.buffer, 0, 1);
+    return { id, line: new TextDecoder().decode(request.subarray(4, length)) };
+  }
+
+  /** Answers a request with a line, given without its end. */
+  answerRequest(control: number, request: number, line: string): void {
+    const answer = new TextEncoder().encode(line);
+    this.#unwrap(this.#native.answer_request(control, request, answer, answer.length));
+  }
+
+  /** Closes a control socket. */
+  closeControl(control: number): void {
+    this.#unwrap(this.#native.close_control(control));
+  }
+
+  /** Asks the program at a control socket, with a line without its end; its answer, likewise. */
+  async askControl(path: string, line: string, timeout: number): Promise<string> {
+    const [name, request] = [new TextEncoder().encode(path), new TextEncoder().encode(line)];
+    const answer = new Uint8Array(MOST_ANSWER);
+    const length = await this.#native.ask_control(
+      name,
+      name.length,
+      request,
+      request.length,
+      answer,
+      answer.length,
+      timeout,
+    );
+    const end = length < 0 ? answer.indexOf(0) : length;
+    const text = new TextDecoder().decode(answer.subarray(0, end));
+    if (length < 0) throw new NativeError(length, text);
+    return text;
   }
 
   /** The counters of a listener as they are now; with 0, the default, those of the proxy. */

@@ -10,6 +10,15 @@ export const symbols = {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
+  answer_request: {
+    parameters: ["u32", "u32", "buffer", "u32"],
+    result: "i32",
+  },
+  ask_control: {
+    parameters: ["buffer", "u32", "buffer", "u32", "buffer", "u32", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
   check_capabilities: {
     parameters: ["u32"],
     result: "i32",
@@ -20,6 +29,10 @@ export const symbols = {
   },
   check_listen: {
     parameters: ["buffer", "u32", "u32"],
+    result: "i32",
+  },
+  close_control: {
+    parameters: ["u32"],
     result: "i32",
   },
   close_listener: {
@@ -76,7 +89,16 @@ export const symbols = {
     result: "i32",
     nonblocking: true,
   },
+  next_request: {
+    parameters: ["u32", "buffer", "u32", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
   notify: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
+  open_control: {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
@@ -145,6 +167,11 @@ export const symbols = {
   stop: {
     parameters: ["u32", "u32"],
     result: "i32",
+  },
+  survey_connections: {
+    parameters: ["u32", "buffer", "u32", "buffer", "u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
   },
   take_usr1: {
     parameters: [],

@@ -39,7 +39,7 @@ impl Error {
         Error { status, text: format!("{}: {error}", doing.as_ref()) }
     }
 
-    #[cfg(test)]
+    /// The sentence.
     pub fn text(&self) -> &str {
         &self.text
     }

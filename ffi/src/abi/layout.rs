@@ -213,6 +213,70 @@ pub struct ProxyConfig {
     pub max_connections: u32,
     /// How many pipes there may be at once, over all workers, two descriptors each; 0 splices nothing.
     pub max_pipes: u32,
+    /// 1: flows count what they carry, for a survey; otherwise only where the access log asks for it.
+    pub counts_traffic: u32,
+    pub reserved: u32,
+}
+
+/// Which connections and flows a survey is about.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SelectionRecord {
+    /// The clients' subnet, as in a `SubnetRecord`.
+    pub address: [u8; 16],
+    /// 0: any client.
+    pub prefix: u32,
+    /// 0: any listener.
+    pub listener: u32,
+    /// 1: close them.
+    pub closes: u32,
+}
+
+/// What a survey came to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SurveyRecord {
+    /// How many were found.
+    pub found: u32,
+    /// How many of them have a record.
+    pub listed: u32,
+    /// Workers that did not answer in time.
+    pub silent: u32,
+}
+
+/// How far a connection is.
+pub mod phase {
+    /// Its header is not complete.
+    pub const HEADER: u8 = 0;
+    /// Its upstream has not accepted it yet.
+    pub const CONNECTING: u8 = 1;
+    /// It is relayed; a flow always is.
+    pub const RELAYED: u8 = 2;
+}
+
+/// A connection or a flow at one moment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnectionRecord {
+    pub age_ms: u64,
+    /// Since a byte or datagram moved.
+    pub idle_ms: u64,
+    /// From the peer to the upstream, without the header.
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    /// Empty for a flow without a reply route.
+    pub peer: Endpoint,
+    /// Empty where the proxy's own address is used, and before the header has come.
+    pub client: Endpoint,
+    /// Empty before the header has come.
+    pub upstream: Endpoint,
+    pub listener: u32,
+    pub worker: u32,
+    /// `protocol::TCP` or `protocol::UDP`.
+    pub protocol: u8,
+    /// One of `phase`.
+    pub phase: u8,
+    pub reserved: [u8; 6],
 }
 
 /// What a listener is opened with, beside its ports.
@@ -602,6 +666,33 @@ fn describe_body() -> String {
         max_flows,
         max_connections,
         max_pipes,
+        counts_traffic,
+    );
+    offsets!(out, "SELECTION", SelectionRecord, address, prefix, listener, closes);
+    offsets!(out, "SURVEY", SurveyRecord, found, listed, silent);
+    codes!(
+        out,
+        "Phase",
+        "How far a connection is.",
+        phase::HEADER,
+        phase::CONNECTING,
+        phase::RELAYED,
+    );
+    offsets!(
+        out,
+        "CONNECTION",
+        ConnectionRecord,
+        age_ms,
+        idle_ms,
+        bytes_up,
+        bytes_down,
+        peer,
+        client,
+        upstream,
+        listener,
+        worker,
+        protocol,
+        phase,
     );
     offsets!(
         out,

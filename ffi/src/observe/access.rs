@@ -29,6 +29,8 @@ named! {
         Displaced = 8, "displaced";
         /// The program stopped.
         Stopped = 9, "stopped";
+        /// The operator closed it.
+        Closed = 10, "closed";
     }
 }
 

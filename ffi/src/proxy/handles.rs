@@ -1,13 +1,15 @@
-//! What the handles of the boundary stand for: proxies and their workers, kept for the process's life.
+//! What the handles of the boundary stand for: proxies, workers and control sockets, kept for the process's life.
 
 use std::sync::{Arc, Mutex};
 
 use super::Proxy;
 use crate::abi::errors::{Error, Result};
+use crate::control::server::Server;
 use crate::system::sync::lock;
 use crate::worker::Worker;
 
 static PROXIES: Mutex<Vec<Arc<Proxy>>> = Mutex::new(Vec::new());
+static CONTROLS: Mutex<Vec<Arc<Server>>> = Mutex::new(Vec::new());
 static WORKERS: Mutex<Vec<Arc<Worker>>> = Mutex::new(Vec::new());
 
 /// Registers a proxy; its handle.
@@ -18,6 +20,16 @@ pub fn add_proxy(proxy: Arc<Proxy>) -> i32 {
 /// Registers a worker; its handle.
 pub fn add_worker(worker: Arc<Worker>) -> i32 {
     register(&WORKERS, worker)
+}
+
+/// Registers a control socket; its handle.
+pub fn add_control(control: Arc<Server>) -> i32 {
+    register(&CONTROLS, control)
+}
+
+/// The control socket of a handle.
+pub fn control(handle: u32) -> Result<Arc<Server>> {
+    look_up(&CONTROLS, handle)
 }
 
 /// The proxy of a handle.

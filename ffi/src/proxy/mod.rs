@@ -10,6 +10,7 @@ pub mod places;
 pub mod port;
 pub mod sandbox;
 pub mod settings;
+pub mod survey;
 pub mod table;
 
 use std::cell::Cell;
@@ -34,6 +35,7 @@ use listener::{subnets_of, Lasting, Listener};
 use places::Places;
 use port::{Port, Sockets, Transport, Wanted};
 use settings::{ProxySettings, Settings};
+use survey::Surveys;
 use table::{Snapshot, Table};
 
 /// A running program's listeners and workers.
@@ -55,6 +57,7 @@ pub struct Proxy {
     /// Held by the one reader of the rings: what the workers have told alike is one line, too.
     draining: Mutex<LogLimit>,
     closed: Mutex<Closed>,
+    pub surveys: Surveys,
 }
 
 struct Next {
@@ -162,6 +165,7 @@ impl Proxy {
             doorbell: Doorbell::default(),
             draining: Mutex::default(),
             closed: Mutex::new(Closed { draining: Vec::new(), sums: [0; STATS_LENGTH] }),
+            surveys: Surveys::default(),
             settings,
         })
     }
@@ -402,6 +406,11 @@ impl Proxy {
     fn publish(&self, listeners: Vec<Arc<Listener>>) {
         self.table.publish(listeners, self.settings.metrics);
         self.wake();
+    }
+
+    /// How many workers are open.
+    fn open_workers(&self) -> usize {
+        lock(&self.workers).len()
     }
 
     fn wake(&self) {

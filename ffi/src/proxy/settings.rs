@@ -19,6 +19,8 @@ pub struct ProxySettings {
     pub max_pipes: usize,
     /// Where the metrics are served over TCP, if they are: no upstream may be there.
     pub metrics: Option<SocketAddr>,
+    /// Flows count what they carry, though no access log asks for it.
+    pub counts_traffic: bool,
 }
 
 /// What one listener asks for. Times in milliseconds.
@@ -52,6 +54,7 @@ impl ProxySettings {
             max_connections: config.max_connections.max(1) as usize,
             max_pipes: config.max_pipes as usize,
             metrics: config.metrics.socket_addr(),
+            counts_traffic: config.counts_traffic != 0,
         })
     }
 
@@ -80,6 +83,7 @@ impl ProxySettings {
             max_connections: 16,
             max_pipes: 4,
             metrics: None,
+            counts_traffic: true,
         }
     }
 }

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use super::pending::{Limits, Pending};
 use super::ports::Exhausted;
 use super::watch::{Due, Watch, Watched};
-use crate::abi::layout::{carrier, level, protocol, Event, MAX_HEADER};
+use crate::abi::layout::{carrier, level, phase, protocol, ConnectionRecord, Event, MAX_HEADER};
 use crate::header::frame::{self, Frame};
 use crate::net::socket::{self, RawAddr, Source, TcpOptions};
 use crate::observe::access::{Account, Ending};
@@ -21,6 +21,7 @@ use crate::observe::silence::Outcome;
 use crate::observe::stats::{Counter, Histogram};
 use crate::proxy::port::Transport;
 use crate::proxy::settings::ProxySettings;
+use crate::proxy::survey::{Part, Survey};
 use crate::proxy::table::Snapshot;
 use crate::tcp::relay::{Party, Relay, Side, Tools, Turn};
 use crate::worker::deadlines::Deadlines;
@@ -114,9 +115,39 @@ enum End {
     Idle,
     /// The program stops.
     Stopped,
+    /// The operator closes it.
+    Closed,
 }
 
 impl Connection {
+    /// How it stands.
+    fn record(&self, cx: &Context) -> ConnectionRecord {
+        let record = ConnectionRecord {
+            age_ms: cx.now - self.accepted_at,
+            idle_ms: cx.now - self.accepted_at,
+            peer: self.peer_address.into(),
+            listener: self.served.id(),
+            worker: cx.worker.index,
+            protocol: protocol::TCP as u8,
+            phase: phase::HEADER,
+            ..ConnectionRecord::default()
+        };
+        let (upstream, phase) = match &self.phase {
+            Phase::Header(_) => return record,
+            Phase::Connecting(upstream) => (upstream, phase::CONNECTING),
+            Phase::Relaying(upstream) => (upstream, phase::RELAYED),
+        };
+        ConnectionRecord {
+            phase,
+            idle_ms: cx.now - upstream.watched.moved_at,
+            client: upstream.decision.client(),
+            upstream: upstream.decision.upstream.into(),
+            bytes_up: upstream.relay.up.taken(),
+            bytes_down: upstream.relay.down.taken(),
+            ..record
+        }
+    }
+
     /// Whether something that was sent may not have been delivered.
     fn owes(&self) -> bool {
         match &self.phase {
@@ -681,6 +712,21 @@ impl Connections {
         }
     }
 
+    /// Lists the connections that are asked for, or closes them.
+    pub fn survey(&mut self, cx: &Context, survey: &Survey, part: &mut Part) {
+        for key in self.connections.keys() {
+            let Some(connection) = self.connections.get(key) else { continue };
+            let record = connection.record(cx);
+            if !survey.selection.matches(record.listener, &record.client, &record.peer) {
+                continue;
+            }
+            survey.list(part, record);
+            if survey.selection.closes {
+                self.end(cx, key, End::Closed);
+            }
+        }
+    }
+
     /// Looks at a connection that is relayed; why it ends, if it does.
     fn look_at(&mut self, cx: &Context, key: Key) -> Option<End> {
         let connection = self.connections.get_mut(key)?;
@@ -743,7 +789,7 @@ impl Connections {
         let reset = match end {
             End::Refused => false,
             // A stream that is cut short must not look complete.
-            End::Idle | End::Stopped => connection.owes(),
+            End::Idle | End::Stopped | End::Closed => connection.owes(),
             // A reset leaves no socket behind that waits in the kernel.
             End::Evicted | End::Unreachable(_) => true,
             End::Over(error) => error.is_some(),
@@ -856,6 +902,7 @@ fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection
         End::Refused | End::Evicted => return,
         End::Idle => (Ending::Idle, 0),
         End::Stopped => (Ending::Stopped, 0),
+        End::Closed => (Ending::Closed, 0),
         End::Unreachable(0) => (Ending::ConnectTimeout, 0),
         End::Unreachable(errno) => (Ending::ConnectFailed, errno),
         End::Over(None) => match relay.map(Relay::finished_first) {

@@ -110,7 +110,7 @@ pub trait Edge<K: Kinds> {
     fn close_account(&mut self, account: K::Account, flow: &Flow<K::Socket>, ending: Ending);
 
     /// Whether flows count their traffic.
-    fn keeps_accounts(&self) -> bool;
+    fn counts_traffic(&self) -> bool;
 
     /// Sends payloads to the upstream, in order. Clears `segmenting` when the device cannot segment.
     fn send<'a>(

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::edge::{Batch, Edge, Kinds, Payload, Sent};
-use super::flow::ReplyRoute;
+use super::flow::{Flow, ReplyRoute};
 use super::flow_table::{FlowRef, FlowTable, Place, State};
 use super::group::{Groups, Piece};
 use super::header_cache::HeaderCache;
@@ -20,6 +20,7 @@ use crate::header::frame::SPP_LENGTH;
 use crate::observe::access::Ending;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
+use crate::worker::decision::Decision;
 use crate::worker::poll::Key;
 
 /// What a worker's UDP side may hold.
@@ -200,7 +201,7 @@ impl<K: Kinds> Engine<K> {
             Some(Payload { data, dscp: piece.dscp })
         });
         let sent = edge.send(&flow.socket, payloads, &mut entry.segmenting);
-        if edge.keeps_accounts() {
+        if edge.counts_traffic() {
             flow.traffic.datagrams_up.fetch_add(sent.sent, Ordering::Relaxed);
             flow.traffic.bytes_up.fetch_add(sent.bytes, Ordering::Relaxed);
         }
@@ -231,7 +232,7 @@ impl<K: Kinds> Engine<K> {
             match edge.receive_replies(port, &flow.socket, &route) {
                 Ok(volume) => {
                     flow.touch(edge.now());
-                    if edge.keeps_accounts() {
+                    if edge.counts_traffic() {
                         let traffic = &flow.traffic;
                         traffic.datagrams_down.fetch_add(volume.datagrams, Ordering::Relaxed);
                         traffic.bytes_down.fetch_add(volume.bytes, Ordering::Relaxed);
@@ -272,6 +273,23 @@ impl<K: Kinds> Engine<K> {
     pub fn end_ports(&mut self, edge: &mut impl Edge<K>, is_one: impl Fn(u32) -> bool) {
         for at in self.flows.of_ports(is_one) {
             self.end(edge, at, Ending::Stopped);
+        }
+    }
+
+    /// Shows every flow of this worker to `look`, with the peer that last sent for it; ends those for which
+    /// that is true.
+    pub fn look_at_flows(
+        &mut self,
+        edge: &mut impl Edge<K>,
+        mut look: impl FnMut(&K::Port, &Decision, &Flow<K::Socket>, Option<SocketAddr>) -> bool,
+    ) {
+        for at in self.flows.of_ports(|_| true) {
+            let Some(entry) = self.flows.get_mut(at) else { continue };
+            let Place::Here { flow, .. } = &entry.place else { continue };
+            let peer = flow.route(&mut entry.known).and_then(|route| route.path.peer.socket_addr());
+            if look(&entry.port.outside, &entry.decision, flow, peer) {
+                self.end(edge, at, Ending::Closed);
+            }
         }
     }
 

@@ -41,6 +41,7 @@ impl Owner {
 /// A flow's upstream socket and its reply route. Any worker may send on it; one receives its replies.
 pub struct Flow<S> {
     pub socket: S,
+    opened_at: u64,
     last_used: AtomicU64,
     /// A worker receives its replies. One that was given up may be taken over while another worker
     /// still sends on it.
@@ -48,7 +49,7 @@ pub struct Flow<S> {
     /// Grows with each change of `route`, under its lock.
     route_version: AtomicU64,
     route: Mutex<Option<ReplyRoute>>,
-    /// What it has carried, where the access log asks for it.
+    /// What it has carried, where somebody asks for it.
     pub traffic: Traffic,
 }
 
@@ -81,6 +82,7 @@ impl<S> Flow<S> {
     pub fn new(socket: S, now: u64) -> Flow<S> {
         Flow {
             socket,
+            opened_at: now,
             last_used: AtomicU64::new(now),
             served: AtomicBool::new(true),
             route_version: AtomicU64::new(0),
@@ -93,6 +95,11 @@ impl<S> Flow<S> {
     #[inline]
     pub fn touch(&self, now: u64) {
         self.last_used.store(now, Ordering::Relaxed);
+    }
+
+    /// When it was opened.
+    pub fn opened_at(&self) -> u64 {
+        self.opened_at
     }
 
     /// When it last carried something.

@@ -150,8 +150,8 @@ impl Edge<Real> for Kernel<'_, '_> {
         self.cx.worker.tell_account(account);
     }
 
-    fn keeps_accounts(&self) -> bool {
-        self.cx.worker.keeps_accounts()
+    fn counts_traffic(&self) -> bool {
+        self.cx.worker.counts_traffic()
     }
 
     fn send<'a>(

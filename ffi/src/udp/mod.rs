@@ -33,13 +33,16 @@ pub mod simulation;
 
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::abi::layout::{phase, protocol, ConnectionRecord, Endpoint};
 use crate::proxy::listener::Listener;
 use crate::proxy::port::{Port as ProxyPort, Transport};
 use crate::proxy::settings::ProxySettings;
+use crate::proxy::survey::{Part, Survey};
 use crate::proxy::table::Snapshot;
 use crate::worker::poll::{Interest, Key, Token};
 use crate::worker::served::Served;
@@ -233,6 +236,33 @@ impl Udp {
         }
         receivable.clear();
         self.receivable = receivable;
+    }
+
+    /// Lists the flows that are asked for, or closes them.
+    pub fn survey(&mut self, cx: &Context, survey: &Survey, part: &mut Part) {
+        let mut edge = Kernel { cx, state: &mut self.state };
+        self.engine.look_at_flows(&mut edge, |port, decision, flow, peer| {
+            let record = ConnectionRecord {
+                age_ms: cx.now.saturating_sub(flow.opened_at()),
+                // Another worker may have used it since this one's turn began.
+                idle_ms: cx.now.saturating_sub(flow.last_used()),
+                bytes_up: flow.traffic.bytes_up.load(Ordering::Relaxed),
+                bytes_down: flow.traffic.bytes_down.load(Ordering::Relaxed),
+                peer: peer.map(Endpoint::from).unwrap_or_default(),
+                client: decision.client(),
+                upstream: decision.upstream.into(),
+                listener: port.served.id(),
+                worker: cx.worker.index,
+                protocol: protocol::UDP as u8,
+                phase: phase::RELAYED,
+                reserved: [0; 6],
+            };
+            let is_meant = survey.selection.matches(record.listener, &record.client, &record.peer);
+            if is_meant {
+                survey.list(part, record);
+            }
+            is_meant && survey.selection.closes
+        });
     }
 
     /// Ends every flow.

@@ -18,6 +18,7 @@ use std::sync::TryLockError;
 use std::time::Instant;
 
 use crate::abi::errors::{Error, Result};
+use crate::proxy::survey::Part;
 use crate::tcp::connections::Connections;
 use crate::udp::Udp;
 pub use context::{Context, OnHeader};
@@ -114,7 +115,7 @@ impl<'a> Turns<'a> {
         }
         for index in 0..self.events.len() {
             match self.events.get(index) {
-                (Token::Wake, _) => {}
+                (Token::Wake, _) => self.answer_survey(),
                 (Token::TcpListener(key), _) => {
                     self.streams = true;
                     self.tcp.set_acceptable(key);
@@ -131,6 +132,17 @@ impl<'a> Turns<'a> {
         self.udp.turn(&self.cx);
         self.cx.tell_held();
         Ok(())
+    }
+
+    /// Answers whoever asks for the connections, or wants some closed.
+    fn answer_survey(&mut self) {
+        let Some(survey) = self.cx.worker.proxy.surveys.part_of(self.cx.worker.index) else {
+            return;
+        };
+        let mut part = Part::default();
+        self.tcp.survey(&self.cx, &survey, &mut part);
+        self.udp.survey(&self.cx, &survey, &mut part);
+        survey.answer(part);
     }
 
     /// Looks at what others have changed: this host's addresses, the listeners.

@@ -66,6 +66,12 @@ impl Worker {
         self.accounts.is_some()
     }
 
+    /// Whether flows count what they carry.
+    #[inline]
+    pub fn counts_traffic(&self) -> bool {
+        self.keeps_accounts() || self.proxy.settings.counts_traffic
+    }
+
     /// Queues an entry of the access log, if that is wanted. Only the serving thread may call it.
     pub fn tell_account(&self, mut account: Box<Account>) {
         let Some(ring) = &self.accounts else { return };

@@ -2,10 +2,13 @@
 //! header, and a clock that the test turns.
 
 use super::*;
-use crate::abi::layout::action;
+use crate::abi::layout::{
+    action, phase, protocol, ConnectionRecord, SelectionRecord, SurveyRecord,
+};
 use crate::observe::stats::{Counter, STATS_LENGTH};
 use crate::proxy::port::{Upstreams, Wanted};
 use crate::proxy::settings::{ProxySettings, Settings};
+use crate::proxy::survey::Selection;
 use crate::proxy::{Plan, Ports, Proxy};
 use crate::trust::host::Host;
 use std::io::{ErrorKind, Read, Write};
@@ -520,4 +523,87 @@ fn an_address_gives_way_to_its_wildcard_and_back_in_one_step() {
         let _client = connect(listen[0]);
         let _behind = turns.accept(&upstream);
     }
+}
+
+/// What a survey comes to, with its records, while the worker has its turns.
+fn survey(
+    turns: &mut Turns,
+    proxy: &Arc<Proxy>,
+    listener: i32,
+    closes: u32,
+) -> (SurveyRecord, Vec<ConnectionRecord>) {
+    let selection =
+        SelectionRecord { address: [0; 16], prefix: 0, listener: listener as u32, closes };
+    let proxy = proxy.clone();
+    let asking = std::thread::spawn(move || {
+        let mut records = vec![ConnectionRecord::default(); 8];
+        let selection = Selection::new(&selection).unwrap();
+        let survey = proxy.survey(selection, &mut records, STALL);
+        records.truncate(survey.listed as usize);
+        (survey, records)
+    });
+    turns.until(|| asking.is_finished().then_some(()));
+    asking.join().unwrap()
+}
+
+#[test]
+fn a_survey_lists_and_closes_connections_and_flows_of_a_listener() {
+    let proxy = proxy(1);
+    let worker = proxy.open_worker().unwrap();
+    let (tcp_upstream, tcp_address) = tcp_upstream();
+    let (udp_upstream, udp_address) = udp_socket();
+    let (streams, stream_ports) = open(&proxy, &[Wanted::for_tests(tcp_address)]);
+    let (datagrams, datagram_ports) = open(&proxy, &[udp(udp_address)]);
+    let mut turns = start(&worker);
+    let mut client = connect(stream_ports[0]);
+    client.write_all(b"hello").unwrap();
+    let mut served = turns.accept(&tcp_upstream);
+    assert_eq!(turns.read(&mut served), b"hello");
+    served.write_all(b"hi").unwrap();
+    assert_eq!(turns.read(&mut client), b"hi");
+    let (sender, _) = udp_socket();
+    sender.send_to(&[HEADER, b"ping"].concat(), datagram_ports[0]).unwrap();
+    let (_, flow) = turns.datagram(&udp_upstream);
+    udp_upstream.send_to(b"longer pong", flow).unwrap();
+    turns.datagram(&sender);
+    let silent = TcpStream::connect(stream_ports[0]).unwrap();
+    turns.until(|| (count(&proxy, streams, Counter::Accepted) == 2).then_some(()));
+
+    let (found, records) = survey(&mut turns, &proxy, 0, 0);
+    assert_eq!(found, SurveyRecord { found: 3, listed: 3, silent: 0 });
+    let by = |protocol: u32, phase: u8| {
+        let is_it = |it: &&ConnectionRecord| it.protocol == protocol as u8 && it.phase == phase;
+        *records.iter().find(is_it).unwrap()
+    };
+    let relayed = by(protocol::TCP, phase::RELAYED);
+    assert_eq!((relayed.bytes_up, relayed.bytes_down), (5, 2));
+    assert_eq!(relayed.peer.socket_addr(), client.local_addr().ok());
+    assert_eq!(relayed.upstream.socket_addr(), Some(tcp_address));
+    assert_eq!(relayed.listener, streams as u32);
+    let flow = by(protocol::UDP, phase::RELAYED);
+    assert_eq!((flow.bytes_up, flow.bytes_down), (4, 11));
+    assert_eq!(flow.peer.socket_addr(), sender.local_addr().ok());
+    assert_eq!(by(protocol::TCP, phase::HEADER).peer.socket_addr(), silent.local_addr().ok());
+
+    let (closed, _) = survey(&mut turns, &proxy, streams, 1);
+    assert_eq!(closed.found, 2);
+    assert_eq!(turns.read(&mut client), b"");
+    assert_eq!(turns.read(&mut served), b"");
+    assert_eq!(count(&proxy, streams, Counter::ConnectionsActive), 0);
+    assert_eq!(count(&proxy, datagrams, Counter::FlowsActive), 1);
+    assert_eq!(survey(&mut turns, &proxy, datagrams, 1).0.found, 1);
+    assert_eq!(survey(&mut turns, &proxy, 0, 0).0.found, 0);
+    // The client's next datagram opens a new one.
+    sender.send_to(&[HEADER, b"again"].concat(), datagram_ports[0]).unwrap();
+    assert_eq!(turns.datagram(&udp_upstream).0, b"again");
+}
+
+#[test]
+fn a_survey_does_not_wait_for_a_worker_that_nobody_serves() {
+    let proxy = proxy(1);
+    let _worker = proxy.open_worker().unwrap();
+    let selection = SelectionRecord { address: [0; 16], prefix: 0, listener: 0, closes: 0 };
+    let selection = Selection::new(&selection).unwrap();
+    let survey = proxy.survey(selection, &mut [], Duration::from_millis(10));
+    assert_eq!(survey, SurveyRecord { found: 0, listed: 0, silent: 1 });
 }

@@ -195,7 +195,7 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         }
     }
 
-    fn keeps_accounts(&self) -> bool {
+    fn counts_traffic(&self) -> bool {
         true
     }
 
