@@ -5,6 +5,7 @@ import { readConfiguration } from "./src/cli/setup.ts";
 import { UsageError } from "./src/cli/usage_error.ts";
 import { ConfigError } from "./src/config/mistakes.ts";
 import { runDoctor } from "./src/doctor/command.ts";
+import { withoutNames } from "./src/proxy/names.ts";
 import { keepDebuggerShut } from "./src/proxy/usr1.ts";
 import { lostLines, openLog } from "./src/log/log.ts";
 import { LogOutput } from "./src/log/output.ts";
@@ -44,13 +45,25 @@ async function main(args: readonly string[]): Promise<number> {
         const { logLevel, logFormat } = config;
         const lines = output = new LogOutput(library, (count) => lostLines(count, logFormat));
         const log = openLog(logLevel, logFormat, (line) => lines.write(line));
-        await runService(config, library, log, lines);
+        const { setup } = request;
+        const reread = () => readConfiguration(setup, library);
+        await runService(config, library, log, lines, setup.kind === "file" ? reread : undefined);
         return 0;
       }
       case "routes":
-        return runRoutes(request, config, new KernelRouting(library), (line) => console.log(line));
+        return runRoutes(
+          request,
+          await withoutNames(config, library),
+          new KernelRouting(library),
+          (line) => console.log(line),
+        );
       case "doctor":
-        return await runDoctor(config, request.json, library, (text) => console.log(text));
+        return await runDoctor(
+          await withoutNames(config, library),
+          request.json,
+          library,
+          (text) => console.log(text),
+        );
     }
   } catch (error) {
     if (error instanceof UsageError || error instanceof ConfigError) return fail(error.message, 2);

@@ -78,6 +78,7 @@ const WITHOUT_FLAGS = {
   logLevel: "info",
   logFormat: "text",
   autoRoutes: false,
+  watch: false,
   sandbox: "auto",
   table: 123,
   // What only a file says.
@@ -139,6 +140,7 @@ const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>]
   ["--log-format JSON", { logFormat: "json" }],
   ["-c 5 -c 6", { closeAfter: 6 }],
   ["--auto-routes", { autoRoutes: true }],
+  ["--watch", { watch: true }],
   ["--sandbox on", { sandbox: "on" }],
   ["--sandbox OFF", { sandbox: "off" }],
   ["--table 7", { table: 7 }],

@@ -54,6 +54,7 @@ type ProxyKey =
   | "logLevel"
   | "logFormat"
   | "autoRoutes"
+  | "watch"
   | "table"
   | "sandbox"
   | "metricsAddr";
@@ -237,6 +238,12 @@ export const OPTIONS: Table = {
     flags: "--auto-routes",
     help: "set the routes that replies need at the start, remove them at the end",
     heeders: DOCTOR,
+  },
+  watch: {
+    of: "proxy",
+    flags: "--watch",
+    help: "reload when the configuration file, or a subnet file, changes",
+    heeders: RUN,
   },
   table: {
     of: "proxy",

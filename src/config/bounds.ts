@@ -23,7 +23,7 @@ export const BOUNDS = {
   drainTimeout: [0, MOST_SECONDS],
   shutdownDelay: [0, LONGEST_TIMER_S],
   upgradeDrain: [0, MOST_SECONDS],
-  resolveInterval: [1, LONGEST_TIMER_S],
+  resolveInterval: [0, LONGEST_TIMER_S],
   optionalWait: [LEAST_WAIT_S, MOST_SECONDS],
   limit: [1, MOST_U32],
 } as const satisfies Record<string, Bounds>;

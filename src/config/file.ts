@@ -116,6 +116,7 @@ function proxyOf({ values }: ProxyTable, listeners: readonly ListenerConfig[]): 
     shutdownDelay: all["shutdown-delay"],
     upgradeDrain: all["upgrade-drain"],
     resolveInterval: all["resolve-interval"],
+    watch: all.watch,
     ...given({ metricsAddr: all["metrics-addr"], control: all.control }),
     listeners,
   };

@@ -60,6 +60,7 @@ Deno.test("readConfig: several listeners, each with its own and the defaults", (
     logLevel: "info",
     logFormat: "json",
     autoRoutes: false,
+    watch: false,
     table: 123,
     sandbox: "auto",
     drainTimeout: 10,

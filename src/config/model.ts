@@ -40,7 +40,9 @@ export interface ProxyConfig {
   readonly control?: string;
   /** How long the old program may drain after an upgrade. */
   readonly upgradeDrain: number;
-  /** How often the host names of upstreams are resolved again. */
+  /** Reload when the file, or a subnet file, changes. */
+  readonly watch: boolean;
+  /** How often the host names of upstreams are resolved again; 0: only at a reload. */
   readonly resolveInterval: number;
   /** One or more; no two of them share a name, or an address and port of one transport. */
   readonly listeners: readonly ListenerConfig[];

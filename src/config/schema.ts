@@ -166,8 +166,9 @@ export const PROXY = {
   "resolve-interval": seconds(
     BOUNDS.resolveInterval,
     MODEL_DEFAULTS.resolveInterval,
-    "Seconds after which the host names of upstreams are resolved again",
+    "Seconds after which the host names of upstreams are resolved again; 0: only at a reload",
   ),
+  watch: flag(false, "Reload when this file, or a subnet file that it names, changes"),
 };
 
 /** The complete file: for editors. Tables are read key by key, so that no mistake hides another. */

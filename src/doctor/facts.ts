@@ -17,7 +17,7 @@ import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "../na
 import type { Need } from "../routing/needs.ts";
 import { type Reach, RoutingError } from "../routing/plan.ts";
 import { type Survey, survey } from "../routing/command.ts";
-import { isSubnetsProblem, readSubnets } from "../proxy/reload.ts";
+import { isSubnetsProblem, readSubnets } from "../proxy/subnet_file.ts";
 import { decodeResult, encodeRequest, type SandboxResult } from "../proxy/sandbox.ts";
 import type { SubnetsError } from "../config/subnets.ts";
 import { SUBNET } from "../native/layout.ts";

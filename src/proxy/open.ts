@@ -1,61 +1,92 @@
 /** Opens what the configuration says in the native core: the proxy, its workers and listeners. */
+import { parseAddress } from "../config/address.ts";
 import { limits } from "../config/limits.ts";
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import { listenPorts } from "../config/ports.ts";
-import { encodeListener, encodePorts, encodeProxy } from "../config/records.ts";
+import { encodeListeners, encodeProxy } from "../config/records.ts";
 import { encodeSubnets } from "../config/subnets.ts";
 import { workerCount } from "../config/workers.ts";
 import type { Log } from "../log/log.ts";
 import { Status } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
-import { Listeners } from "./listeners.ts";
-import { isSubnetsProblem, readSubnets } from "./reload.ts";
+import type { Entry, Intended } from "./change.ts";
+import { whose } from "./listening.ts";
 import { StartError } from "./start_error.ts";
+import { isSubnetsProblem, readSubnets } from "./subnet_file.ts";
 
-/** What is open: the handles of the proxy and its workers, and the listeners by their numbers. */
+/** What is open: the handles of the proxy and its workers. */
 export interface Opened {
   readonly proxy: number;
   readonly workers: readonly number[];
-  readonly listeners: Listeners;
 }
 
-type Core = Pick<
-  Library,
-  "openListener" | "openProxy" | "openWorker" | "raiseFileLimit" | "readFile" | "setSubnets"
->;
-
-/**
- * Opens all of it.
- *
- * @throws {StartError} about the first listener that cannot be opened
- */
-export function openAll(config: ProxyConfig, library: Core, log: Log): Opened {
-  for (const listener of config.listeners) refuseUnserved(config, listener);
-  // What a file says wrongly is told before anything is opened.
-  const allowed = config.listeners.map((listener) => allowedPeers(config, listener, library));
+/** Opens the proxy and its workers; nothing listens yet. */
+export function openProxy(
+  config: ProxyConfig,
+  library: Pick<Library, "openProxy" | "openWorker" | "raiseFileLimit">,
+): Opened {
   const count = workerCount(config.workers);
   const budgets = limits({ ...config, workers: count }, library.raiseFileLimit());
   const proxy = library.openProxy(encodeProxy(config, count, budgets));
   const workers = Array.from({ length: count }, () => library.openWorker(proxy));
-  const listeners = new Listeners();
-  config.listeners.forEach((listener, index) => {
-    const peers = allowed[index];
-    const id = explained(config, listener, () =>
-      library.openListener(
-        proxy,
-        encodeListener(listener, peers !== undefined),
-        encodePorts(listenPorts(listener, config)),
-      ));
-    if (peers) library.setSubnets(proxy, id, peers);
-    else warnOfEveryPeer(config, listener, log);
-    listeners.set(id, listener);
-  });
-  return { proxy, workers, listeners };
+  return { proxy, workers };
 }
 
-/** In front of what is said of a listener, where there are several: `mail: `. */
-export function whose({ listeners }: ProxyConfig, { name }: ListenerConfig): string {
-  return listeners.length > 1 ? `${name}: ` : "";
+/**
+ * Listeners with whom they let in; the files that say so are read.
+ *
+ * @param config its upstreams have addresses
+ * @throws {StartError} about the first listener that cannot be served
+ */
+export function intendedOf(config: ProxyConfig, library: Pick<Library, "readFile">): Intended[] {
+  for (const listener of config.listeners) refuseUnserved(config, listener);
+  return config.listeners.map((listener) => {
+    const peers = allowedPeers(config, listener, library);
+    return { config: listener, ...(peers && { peers }) };
+  });
+}
+
+/**
+ * Makes these all the listeners of the proxy, or changes nothing.
+ *
+ * @returns their numbers, in order
+ * @throws {StartError} with what the operator can do about it
+ */
+export function configure(
+  { config, proxy }: { readonly config: ProxyConfig; readonly proxy: number },
+  entries: readonly Entry[],
+  library: Pick<Library, "configure">,
+): number[] {
+  const listeners = entries.map((entry) => entry.config);
+  const records = encodeListeners(entries.map(({ id, config: terms, peers }) => ({
+    ...(id !== undefined && { id }),
+    terms,
+    ports: listenPorts(terms, { listeners }),
+    ...(peers && { subnets: peers }),
+  })));
+  try {
+    return library.configure(proxy, records, config.drainTimeout * 1000);
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new StartError(explained(error, config), { cause: error });
+  }
+}
+
+/** Warns where nobody is named who may send headers. */
+export function warnOfEveryPeer(
+  config: ProxyConfig,
+  { config: listener, peers }: Intended,
+  log: Log,
+) {
+  if (peers) return;
+  const option = config.file === undefined ? "--allowed-subnets" : "allowed-subnets";
+  log(
+    "warn",
+    `${
+      whose(config, listener)
+    }Every peer may send headers: name your load balancers with ${option}`,
+    { event: "all_allowed", listener: listener.name },
+  );
 }
 
 /**
@@ -63,18 +94,15 @@ export function whose({ listeners }: ProxyConfig, { name }: ListenerConfig): str
  * configuration says could let in whom it should not
  */
 function refuseUnserved(config: ProxyConfig, listener: ListenerConfig): void {
-  const { trust, upstream, transparent, ipv4, ipv6 } = listener;
+  const { trust, upstream, transparent } = listener;
   const { maxConnections, maxFlows, maxConnectionsPerClient } = listener;
   const rule = trust.find(({ header }) => header !== "require");
-  const name = [ipv4, ipv6].find((upstream) => upstream?.kind === "name");
   const what = rule
     ? `trust with header = "${rule.header}"`
     : upstream === "destination"
     ? 'upstream = "destination"'
     : transparent
     ? "transparent"
-    : name
-    ? `a host name as upstream (${name.text})`
     : maxConnections ?? maxFlows ?? maxConnectionsPerClient
     ? "a limit of a listener (max-…)"
     : undefined;
@@ -118,28 +146,21 @@ function firstSubnets(
   }
 }
 
-function warnOfEveryPeer(config: ProxyConfig, listener: ListenerConfig, log: Log): void {
-  const option = config.file === undefined ? "--allowed-subnets" : "allowed-subnets";
-  log(
-    "warn",
-    `${
-      whose(config, listener)
-    }Every peer may send headers: name your load balancers with ${option}`,
-    { event: "all_allowed", listener: listener.name },
+/** A refusal of the native core with what the operator can do about it. */
+function explained(error: NativeError, config: ProxyConfig): string {
+  const { listeners } = config;
+  // The core names the address that it is about, if it is about one.
+  const address = parseAddress(/\s(\S+:\d+)\b/.exec(error.message)?.[1] ?? "");
+  const about = listeners.find(({ listen }) =>
+    listen.some((range) =>
+      address && range.port <= address.port && address.port <= range.lastPort &&
+      range.bytes.join() === address.bytes.join()
+    )
   );
-}
-
-/** Adds to a refusal of the native core what the operator can do about it. */
-function explained<T>(config: ProxyConfig, listener: ListenerConfig, call: () => T): T {
-  try {
-    return call();
-  } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    throw new StartError(
-      whose(config, listener) + error.message + advice(error, config, listener),
-      { cause: error },
-    );
-  }
+  const listener = about ?? listeners[0];
+  if (!listener) return error.message;
+  const start = about ? whose(config, about) : "";
+  return start + error.message + advice(error, config, listener);
 }
 
 function advice(

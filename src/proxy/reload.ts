@@ -1,81 +1,322 @@
-/** The allowed-subnets file, read at the start and again on SIGHUP. */
-import { parseSubnets, SubnetsError } from "../config/subnets.ts";
+/** The configuration that is in force, and what puts another one in its place. */
+import { ConfigError } from "../config/mistakes.ts";
+import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import type { Log } from "../log/log.ts";
-import { SUBNET } from "../native/layout.ts";
+import { Status, SUBNET } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
-import type { RunningListener } from "./listeners.ts";
+import type { AutoRoutes } from "../routing/auto.ts";
+import { RoutingError } from "../routing/plan.ts";
+import { type Change, followable, type Intended, planChange, type Running } from "./change.ts";
+import type { Listeners } from "./listeners.ts";
+import { logListening } from "./listening.ts";
+import { hasNames, Names } from "./names.ts";
+import { configure, intendedOf, warnOfEveryPeer } from "./open.ts";
+import { StartError } from "./start_error.ts";
 
-/**
- * Reads the file.
- *
- * @returns `SubnetRecord`s, one for each entry
- * @throws {SubnetsError | NativeError} when it cannot be read or says something wrong
- */
-export function readSubnets(
-  path: string,
-  library: Pick<Library, "readFile">,
-): Uint8Array<ArrayBuffer> {
-  return parseSubnets(new TextDecoder().decode(library.readFile(path)), path);
+/** A UDP port that is closed is free after its last replies have had their second. */
+const UNTIL_FREE_MS = 1_500;
+
+/** What a reload came to. */
+export interface Reloaded {
+  readonly good: boolean;
+  /** What the log says of it, a line each. */
+  readonly lines: readonly string[];
 }
 
-/** Whether an error says what is wrong with the file. */
-export function isSubnetsProblem(error: unknown): error is SubnetsError | NativeError {
-  return error instanceof SubnetsError || error instanceof NativeError;
+/** What a run gives it. */
+export interface Parts {
+  readonly proxy: number;
+  readonly workers: number;
+  readonly library: Pick<Library, "configure" | "readFile" | "resolve">;
+  readonly listeners: Listeners;
+  readonly log: Log;
+  /** Reads the file again; without one there is none. Throws a `ConfigError`. */
+  readonly reread?: () => Promise<ProxyConfig>;
 }
 
-/**
- * What SIGHUP does: each listener's file is read again, every worker sees it whole at its next connection
- * or datagram, and the log says so, once for each file. A wrong file changes nothing. Connections that are
- * open stay so.
- *
- * @returns whether nothing was wrong
- */
-export function reloadSubnets(
-  listeners: readonly RunningListener[],
-  library: Pick<Library, "readFile" | "setSubnets">,
-  proxy: number,
-  log: Log,
-): boolean {
-  const files = Map.groupBy(
-    listeners,
-    ({ config: { allowedSubnets } }) =>
-      allowedSubnets?.kind === "file" ? allowedSubnets.path : undefined,
-  );
-  files.delete(undefined);
-  if (files.size === 0) {
-    log("warn", "Nothing to reload: the program runs without --allowed-subnets", {
-      event: "nothing_to_reload",
+/** The listeners of a run: opened at its start, and made others by a reload. One thing at a time. */
+export class Configuration {
+  /** Set once they are: a reload follows them. */
+  routes: AutoRoutes | undefined;
+  readonly #parts: Parts;
+  readonly #names: Names;
+  /** As it was written: names are names. */
+  #config: ProxyConfig;
+  #running: readonly Running[] = [];
+  /** The end of what goes on. */
+  #last: Promise<unknown> = Promise.resolve();
+  #closed = false;
+  /** When a port was last closed. */
+  #freedAt = -Infinity;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Why the last lookup could not be used, so that it is logged once. */
+  #refused: string | undefined;
+
+  private constructor(config: ProxyConfig, parts: Parts) {
+    this.#config = config;
+    this.#parts = parts;
+    this.#names = new Names(parts.library, parts.log);
+  }
+
+  /**
+   * Opens all listeners.
+   *
+   * @throws {StartError} when one cannot be opened; then none is
+   */
+  static async open(config: ProxyConfig, parts: Parts): Promise<Configuration> {
+    const opened = new Configuration(config, parts);
+    const { added } = await opened.#apply(config);
+    added.forEach((entry) => warnOfEveryPeer(config, entry, parts.log));
+    opened.#schedule();
+    return opened;
+  }
+
+  /** What is in force. */
+  get config(): ProxyConfig {
+    return this.#config;
+  }
+
+  /** The same with addresses in place of names. */
+  get resolved(): ProxyConfig {
+    return { ...this.#config, listeners: this.#running.map(({ config }) => config) };
+  }
+
+  /** The files that it was read from. */
+  get files(): string[] {
+    const { file, listeners } = this.#config;
+    return [...new Set([...file === undefined ? [] : [file], ...subnetFiles(listeners)])];
+  }
+
+  /** No more reloads: the program ends. */
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+  }
+
+  /**
+   * Reads everything again and follows it, or changes nothing. The log has the outcome.
+   *
+   * @param onlyChanges nothing is logged where nothing has changed
+   */
+  async reload(onlyChanges = false): Promise<Reloaded> {
+    const lines: string[] = [];
+    const log: Log = (level, message, details) => {
+      lines.push(message);
+      this.#parts.log(level, message, details);
+    };
+    const good = await this.#inTurn(() => this.#reload(log, onlyChanges));
+    return { good, lines };
+  }
+
+  async #reload(log: Log, onlyChanges: boolean): Promise<boolean> {
+    if (this.#closed) return false;
+    const { reread } = this.#parts;
+    if (!reread && this.files.length === 0 && !hasNames(this.#config)) {
+      log("warn", "Nothing to reload: the program runs without --allowed-subnets", {
+        event: "nothing_to_reload",
+      });
+      return true;
+    }
+    try {
+      const { config, kept } = followable(this.#config, await reread?.() ?? this.#config);
+      const change = await this.#apply(config);
+      this.#refused = undefined;
+      if (kept.length > 0) logKept(kept, log);
+      const { added, changed, removed } = change;
+      if (onlyChanges && added.length + changed.length + removed.length === 0) return true;
+      if (reread) this.#logChange(change, log);
+      else this.#logSubnets(log);
+      return true;
+    } catch (error) {
+      const path = this.#config.file ?? subnetFiles(this.#config.listeners)[0];
+      logFailure(error, path, log);
+      return false;
+    }
+  }
+
+  #logChange({ added, changed, removed, unchanged }: Change, log: Log): void {
+    const path = this.#config.file;
+    const parts = [
+      ...[added, changed, removed].map((entries, index) =>
+        [entries.map(({ config }) => config.name), ["added", "changed", "removed"][index]] as const
+      ).filter(([names]) => names.length > 0)
+        .map(([names, what]) => `${listeners(names.length)} ${what} (${names.join(", ")})`),
+      ...(unchanged > 0 ? [`${unchanged} as before`] : []),
+    ];
+    log("info", `Reloaded ${path}: ${parts.join(", ")}`, {
+      event: "reloaded",
+      path,
+      added: added.map(({ config }) => config.name),
+      changed: changed.map(({ config }) => config.name),
+      removed: removed.map(({ config }) => config.name),
+      unchanged,
     });
-    return true;
+    const written = new Map(this.#config.listeners.map((listener) => [listener.name, listener]));
+    for (const entry of [...added, ...changed]) {
+      const listener = written.get(entry.config.name) ?? entry.config;
+      logListening(this.#config, listener, this.#parts.workers, log);
+      warnOfEveryPeer(this.#config, entry, log);
+    }
   }
-  const good = [...files].map(([path = "", users]) =>
-    reloadFile(path, users.map(({ id }) => id), library, proxy, log)
-  );
-  return good.every(Boolean);
+
+  #logSubnets(log: Log): void {
+    for (const path of subnetFiles(this.#config.listeners)) {
+      const user = this.#running.find(({ config: { allowedSubnets } }) =>
+        allowedSubnets?.kind === "file" && allowedSubnets.path === path
+      );
+      const count = (user?.peers?.length ?? 0) / SUBNET.size;
+      const subnets = count === 1 ? "1 allowed subnet" : `${count} allowed subnets`;
+      log("info", `Reloaded ${path}: ${subnets}`, {
+        event: "subnets_reloaded",
+        value: count,
+        path,
+      });
+    }
+  }
+
+  /** Looks the names up again; whatever comes of it, what is open stays open. */
+  async #resolveAgain(): Promise<void> {
+    if (this.#closed) return;
+    try {
+      await this.#apply(
+        this.#config,
+        ({ listeners }) => listeners.map((config, index) => ({ ...this.#running[index], config })),
+      );
+      this.#refused = undefined;
+    } catch (error) {
+      if (!isExpected(error)) throw error;
+      if (error.message === this.#refused) return;
+      this.#refused = error.message;
+      logFailure(error, "what the names of upstreams lead to", this.#parts.log);
+    }
+  }
+
+  #schedule(): void {
+    clearTimeout(this.#timer);
+    const { resolveInterval } = this.#config;
+    if (this.#closed || resolveInterval === 0 || !hasNames(this.#config)) return;
+    this.#timer = setTimeout(async () => {
+      await this.#inTurn(() => this.#resolveAgain());
+      this.#schedule();
+    }, resolveInterval * 1000);
+  }
+
+  /**
+   * @param intended whom each listener lets in; by default the files that say so are read
+   * @throws {StartError | RoutingError} when it cannot be followed; then all is as it was
+   */
+  async #apply(
+    config: ProxyConfig,
+    intended: (resolved: ProxyConfig) => Intended[] = (resolved) =>
+      intendedOf(resolved, this.#parts.library),
+  ): Promise<Change> {
+    const { log, listeners } = this.#parts;
+    const lookup = await this.#names.look(config.listeners);
+    const resolved = { ...config, listeners: lookup.listeners };
+    const change = planChange(this.#running, intended(resolved));
+    const ids = this.#isSame(change)
+      ? change.entries.map(({ id }) => id ?? 0)
+      : await this.#configure(resolved, change);
+    this.#running = change.entries.map((entry, index) => ({ ...entry, id: ids[index] ?? 0 }));
+    this.#running.forEach(({ id, config }) => listeners.set(id, config));
+    change.removed.forEach(({ id }) => listeners.close(id));
+    this.#config = config;
+    lookup.adopt();
+    if (change.removed.length + change.changed.length > 0) this.#freedAt = performance.now();
+    for (const { config: { name } } of change.removed) {
+      const { drainTimeout } = config;
+      log("info", `${name}: closed; its connections may finish for ${drainTimeout} s`, {
+        event: "listener_closed",
+        listener: name,
+      });
+    }
+    this.#schedule();
+    return change;
+  }
+
+  #isSame({ added, changed, removed }: Change): boolean {
+    return added.length + changed.length + removed.length === 0;
+  }
+
+  async #configure(config: ProxyConfig, { entries }: Change): Promise<number[]> {
+    const { proxy, library } = this.#parts;
+    const takeBack = this.routes?.follow(config);
+    const call = () => configure({ config, proxy }, entries, library);
+    try {
+      try {
+        return call();
+      } catch (error) {
+        if (!isTaken(error) || performance.now() > this.#freedAt + UNTIL_FREE_MS) throw error;
+        // By a port of our own, perhaps, that the last reload closed.
+        await new Promise((wake) => setTimeout(wake, UNTIL_FREE_MS));
+        return call();
+      }
+    } catch (error) {
+      takeBack?.();
+      throw error;
+    }
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(work);
+    this.#last = turn.catch(() => {});
+    return turn;
+  }
 }
 
-/** @param listeners the numbers of those that the file is for */
-function reloadFile(
-  path: string,
-  listeners: readonly number[],
-  library: Pick<Library, "readFile" | "setSubnets">,
-  proxy: number,
-  log: Log,
-): boolean {
-  try {
-    const records = readSubnets(path, library);
-    for (const listener of listeners) library.setSubnets(proxy, listener, records);
-    const count = records.length / SUBNET.size;
-    const subnets = count === 1 ? "1 allowed subnet" : `${count} allowed subnets`;
-    log("info", `Reloaded ${path}: ${subnets}`, { event: "subnets_reloaded", value: count, path });
-    return true;
-  } catch (error) {
-    if (!isSubnetsProblem(error)) throw error;
-    log(
-      "error",
-      `Cannot reload the allowed subnets, the old ones stay in force: ${error.message}; mend it and send SIGHUP again`,
-      { event: "reload_failed", error: error.message, path },
-    );
-    return false;
+function subnetFiles(listeners: readonly ListenerConfig[]): string[] {
+  const paths = listeners.flatMap(({ allowedSubnets }) =>
+    allowedSubnets?.kind === "file" ? [allowedSubnets.path] : []
+  );
+  return [...new Set(paths)];
+}
+
+function isTaken(error: unknown): boolean {
+  return error instanceof StartError && error.cause instanceof NativeError &&
+    error.cause.status === Status.address_in_use;
+}
+
+function isExpected(error: unknown): error is Error {
+  return [ConfigError, StartError, RoutingError].some((kind) => error instanceof kind);
+}
+
+function logKept(kept: readonly string[], log: Log): void {
+  const [them, is] = kept.length === 1 ? ["it", "is"] : ["them", "are"];
+  log(
+    "warn",
+    `Restart to change ${kept.join(", ")}: a running program keeps ${them} as ${
+      them === "it" ? "it" : "they"
+    } ${is}`,
+    {
+      event: "restart_needed",
+      keys: kept,
+    },
+  );
+}
+
+/** @param what the file, or what else could not be followed */
+function logFailure(error: unknown, what: string | undefined, log: Log): void {
+  if (!isExpected(error)) throw error;
+  const path = what ?? "the configuration";
+  const lines = error.message.split("\n");
+  const [only = ""] = lines;
+  const stays = "the old configuration stays in force";
+  if (lines.length === 1 && !(error instanceof ConfigError)) {
+    return log("error", `Cannot reload ${path}: ${only}; ${stays}`, {
+      event: "reload_failed",
+      error: only,
+      path,
+    });
   }
+  for (const line of lines) log("error", line, { event: "mistake", path });
+  const mistakes = lines.length === 1 ? "1 mistake" : `${lines.length} mistakes`;
+  log("error", `Cannot reload ${path}: ${mistakes}; ${stays}`, {
+    event: "reload_failed",
+    value: lines.length,
+    path,
+  });
+}
+
+function listeners(count: number): string {
+  return count === 1 ? "1 listener" : `${count} listeners`;
 }

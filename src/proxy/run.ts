@@ -1,9 +1,8 @@
 /** A proxy from its start to its end: the native core, the workers, signals and the log. */
 import { watchUsr1 } from "./usr1.ts";
 import { accessLog } from "../log/access.ts";
-import { setAutoRoutes } from "../routing/auto.ts";
-import { type ListenerConfig, markOf, type ProxyConfig } from "../config/model.ts";
-import { refusedFamilies, refusedSentence } from "../config/options.ts";
+import { AutoRoutes } from "../routing/auto.ts";
+import { markOf, type ProxyConfig } from "../config/model.ts";
 import { logEvent, readEvent } from "../log/events.ts";
 import { KernelRouting } from "../routing/kernel.ts";
 import type { Log } from "../log/log.ts";
@@ -11,13 +10,15 @@ import type { LogOutput } from "../log/output.ts";
 import { EVENT, Level } from "../native/layout.ts";
 import type { Library } from "../native/library.ts";
 import { observe } from "../metrics/observation.ts";
-import type { Listeners } from "./listeners.ts";
-import { openAll, whose } from "./open.ts";
-import { reloadSubnets } from "./reload.ts";
+import { Listeners } from "./listeners.ts";
+import { logListening, statusLine } from "./listening.ts";
+import { openProxy } from "./open.ts";
+import { Configuration } from "./reload.ts";
 import { enterSandbox } from "./sandbox.ts";
 import { ServiceManager } from "./systemd.ts";
 import { spawnWorker, Supervisor } from "../worker/supervisor.ts";
 import { unansweredWatch } from "./unanswered.ts";
+import { watchFiles } from "./watch.ts";
 import { logDefect, logUnhandled } from "./unhandled.ts";
 import { workerUrl } from "../worker/source.ts";
 
@@ -33,6 +34,7 @@ const LAST_WORDS_MS = 100;
  * `--drain-timeout`.
  *
  * @param output what `log` writes to
+ * @param reread reads the configuration file again, if there is one
  * @throws {StartError} when it cannot start
  */
 export async function runService(
@@ -40,9 +42,19 @@ export async function runService(
   library: Library,
   log: Log,
   output: LogOutput,
+  reread?: () => Promise<ProxyConfig>,
 ): Promise<void> {
   logUnhandled(log);
-  const { proxy, workers, listeners } = openAll(config, library, log);
+  const { proxy, workers } = openProxy(config, library);
+  const listeners = new Listeners();
+  const configuration = await Configuration.open(config, {
+    proxy,
+    workers: workers.length,
+    library,
+    listeners,
+    log,
+    ...(reread && { reread }),
+  });
   const stats = (listener = 0) => library.stats(proxy, listener);
 
   const phase: Phase = { stopping: false, draining: false, over: false, lastReloadGood: true };
@@ -60,11 +72,12 @@ export async function runService(
   const manager = new ServiceManager(library, log);
   const drain = () => {
     phase.draining = true;
+    configuration.close();
     supervisor.stop();
-    library.stop(proxy, config.drainTimeout * 1000);
+    library.stop(proxy, configuration.config.drainTimeout * 1000);
   };
   const stop = () => {
-    const { shutdownDelay, drainTimeout } = config;
+    const { shutdownDelay, drainTimeout } = configuration.config;
     const open = stats().get("connections_active");
     const first = shutdownDelay > 0
       ? `new connections are taken for ${shutdownDelay} s, then `
@@ -79,19 +92,23 @@ export async function runService(
   const onSignal = signalHandler(stop, output);
   Deno.addSignalListener("SIGINT", onSignal.SIGINT);
   Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
-  Deno.addSignalListener("SIGHUP", () => {
-    phase.lastReloadGood = manager.reload(() => reloadSubnets(listeners.open, library, proxy, log));
-  });
+  const reload = async (onlyChanges = false) => {
+    const status = () => statusLine(configuration.config);
+    const { good } = await manager.reload(() => configuration.reload(onlyChanges), status);
+    phase.lastReloadGood = good;
+  };
+  Deno.addSignalListener("SIGHUP", () => void reload());
 
   // A signal from here on is one that removes them again.
-  const removeRoutes = config.autoRoutes
-    ? setAutoRoutes(config, new KernelRouting(library), log)
+  const routes = config.autoRoutes
+    ? new AutoRoutes(configuration.resolved, new KernelRouting(library), log)
     : undefined;
+  configuration.routes = routes;
   // All that is to be opened is open, and no worker runs yet: those to come inherit the sandbox.
   try {
     enterSandbox({ ...config, mark: markOf(config) }, library, log);
   } catch (error) {
-    removeRoutes?.();
+    routes?.remove();
     throw error;
   }
   const logging = logEvents(config, listeners, library, proxy, log, output, phase);
@@ -99,9 +116,11 @@ export async function runService(
   await ready;
   // A signal may have come meanwhile.
   if (!phase.stopping) {
+    const { config } = configuration;
     for (const listener of config.listeners) logListening(config, listener, workers.length, log);
     if (metrics) logMetrics(config, log);
-    manager.ready(config.listeners.map(listeningSentence).join("; "));
+    manager.ready(statusLine(config));
+    if (config.watch) void watchFiles(configuration, reload, library, () => phase.stopping, log);
     // A stop has its own deadline (TimeoutStopSec).
     manager.watch(() => phase.stopping || supervisor.allServe);
   }
@@ -110,7 +129,7 @@ export async function runService(
   phase.over = true;
   await logging;
   metrics?.close();
-  removeRoutes?.();
+  routes?.remove();
   const counters = Object.fromEntries(
     [...stats().flat(), ["log_lines_lost", output.lost] as const]
       .filter(([, value]) => value !== 0),
@@ -129,43 +148,6 @@ interface Phase {
   over: boolean;
   /** What the last SIGHUP came to. */
   lastReloadGood: boolean;
-}
-
-function listeningSentence(listener: ListenerConfig): string {
-  const { protocol, listen, upstream, ipv4, ipv6 } = listener;
-  const protocols = protocol === "both" ? "TCP and UDP" : protocol.toUpperCase();
-  const upstreams = [ipv4, ipv6].filter((upstream) => upstream !== undefined)
-    .map(({ text }) => text).join(" and ");
-  const target = upstream === "destination" ? "the destination of the header" : upstreams;
-  const addresses = listen.map(({ text }) => text).join(", ");
-  return `Listening on ${addresses} (${protocols}), forwarding to ${target}`;
-}
-
-function logListening(
-  config: ProxyConfig,
-  listener: ListenerConfig,
-  workers: number,
-  log: Log,
-): void {
-  const { name, protocol, listen, ipv4, ipv6 } = listener;
-  const start = whose(config, listener);
-  log("info", start + listeningSentence(listener), {
-    event: "listening",
-    listener: name,
-    protocol,
-    address: listen.map(({ text }) => text).join(", "),
-    ...(ipv4 && { ipv4: ipv4.text }),
-    ...(ipv6 && { ipv6: ipv6.text }),
-    workers,
-  });
-  if (listener.upstream === "destination") return;
-  for (const family of refusedFamilies(listener)) {
-    log("info", start + refusedSentence(family), {
-      event: "no_upstream",
-      listener: name,
-      value: family,
-    });
-  }
 }
 
 function logMetrics({ metricsAddr }: ProxyConfig, log: Log): void {

@@ -48,15 +48,17 @@ export class ServiceManager {
    * Runs a reload, around which the service manager knows that it goes on. Whether it came to anything
    * is the log's to say: the service is ready either way. One that comes before the service is ready, or
    * while it stops, is nothing to tell.
+   *
+   * @param status the status line afterwards
    */
-  reload<T>(reload: () => T): T {
-    const status = this.#status;
-    if (status === undefined) return reload();
+  async reload<T>(reload: () => Promise<T>, status: () => string): Promise<T> {
+    if (this.#status === undefined) return await reload();
     this.#tell("RELOADING=1", "STATUS=Reloading");
     try {
-      return reload();
+      return await reload();
     } finally {
-      this.ready(status);
+      // It may have begun to stop meanwhile.
+      if (this.#status !== undefined) this.ready(status());
     }
   }
 

@@ -45,36 +45,36 @@ Deno.test("ready, stopping: are told with their status, in one line each", () =>
   ]);
 });
 
-Deno.test("reload: is told before and after, and its result is the caller's", () => {
+Deno.test("reload: the service manager hears that it goes on, and what holds then", async () => {
   const { manager, told } = new Stage();
   manager.ready("Listening");
-  const result = manager.reload(() => {
+  const result = await manager.reload(() => {
     assert.equal(told.at(-1), "RELOADING=1\nSTATUS=Reloading");
-    return 7;
-  });
+    return Promise.resolve(7);
+  }, () => "Listening elsewhere");
   assert.equal(result, 7);
-  assert.equal(told.length, 3);
-  assert.equal(told.at(-1), "READY=1\nSTATUS=Listening");
+  assert.equal(told.at(-1), "READY=1\nSTATUS=Listening elsewhere");
 });
 
-Deno.test("reload: one that throws leaves the service ready", () => {
+Deno.test("reload: one that throws leaves the service ready", async () => {
   const { manager, told } = new Stage();
   manager.ready("Listening");
-  assert.throws(() =>
-    manager.reload(() => {
-      throw new Error("boom");
-    }), /boom/);
+  const boom = () => Promise.reject(new Error("boom"));
+  await assert.rejects(manager.reload(boom, () => "Listening"), /boom/);
   assert.equal(told.at(-1), "READY=1\nSTATUS=Listening");
 });
 
-Deno.test("reload: before the service is ready, and while it stops, nothing is told", () => {
+Deno.test("reload: before the service is ready, and while it stops, nothing is told", async () => {
   const { manager, told } = new Stage();
-  assert.equal(manager.reload(() => 1), 1);
+  const status = () => "Listening";
+  assert.equal(await manager.reload(() => Promise.resolve(1), status), 1);
   assert.deepEqual(told, []);
   manager.ready("Listening");
-  manager.stopping("Stopping", 10);
-  assert.equal(manager.reload(() => 2), 2);
-  assert.equal(told.length, 2);
+  await manager.reload(() => Promise.resolve(manager.stopping("Stopping", 10)), status);
+  assert.match(told.at(-1) ?? "", /^STOPPING=1/);
+  const before = told.length;
+  assert.equal(await manager.reload(() => Promise.resolve(2), status), 2);
+  assert.equal(told.length, before);
 });
 
 Deno.test("watch: gives signs of life as long as all is well", async () => {

@@ -2,35 +2,87 @@
 import type { ProxyConfig } from "../config/model.ts";
 import type { Routing } from "./kernel.ts";
 import type { Log } from "../log/log.ts";
-import { RoutingError, type Step } from "./plan.ts";
+import { PARAMETERS, RoutingError, type Step } from "./plan.ts";
 import { isSetBy, setMissing, survey } from "./command.ts";
 import { describeStep } from "./text.ts";
 
-/**
- * Sets what the routing lacks.
- *
- * @returns what removes exactly that again; what was there before stays
- * @throws {RoutingError} when it cannot be set; then nothing of it is left
- */
-export function setAutoRoutes(config: ProxyConfig, routing: Routing, log: Log): () => void {
-  const set: Step[] = [];
-  const remove = () => removeSteps(set, config.table, routing, log);
-  try {
-    const found = survey(config, routing);
-    setMissing(config, found, routing, (step) => set.push(step));
-    for (const { text, commands } of found.notes) {
-      log("warn", [text, ...commands].join(" "), { event: "routes_note", commands });
-    }
-  } catch (error) {
-    remove();
-    throw error;
+/** The routing of one run. */
+export class AutoRoutes {
+  readonly #routing: Routing;
+  readonly #log: Log;
+  readonly #table: number;
+  #set: Step[] = [];
+
+  /**
+   * Sets what the routing lacks.
+   *
+   * @throws {RoutingError} when it cannot be set; then nothing of it is left
+   */
+  constructor(config: ProxyConfig, routing: Routing, log: Log) {
+    this.#routing = routing;
+    this.#log = log;
+    this.#table = config.table;
+    this.#add(config, true);
+    if (config.file !== undefined) this.#keepParameters();
   }
-  const there = `Routes are ${set.length === 0 ? "there already" : "set"}`;
-  log("info", sentence(there, set), {
-    event: "routes_set",
-    routes: set.map(describeStep),
-  });
-  return remove;
+
+  /**
+   * Sets what another configuration needs beside. What it does not need any more stays until the end:
+   * connections that there are may.
+   *
+   * @returns what takes exactly that back
+   * @throws {RoutingError} when it cannot be set; then all is as it was
+   */
+  follow(config: ProxyConfig): () => void {
+    const added = this.#add(config, false);
+    return () => this.#takeBack(added);
+  }
+
+  /** Removes exactly what was set; what was there before stays. */
+  remove(): void {
+    this.#takeBack(this.#set);
+  }
+
+  /** A reload may need them when the sandbox lets nobody open them: what was set once is kept open. */
+  #keepParameters(): void {
+    for (const name of PARAMETERS) {
+      try {
+        this.#routing.switch(name, this.#routing.isOn(name));
+      } catch (error) {
+        // A reload that needs it says so.
+        if (!(error instanceof RoutingError)) throw error;
+      }
+    }
+  }
+
+  #add(config: ProxyConfig, isFirst: boolean): readonly Step[] {
+    const added: Step[] = [];
+    try {
+      const found = survey(config, this.#routing);
+      setMissing(config, found, this.#routing, (step) => added.push(step));
+      if (isFirst || added.length > 0) {
+        for (const { text, commands } of found.notes) {
+          this.#log("warn", [text, ...commands].join(" "), { event: "routes_note", commands });
+        }
+      }
+    } catch (error) {
+      removeSteps(added, this.#table, this.#routing, this.#log);
+      throw error;
+    }
+    this.#set.push(...added);
+    if (!isFirst && added.length === 0) return added;
+    const there = `Routes are ${added.length === 0 ? "there already" : "set"}`;
+    this.#log("info", sentence(there, added), {
+      event: "routes_set",
+      routes: added.map(describeStep),
+    });
+    return added;
+  }
+
+  #takeBack(steps: readonly Step[]): void {
+    removeSteps(steps, this.#table, this.#routing, this.#log);
+    this.#set = this.#set.filter((step) => !steps.includes(step));
+  }
 }
 
 /** Removes the rules, then the routes to which no other rule leads, then switches parameters back. */

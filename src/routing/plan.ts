@@ -44,6 +44,13 @@ export interface Sysctl {
 
 export type Step = Rule | Route | Sysctl;
 
+/** Every parameter that a plan may switch on. */
+export const PARAMETERS = [
+  "net/ipv4/tcp_fwmark_accept",
+  "net/ipv4/fwmark_reflect",
+  "net/ipv6/fwmark_reflect",
+];
+
 /** How this host reaches a service's address. */
 export type Reach =
   | { readonly kind: "none" }

@@ -128,7 +128,8 @@ Deno.test("listeners: the subnets of one are not those of the other, and SIGHUP 
   const { program, ports, scratch } = two;
   await scratch.write("subnets.txt", "203.0.113.0/24\n");
   program.signal("SIGHUP");
-  await program.event("subnets_reloaded");
+  const { message } = await program.event("reloaded");
+  assert.match(message, /: 1 listener changed \(mail\), 1 as before$/);
   using refused = await Stream.connect(ports.mail[0]);
   await refused.send(v2(CLIENT, BALANCER));
   await refused.end();

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type Endpoint, show } from "./support/endpoints.ts";
+import { type Endpoint, freePort, show } from "./support/endpoints.ts";
 import { bytes, text, tlv, v2 } from "./support/headers.ts";
 import { Host } from "./support/host.ts";
 import { type Ended, Program, runToEnd } from "./support/program.ts";
@@ -555,5 +555,38 @@ Deno.test("routes: a kernel parameter that cannot be written is named, with what
     await host.run("echo 1 > /proc/sys/net/ipv4/tcp_fwmark_accept");
     await host.run("echo 1 > /proc/sys/net/ipv4/fwmark_reflect");
     assert.equal((await runToEnd(args, { shell: READ_ONLY_SYSCTLS })).code, 0);
+  });
+});
+
+Deno.test("--auto-routes: a reload adds what is missing, and the end removes all of it", async () => {
+  await using scratch = await Scratch.make();
+  using host = await makeHost();
+  const before = await routing(host);
+  await host.act(async () => {
+    await using one = new TcpService(tellAndEcho, "127.0.0.1");
+    await using two = new TcpService(tellAndEcho, LOCAL4);
+    const listen = { ip: "127.0.0.1", port: freePort() };
+    const toml = (upstream: string) =>
+      `[[listener]]\nlisten = "${show(listen)}"\nipv4 = "${upstream}"\nmark = 7\n`;
+    const config = await scratch.write("m.toml", toml(one.address));
+    await using program = await Program.start({ config, listen, args: ["--auto-routes"] });
+    await assertServed(program, "tcp", "127.0.0.1");
+    const first = await routing(host);
+
+    // What is refused leaves no route behind.
+    const taken = Deno.listen({ hostname: "127.0.0.1", port: freePort() });
+    const { port: busy } = taken.addr as Deno.NetAddr;
+    await scratch.write("m.toml", toml(two.address).replace(`:${listen.port}"`, `:${busy}"`));
+    program.signal("SIGHUP");
+    await program.event("reload_failed");
+    taken.close();
+    assert.equal(await routing(host), first);
+
+    await scratch.write("m.toml", toml(two.address));
+    program.signal("SIGHUP");
+    await program.event("reloaded");
+    await assertServed(program, "tcp", LOCAL4);
+    await program.stop();
+    assert.equal(await routing(host), before);
   });
 });
