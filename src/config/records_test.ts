@@ -56,7 +56,14 @@ Deno.test("encodeProxy: writes each field where the native core reads it", () =>
   });
   assert.deepEqual(
     Object.fromEntries(Object.entries(numbers).map(([name, offset]) => [name, number(offset)])),
-    { log_level: Level.access, workers: 2, max_flows: 3, max_connections: 4, max_pipes: 5 },
+    {
+      log_level: Level.access,
+      workers: 2,
+      max_flows: 3,
+      max_connections: 4,
+      max_pipes: 5,
+      counts_traffic: 0,
+    },
   );
   const without = encodeProxy({ logLevel: "info" }, 1, limits);
   assert.deepEqual(readers(without).endpoint(metrics), EMPTY);
