@@ -4,6 +4,7 @@ import { parseArguments } from "./src/cli/arguments.ts";
 import { readConfiguration } from "./src/cli/setup.ts";
 import { UsageError } from "./src/cli/usage_error.ts";
 import { ConfigError } from "./src/config/mistakes.ts";
+import { ControlError, runControl } from "./src/control/command.ts";
 import { runDoctor } from "./src/doctor/command.ts";
 import { withoutNames } from "./src/proxy/names.ts";
 import { keepDebuggerShut } from "./src/proxy/usr1.ts";
@@ -39,6 +40,9 @@ async function main(args: readonly string[]): Promise<number> {
       console.log(`${path}: ${summary(loadConfig(path, (path) => library.readFile(path)))}`);
       return 0;
     }
+    if (request.kind === "control") {
+      return await runControl(request, library, (text) => console.log(text));
+    }
     const config = await readConfiguration(request.setup, library);
     switch (request.kind) {
       case "run": {
@@ -67,7 +71,7 @@ async function main(args: readonly string[]): Promise<number> {
     }
   } catch (error) {
     if (error instanceof UsageError || error instanceof ConfigError) return fail(error.message, 2);
-    const known = [LibraryError, StartError, RoutingError];
+    const known = [LibraryError, StartError, RoutingError, ControlError];
     if (known.some((kind) => error instanceof kind)) return fail((error as Error).message, 1);
     const text = error instanceof Error ? error.stack ?? error.message : String(error);
     return fail(`internal error, please report it: ${text}`, 1);

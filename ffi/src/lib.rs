@@ -648,8 +648,7 @@ pub unsafe extern "C" fn probe(
 }
 
 /// Asks every worker for the connections and flows of a selection, or has it close them; waits for two
-/// seconds at most. Writes what it came to, and as many records as there is room for, shared out over the
-/// workers.
+/// seconds at most. Writes what it came to, and as many records as there is room for.
 ///
 /// # Safety
 /// `selection` is valid for reading `length` bytes: one `SelectionRecord`; `survey` for writing

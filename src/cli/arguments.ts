@@ -7,6 +7,7 @@ import {
   type OutputConfiguration,
 } from "@commander-js/extra-typings";
 import { checkCommand, type CheckRequest } from "./check.ts";
+import { controlCommands, type ControlRequest } from "./control.ts";
 import { type Heeder, type Key, namesOf, type Row, ROWS } from "./options.ts";
 import { readSetup, type Setup, type Typed, type TypedOptions } from "./setup.ts";
 import { UsageError } from "./usage_error.ts";
@@ -14,12 +15,13 @@ import { UsageError } from "./usage_error.ts";
 const ROUTES_ACTIONS = ["up", "down", "show"] as const;
 export type RoutesAction = (typeof ROUTES_ACTIONS)[number];
 
-/** What the command line asks for. All but `check` take the flags of a run, as `setup`. */
+/** What the command line asks for. What looks at a run takes its flags, as `setup`. */
 export type Request =
   | { readonly kind: "run"; readonly setup: Setup }
   | RoutesRequest
   | DoctorRequest
   | CheckRequest
+  | ControlRequest
   | { readonly kind: "print"; readonly text: string };
 
 /** `routes up|down|show`. */
@@ -80,7 +82,8 @@ function command(
     )
     .usage(
       "[options]\n       mmproxy routes up|down|show [options]\n       mmproxy doctor [options]\n" +
-        "       mmproxy check --config <path>",
+        "       mmproxy check --config <path>\n" +
+        "       mmproxy status|connections|close|reload|top --control <path>",
     )
     .helpOption("-h, --help", "print this help")
     .helpCommand(false)
@@ -95,6 +98,9 @@ function command(
   program.addCommand(routesCommand(asked).copyInheritedSettings(program));
   program.addCommand(doctorCommand(asked).copyInheritedSettings(program));
   program.addCommand(checkCommand(asked).copyInheritedSettings(program));
+  for (const command of controlCommands(asked)) {
+    program.addCommand(command.copyInheritedSettings(program));
+  }
   return program;
 }
 

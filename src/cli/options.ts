@@ -3,7 +3,7 @@
  * is parsed, the help of each command, and command lines to paste.
  */
 import { parseAddress } from "../config/address.ts";
-import { BOUNDS, type Bounds, KERNEL_TABLES } from "../config/bounds.ts";
+import { BOUNDS, type Bounds, KERNEL_TABLES, MOST_SOCKET_PATH } from "../config/bounds.ts";
 import type { AllowedSubnets, ListenerConfig, ProxyConfig } from "../config/model.ts";
 import {
   type Address,
@@ -57,7 +57,8 @@ type ProxyKey =
   | "watch"
   | "table"
   | "sandbox"
-  | "metricsAddr";
+  | "metricsAddr"
+  | "control";
 type ListenerKey =
   | "ipv4"
   | "ipv6"
@@ -270,6 +271,14 @@ export const OPTIONS: Table = {
     heeders: DOCTOR,
     parse: address,
   },
+  control: {
+    of: "proxy",
+    flags: "--control <path>",
+    help:
+      "a unix socket by which status, connections, close, reload and top ask the running program",
+    heeders: RUN,
+    parse: socketPath,
+  },
 };
 
 /** The rows with their keys, in the order of the help. */
@@ -329,6 +338,13 @@ function portRange(text: string, names: string): PortRange {
 function address(text: string, names: string): Address {
   return parseAddress(text) ??
     wrong(names, text, `an IP address and port, for example ${DEFAULTS.ipv4}`);
+}
+
+/** Reads the path of a unix socket. */
+export function socketPath(text: string, names: string): string {
+  const { length } = new TextEncoder().encode(text);
+  if (length >= 1 && length <= MOST_SOCKET_PATH) return text;
+  return wrong(names, text, `a path of 1 to ${MOST_SOCKET_PATH} bytes`);
 }
 
 function workers(text: string, names: string): number | "auto" {

@@ -10,6 +10,8 @@ const RESERVED_FILES_A_WORKER = 12;
 export const METRICS_CONNECTIONS = 32;
 /** Those, the port itself, and the sockets with which readiness tries the upstreams. */
 const RESERVED_FILES_FOR_METRICS = METRICS_CONNECTIONS + 3;
+/** The control socket, its wake-up and its connections. */
+const RESERVED_FILES_FOR_CONTROL = 12;
 const MOST_FLOWS = 65_536;
 /** Each may hold 1 MiB while its reader stalls. */
 const MOST_PIPES = 1024;
@@ -26,6 +28,7 @@ export interface Takers {
   /** How many workers there are, each with its own listening sockets. */
   readonly workers: number;
   readonly metricsAddr?: unknown;
+  readonly control?: unknown;
 }
 
 /** What there may be at once, over all listeners. */
@@ -43,11 +46,13 @@ export interface Limits {
  * @param fileLimit the limit of open files
  */
 export function limits(takers: Takers, fileLimit: number): Limits {
-  const { workers, metricsAddr } = takers;
+  const { workers, metricsAddr, control } = takers;
   const protocols = protocolsOf(takers);
   const metrics = metricsAddr ? RESERVED_FILES_FOR_METRICS : 0;
+  const controls = control === undefined ? 0 : RESERVED_FILES_FOR_CONTROL;
   const more = Math.max(0, listeningSockets(takers) - protocols.size);
-  const free = fileLimit - RESERVED_FILES - (RESERVED_FILES_A_WORKER + more) * workers - metrics;
+  const free = fileLimit - RESERVED_FILES - (RESERVED_FILES_A_WORKER + more) * workers - metrics -
+    controls;
   const share = free / Math.max(1, protocols.size);
   const pipes = Math.floor(Math.max(0, share) * SHARE_OF_PIPES / FILES_A_PIPE);
   const lent = Math.min(MOST_PIPES, pipes);

@@ -18,7 +18,7 @@ import type { ListenPort } from "./ports.ts";
 
 /** The `ProxyConfig` record. */
 export function encodeProxy(
-  { metricsAddr, logLevel }: Pick<ProxyConfig, "metricsAddr" | "logLevel">,
+  { metricsAddr, logLevel, control }: Pick<ProxyConfig, "metricsAddr" | "logLevel" | "control">,
   workers: number,
   { flows, connections, pipes }: Limits,
 ): Uint8Array<ArrayBuffer> {
@@ -30,6 +30,8 @@ export function encodeProxy(
   number(PROXY_CONFIG.max_flows, flows);
   number(PROXY_CONFIG.max_connections, connections);
   number(PROXY_CONFIG.max_pipes, pipes);
+  // Only whoever asks by the control socket sees what a flow has carried.
+  number(PROXY_CONFIG.counts_traffic, control === undefined ? 0 : 1);
   return record;
 }
 

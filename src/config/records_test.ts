@@ -44,7 +44,7 @@ const EMPTY = { family: 0, port: 0, scope: 0, address: zeros(16) };
 Deno.test("encodeProxy: writes each field where the native core reads it", () => {
   const limits = { flows: 3, connections: 4, pipes: 5 };
   const metricsAddr = address("192.0.2.4:84");
-  const record = encodeProxy({ metricsAddr, logLevel: "access" }, 2, limits);
+  const record = encodeProxy({ metricsAddr, logLevel: "access", control: "/c" }, 2, limits);
   const { number, endpoint } = readers(record);
   const { metrics, size, ...numbers } = PROXY_CONFIG;
   assert.equal(record.length, size);
@@ -62,11 +62,12 @@ Deno.test("encodeProxy: writes each field where the native core reads it", () =>
       max_flows: 3,
       max_connections: 4,
       max_pipes: 5,
-      counts_traffic: 0,
+      counts_traffic: 1,
     },
   );
   const without = encodeProxy({ logLevel: "info" }, 1, limits);
   assert.deepEqual(readers(without).endpoint(metrics), EMPTY);
+  assert.equal(readers(without).number(PROXY_CONFIG.counts_traffic), 0);
 });
 
 /** Each number another one, so that two fields in each other's place show. */

@@ -15,9 +15,14 @@ export interface RunningListener {
 export class Listeners {
   readonly #configs = new Map<number, ListenerConfig>();
   readonly #open = new Set<number>();
+  readonly #openedAt = new Map<number, number>();
+
+  /** @param now a clock, in milliseconds */
+  constructor(readonly now: () => number = () => performance.now()) {}
 
   /** Notes a listener that is opened, or whose settings have changed. */
   set(id: number, config: ListenerConfig): void {
+    if (!this.#openedAt.has(id)) this.#openedAt.set(id, this.now());
     this.#configs.set(id, config);
     this.#open.add(id);
   }
@@ -35,6 +40,12 @@ export class Listeners {
   /** The name of a listener. */
   name(id: number): string | undefined {
     return this.#configs.get(id)?.name;
+  }
+
+  /** How long ago a listener was opened, in milliseconds. */
+  age(id: number): number {
+    const now = this.now();
+    return now - (this.#openedAt.get(id) ?? now);
   }
 
   /** Those that take connections, in the order in which they were opened. */

@@ -10,6 +10,7 @@ import type { LogOutput } from "../log/output.ts";
 import { EVENT, Level } from "../native/layout.ts";
 import type { Library } from "../native/library.ts";
 import { observe } from "../metrics/observation.ts";
+import { aboutProgram, openControl } from "./control.ts";
 import { Listeners } from "./listeners.ts";
 import { logListening, statusLine } from "./listening.ts";
 import { openProxy } from "./open.ts";
@@ -94,11 +95,13 @@ export async function runService(
   Deno.addSignalListener("SIGTERM", onSignal.SIGTERM);
   const reload = async (onlyChanges = false) => {
     const status = () => statusLine(configuration.config);
-    const { good } = await manager.reload(() => configuration.reload(onlyChanges), status);
-    phase.lastReloadGood = good;
+    const came = await manager.reload(() => configuration.reload(onlyChanges), status);
+    phase.lastReloadGood = came.good;
+    return came;
   };
   Deno.addSignalListener("SIGHUP", () => void reload());
 
+  const control = openControl(config, library);
   // A signal from here on is one that removes them again.
   const routes = config.autoRoutes
     ? new AutoRoutes(configuration.resolved, new KernelRouting(library), log)
@@ -109,8 +112,23 @@ export async function runService(
     enterSandbox({ ...config, mark: markOf(config) }, library, log);
   } catch (error) {
     routes?.remove();
+    control?.close();
     throw error;
   }
+  void control?.serve({
+    library,
+    proxy,
+    listeners,
+    stats,
+    state: () => ({
+      ...aboutProgram(config),
+      workers: { configured: workers.length, serving: supervisor.serving },
+      stopping: phase.stopping,
+      lastReloadGood: phase.lastReloadGood,
+    }),
+    reload: () => reload(),
+    defect: (error) => logDefect(log, error),
+  });
   const logging = logEvents(config, listeners, library, proxy, log, output, phase);
   const { ready, ended } = supervisor.start(library.path, workers);
   await ready;
@@ -125,6 +143,7 @@ export async function runService(
     manager.watch(() => phase.stopping || supervisor.allServe);
   }
   await ended;
+  control?.close();
   manager.close();
   phase.over = true;
   await logging;

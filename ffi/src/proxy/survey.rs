@@ -113,7 +113,7 @@ impl Surveys {
 
 impl Proxy {
     /// Asks every worker for the connections and flows of a selection, or has it close them, and lists as
-    /// many as there is room for, shared out over the workers. What they came to.
+    /// many as there is room for. What they came to.
     pub fn survey(
         &self,
         selection: Selection,
@@ -125,7 +125,7 @@ impl Proxy {
         let survey = Arc::new(Survey {
             selection,
             taken: (0..workers).map(|_| AtomicBool::new(false)).collect(),
-            room: into.len() / workers.max(1),
+            room: into.len(),
             sum: Mutex::default(),
             answered: Condvar::new(),
         });

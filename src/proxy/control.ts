@@ -1,0 +1,34 @@
+/** The running program's side of the control socket: opening it, and what it tells of itself. */
+import project from "../../deno.json" with { type: "json" };
+import type { ProxyConfig } from "../config/model.ts";
+import { ControlSocket } from "../control/server.ts";
+import { type Library, NativeError } from "../native/library.ts";
+import { StartError } from "./start_error.ts";
+
+/**
+ * Opens the control socket, where there is to be one; it is served later.
+ *
+ * @throws {StartError} where another program has it, or its place cannot be had
+ */
+export function openControl(
+  { control }: Pick<ProxyConfig, "control">,
+  library: Library,
+): ControlSocket | undefined {
+  if (control === undefined) return undefined;
+  try {
+    return ControlSocket.open(control, library);
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new StartError(error.message, { cause: error });
+  }
+}
+
+/** What the status says of the program itself. */
+export function aboutProgram({ file }: Pick<ProxyConfig, "file">) {
+  return {
+    version: project.version,
+    pid: Deno.pid,
+    ...(file !== undefined && { config: file }),
+    uptime: performance.now() / 1000,
+  };
+}
