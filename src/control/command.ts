@@ -27,8 +27,13 @@ export async function runControl(
 ): Promise<number> {
   const path = await pathOf(socket, library);
   if (request.command === "top") {
-    const { runTop } = await import("./top.ts");
-    return await runTop(() => ask(path, request, library));
+    const { NoTerminalError, runTop } = await import("./top.ts");
+    try {
+      return await runTop(() => ask(path, request, library));
+    } catch (error) {
+      if (!(error instanceof NoTerminalError)) throw error;
+      throw new ControlError(error.message, { cause: error });
+    }
   }
   if (json) {
     print(JSON.stringify(await ask(path, request, library), undefined, 2));

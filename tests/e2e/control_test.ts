@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import type { Connections, Status } from "../../src/control/protocol.ts";
 import { freePort } from "./support/endpoints.ts";
 import { text, v2 } from "./support/headers.ts";
-import { Program, runToEnd } from "./support/program.ts";
+import { commandLine, Program, runToEnd } from "./support/program.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
@@ -224,4 +225,64 @@ Deno.test("control: what a command cannot do is a line", async () => {
     await run(["connections", "--control", control, "--client", "10.0.0.1/8"], 2),
     /Option --client: client "10\.0\.0\.1\/8" has bits behind its prefix/,
   );
+});
+
+/** What a command in a terminal of 80 columns and 24 rows did, with these keys typed after a while. */
+async function inTerminal(args: string[], keys: string, seconds: number) {
+  const helper = fileURLToPath(new URL("support/terminal.py", import.meta.url));
+  const { stdout } = await new Deno.Command("python3", {
+    args: [helper, "80", "24", keys, String(seconds), ...commandLine(args)],
+    env: { NO_COLOR: "1" },
+    stderr: "inherit",
+  }).output();
+  return JSON.parse(text(stdout)) as {
+    written: string;
+    code: number;
+    raw: boolean;
+    restored: boolean;
+  };
+}
+
+Deno.test("control: top shows listeners, rates, refusals and clients, and leaves the terminal as it was", async () => {
+  await using folder = await Folder.make();
+  const { stack, program, control, web } = await setUp(folder);
+  await using _stack = stack;
+  using one = await client(web, 1);
+  using refused = await Stream.connect(web);
+  await refused.send("GET / HTTP/1.0\r\n\r\n");
+  await program.event("header_refused");
+  for (const keys of ["q", "\\x03"]) {
+    const top = inTerminal(["top", "--control", control], keys, 4);
+    for (let round = 0; round < 40; round++) {
+      await one.send("x".repeat(10_000));
+      await one.exactly(10_000);
+      await new Promise((wake) => setTimeout(wake, 50));
+    }
+    const { written, code, raw, restored } = await top;
+    assert.deepEqual({ code, raw, restored }, { code: 0, raw: true, restored: true });
+    assert.ok(written.endsWith("\x1b[?25h\x1b[?1049l"), JSON.stringify(written.slice(-40)));
+    // deno-lint-ignore no-control-regex
+    const frames = written.split("\x1b[24A").map((it) => it.replace(/\x1b\[[?\d;]*[A-Za-z]/g, ""));
+    assert.ok(frames.length > 3, `${frames.length} frames`);
+    const busy = frames.find((it) => /^web +1 +0 +0 +[\d.]+ kB\/s +[\d.]+ kB\/s/m.test(it));
+    assert.ok(busy, frames.join("\n---\n"));
+    assert.match(busy, /^not_proxy +1 /m);
+    assert.match(busy, /^192\.0\.2\.1 +1 +[\d.]+ kB\/s/m);
+    for (const line of frames.flatMap((it) => it.split("\r\n"))) assert.ok(line.length <= 80, line);
+  }
+  const piped = await run(["top", "--control", control], 1);
+  assert.match(piped, /top needs a terminal/);
+});
+
+Deno.test("control: top ends with a line and a restored terminal when the program ends", async () => {
+  await using folder = await Folder.make();
+  const control = folder.file("control");
+  await using program = await Program.start({ args: ["--control", control] });
+  const top = inTerminal(["top", "--control", control], "", 0);
+  await new Promise((wake) => setTimeout(wake, 2000));
+  await program.stop();
+  const { written, code, raw, restored } = await top;
+  assert.deepEqual({ code, raw, restored }, { code: 1, raw: true, restored: true });
+  const [, afterwards = ""] = written.split("\x1b[?1049l");
+  assert.match(afterwards, /^mmproxy: Nothing answers at the control socket/);
 });

@@ -225,16 +225,7 @@ export function killAtEnd(child: Deno.ChildProcess): Disposable {
 
 /** The program with exactly these flags, as it is started; both its outputs are pipes. */
 export function command(args: string[], start: Omit<Start, "args">): Deno.Command {
-  const permissions = ["--allow-ffi", ...start.permissions ?? []];
-  const flags = ["run", "--quiet", "--no-prompt", ...permissions, "--cached-only"];
-  if (start.v8Flags !== undefined) flags.push(`--v8-flags=${start.v8Flags}`);
-  const program = start.binary === undefined
-    ? [start.deno ?? Deno.execPath(), ...flags, join(start.root ?? ROOT, "main.ts")]
-    : [start.binary];
-  const whole = [...program, ...args];
-  const [first = "", ...rest] = start.shell === undefined
-    ? whole
-    : ["sh", "-c", start.shell, "sh", ...whole];
+  const [first = "", ...rest] = commandLine(args, start);
   return new Deno.Command(first, {
     args: rest,
     cwd: start.root ?? ROOT,
@@ -243,4 +234,16 @@ export function command(args: string[], start: Omit<Start, "args">): Deno.Comman
     stdout: "piped",
     stderr: "piped",
   });
+}
+
+/** The words that start the program with exactly these flags. */
+export function commandLine(args: string[], start: Omit<Start, "args"> = {}): string[] {
+  const permissions = ["--allow-ffi", ...start.permissions ?? []];
+  const flags = ["run", "--quiet", "--no-prompt", ...permissions, "--cached-only"];
+  if (start.v8Flags !== undefined) flags.push(`--v8-flags=${start.v8Flags}`);
+  const program = start.binary === undefined
+    ? [start.deno ?? Deno.execPath(), ...flags, join(start.root ?? ROOT, "main.ts")]
+    : [start.binary];
+  const whole = [...program, ...args];
+  return start.shell === undefined ? whole : ["sh", "-c", start.shell, "sh", ...whole];
 }
