@@ -32,15 +32,15 @@ use deno_bindgen::deno_bindgen;
 
 use abi::errors::{self, guard, Error};
 use abi::layout::{
-    self, protocol, status, ConnectionRecord, Endpoint, Event, ListenerConfig, ListenerRecord,
-    PortRecord, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest, SelectionRecord,
-    SubnetRecord, SurveyRecord,
+    self, protocol, status, ConnectionRecord, DestinationRecord, Endpoint, Event, ListenerConfig,
+    ListenerRecord, PortRecord, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest,
+    SelectionRecord, SurveyRecord, TrustRecord,
 };
 
 use control::{client, server};
 use observe::log_queue;
 use proxy::port::{self, Transport};
-use proxy::{handles, sandbox};
+use proxy::{handles, sandbox, Records};
 use system::{files, notify, probe, resolve, usr1, watch};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
@@ -319,8 +319,8 @@ pub extern "C" fn close_listener(proxy: u32, listener: u32, grace_ms: u32) -> i3
 /// touched, whichever listener has them then. All or nothing. Writes the listeners' numbers, in order.
 ///
 /// # Safety
-/// `listeners`, `ports` and `subnets` are valid for reading as many bytes as the number behind each says:
-/// `ListenerRecord`s, `PortRecord`s, `SubnetRecord`s; `ids` for writing `ids_length`: a `u32` a listener.
+/// `listeners`, `ports`, `rules` and `destinations` are valid for reading as many bytes as the number behind each says:
+/// `ListenerRecord`s, `PortRecord`s, `TrustRecord`s, `DestinationRecord`s; `ids` for writing `ids_length`: a `u32` a listener.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 #[allow(clippy::too_many_arguments)]
@@ -330,8 +330,10 @@ pub unsafe extern "C" fn configure(
     listeners_length: u32,
     ports: Buffer,
     ports_length: u32,
-    subnets: Buffer,
-    subnets_length: u32,
+    rules: Buffer,
+    rules_length: u32,
+    destinations: Buffer,
+    destinations_length: u32,
     ids: Buffer,
     ids_length: u32,
     grace_ms: u32,
@@ -341,36 +343,56 @@ pub unsafe extern "C" fn configure(
         let listeners: &[ListenerRecord] = unsafe { records(listeners, listeners_length)? };
         // SAFETY: the caller's promise; any bit pattern is a `PortRecord`.
         let ports: &[PortRecord] = unsafe { records(ports, ports_length)? };
-        // SAFETY: the caller's promise; any bit pattern is a `SubnetRecord`.
-        let subnets: &[SubnetRecord] = unsafe { records(subnets, subnets_length)? };
+        // SAFETY: the caller's promise; any bit pattern is a `TrustRecord`.
+        let rules: &[TrustRecord] = unsafe { records(rules, rules_length)? };
+        // SAFETY: the caller's promise; any bit pattern is a `DestinationRecord`.
+        let destinations: &[DestinationRecord] =
+            unsafe { records(destinations, destinations_length)? };
         // SAFETY: the caller's promise; any bit pattern is a `u32`.
         let ids: &mut [u32] = unsafe { records_mut(ids, ids_length)? };
         if ids.len() != listeners.len() {
             return Err(Error::invalid("configure needs room for a number a listener"));
         }
         let grace = Duration::from_millis(u64::from(grace_ms));
-        ids.copy_from_slice(&handles::proxy(proxy)?.configure(listeners, ports, subnets, grace)?);
+        let records = Records { listeners, ports, rules, destinations };
+        ids.copy_from_slice(&handles::proxy(proxy)?.configure(&records, grace)?);
         Ok(0)
     })
 }
 
-/// Sets, or replaces, the subnets whose peers may send headers to a listener. Until it is called, nobody
-/// may where the listener's configuration says `restricted`, and all elsewhere. Connections that are open stay so.
+/// Sets, or replaces, which peers may connect to a listener, and what each must send first: the longest
+/// prefix wins. Until it is called, nobody may where the listener's configuration says `restricted`, and
+/// all must send a header elsewhere. Connections that are open stay so.
 ///
 /// # Safety
-/// `subnets` is valid for reading `length` bytes: one or more `SubnetRecord`.
+/// `rules` is valid for reading `length` bytes: one or more `TrustRecord`.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn set_subnets(
+pub unsafe extern "C" fn set_trust(proxy: u32, listener: u32, rules: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `TrustRecord`.
+        let rules: &[TrustRecord] = unsafe { records(rules, length)? };
+        handles::proxy(proxy)?.set_trust(listener, rules)
+    })
+}
+
+/// Sets, or replaces, where the headers of a listener may lead, at its ports whose upstream is the header's
+/// destination. Until it is called, they may lead nowhere. Connections that are open stay so.
+///
+/// # Safety
+/// `destinations` is valid for reading `length` bytes: one or more `DestinationRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn set_destinations(
     proxy: u32,
     listener: u32,
-    subnets: Buffer,
+    destinations: Buffer,
     length: u32,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's promise; any bit pattern is a `SubnetRecord`.
-        let subnets: &[SubnetRecord] = unsafe { records(subnets, length)? };
-        handles::proxy(proxy)?.set_subnets(listener, subnets)
+        // SAFETY: the caller's promise; any bit pattern is a `DestinationRecord`.
+        let destinations: &[DestinationRecord] = unsafe { records(destinations, length)? };
+        handles::proxy(proxy)?.set_destinations(listener, destinations)
     })
 }
 

@@ -1,6 +1,7 @@
 /** What must hold between the keys of a listener, and between listeners. */
 import type { Mistakes } from "./mistakes.ts";
-import { type Transport, transportsOf } from "./options.ts";
+import { MODEL_DEFAULTS } from "./model.ts";
+import { DEFAULTS, type Transport, transportsOf } from "./options.ts";
 import type { Path } from "./positions.ts";
 import { type Claim, claimOf, distinctPorts, overlaps } from "./ranges.ts";
 import type { LISTENER, PROXY } from "./schema.ts";
@@ -25,6 +26,7 @@ export function checkListeners(
     checkListen(listener, mistakes);
     checkUpstreams(listener, mistakes);
     checkDestinations(listener, mistakes);
+    checkOptional(listener, mistakes);
     checkRange("ipv4", listener, mistakes);
     checkRange("ipv6", listener, mistakes);
   }
@@ -70,6 +72,27 @@ function checkDestinations(listener: Listener, mistakes: Mistakes): void {
   if (policy === "family" && listener.has("allowed-destinations") && isOwn(listener, place)) {
     mistakes.add(place, 'has no effect without upstream = "destination"');
   }
+}
+
+/** Where a header is optional, what comes without one must be told from what comes with one. */
+function checkOptional(listener: Listener, mistakes: Mistakes): void {
+  const { trust, protocol, "udp-header": udpHeader } = listener.values;
+  const index = trust?.findIndex(({ header }) => header === "optional") ?? -1;
+  if (index < 0) return;
+  if (transports(listener).includes("udp") && udpHeader === "session") {
+    mistakes.add(
+      listener.place("trust"),
+      'header = "optional" leaves it open whose bare datagrams are, with udp-header = "session": say "require" or "skip"',
+    );
+  }
+  if (protocol === "udp") return;
+  const wait = listener.values["optional-wait"] ?? MODEL_DEFAULTS.optionalWait;
+  const timeout = listener.values["header-timeout"] ?? Number(DEFAULTS.headerTimeout);
+  if (wait <= timeout) return;
+  mistakes.add(
+    listener.place(listener.has("optional-wait") ? "optional-wait" : "header-timeout"),
+    `optional-wait (${wait} s) is longer than header-timeout (${timeout} s): a header could not come in time`,
+  );
 }
 
 /** The policy that holds; undefined where it is not known. */

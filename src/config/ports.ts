@@ -5,11 +5,13 @@ import { distinctPorts, type PortRange } from "./ranges.ts";
 import { endpointText } from "./endpoints.ts";
 import { type Upstream, upstreamPort } from "./upstreams.ts";
 
-/** One port of a listener, and where each family's clients go; one of the two is there. */
+/** One port of a listener, and where each family's clients go. */
 export interface ListenPort {
   readonly listen: Address;
   readonly ipv4?: Address;
   readonly ipv6?: Address;
+  /** Clients go to their header's destination; `ipv4` and `ipv6` are for headers without a client. */
+  readonly byDestination?: boolean;
   readonly protocol: ProtocolName;
   /** `[::]` leaves IPv4 to another port. */
   readonly onlyV6?: boolean;
@@ -24,7 +26,7 @@ export function listenPorts(
   listener: ListenerConfig,
   { listeners }: Pick<ProxyConfig, "listeners">,
 ): ListenPort[] {
-  const { listen, protocol, ipv4, ipv6 } = listener;
+  const { listen, protocol, upstream, ipv4, ipv6 } = listener;
   const places = new Map(distinctPorts(listen).map((port, index) => [port, index]));
   return listen.flatMap((range) =>
     portsOf(range).map((port): ListenPort => {
@@ -36,6 +38,7 @@ export function listenPorts(
         protocol,
         ...(four && { ipv4: four }),
         ...(six && { ipv6: six }),
+        ...(upstream === "destination" && { byDestination: true }),
         ...(isAnyV6(range) && hasIpv4(listeners, port, protocol) && { onlyV6: true }),
       };
     })

@@ -1,20 +1,24 @@
 /** The records with which the native core's proxy and listeners are opened. */
 import type { ConfigurationRecords } from "../native/library.ts";
 import {
+  DESTINATION,
   ENDPOINT,
+  HeaderRule,
   Level,
   LISTENER,
   LISTENER_CONFIG,
   PORT,
   PortFlag,
   PROXY_CONFIG,
-  SUBNET,
+  TRUST,
   UdpHeader,
 } from "../native/layout.ts";
+import type { Destination } from "./destinations.ts";
 import type { Limits } from "./limits.ts";
 import type { ListenerConfig, ProxyConfig } from "./model.ts";
 import { type Address, LITTLE_ENDIAN, PROTOCOLS, writeEndpoint } from "./options.ts";
 import type { ListenPort } from "./ports.ts";
+import type { TrustRule } from "./trust.ts";
 
 /** The `ProxyConfig` record. */
 export function encodeProxy(
@@ -45,12 +49,14 @@ export type ListenerTerms = Pick<
   | "closeAfter"
   | "keepalive"
   | "idleTimeout"
+  | "optionalWait"
+  | "maxConnectionsPerClient"
 >;
 
 /**
  * The `ListenerConfig` record.
  *
- * @param restricted nobody may send headers but whom `setSubnets` names
+ * @param restricted nobody may connect but whom `setTrust` names
  */
 export function encodeListener(
   terms: ListenerTerms,
@@ -76,6 +82,8 @@ function writeListener(
   number(LISTENER_CONFIG.close_after_ms, terms.closeAfter * 1000);
   number(LISTENER_CONFIG.keepalive_ms, terms.keepalive * 1000);
   number(LISTENER_CONFIG.idle_timeout_ms, terms.idleTimeout * 1000);
+  number(LISTENER_CONFIG.optional_wait_ms, terms.optionalWait * 1000);
+  number(LISTENER_CONFIG.max_connections_per_client, terms.maxConnectionsPerClient ?? 0);
   number(LISTENER_CONFIG.restricted, restricted ? 1 : 0);
 }
 
@@ -85,40 +93,77 @@ export interface ListenerEntry {
   readonly id?: number;
   readonly terms: ListenerTerms;
   readonly ports: readonly ListenPort[];
-  /** `SubnetRecord`s of the peers that may send headers; without them all may. */
-  readonly subnets?: Uint8Array<ArrayBuffer>;
+  /** `TrustRecord`s of the peers that may connect; without them all may send headers. */
+  readonly rules?: Uint8Array<ArrayBuffer>;
+  /** `DestinationRecord`s of where headers may lead. */
+  readonly destinations?: Uint8Array<ArrayBuffer>;
 }
 
 /** The records of a whole configuration. */
 export function encodeListeners(entries: readonly ListenerEntry[]): ConfigurationRecords {
   const [listeners, view, number] = newRecord(entries.length * LISTENER.size);
-  entries.forEach(({ id, terms, ports, subnets }, index) => {
+  entries.forEach(({ id, terms, ports, rules, destinations }, index) => {
     const at = index * LISTENER.size;
     number(at + LISTENER.id, id ?? 0);
     number(at + LISTENER.ports, ports.length);
-    number(at + LISTENER.subnets, (subnets?.length ?? 0) / SUBNET.size);
-    writeListener(view, at + LISTENER.config, terms, subnets !== undefined);
+    number(at + LISTENER.rules, (rules?.length ?? 0) / TRUST.size);
+    number(at + LISTENER.destinations, (destinations?.length ?? 0) / DESTINATION.size);
+    writeListener(view, at + LISTENER.config, terms, rules !== undefined);
   });
-  const subnets = entries.map((entry) => entry.subnets ?? new Uint8Array());
-  const all = new Uint8Array(subnets.reduce((sum, { length }) => sum + length, 0));
+  return {
+    listeners,
+    ports: encodePorts(entries.flatMap(({ ports }) => ports)),
+    rules: concat(entries.flatMap(({ rules }) => rules ?? [])),
+    destinations: concat(entries.flatMap(({ destinations }) => destinations ?? [])),
+  };
+}
+
+function concat(parts: readonly Uint8Array<ArrayBuffer>[]): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
   let end = 0;
-  for (const records of subnets) {
+  for (const records of parts) {
     all.set(records, end);
     end += records.length;
   }
-  return { listeners, ports: encodePorts(entries.flatMap(({ ports }) => ports)), subnets: all };
+  return all;
+}
+
+/** A `TrustRecord` for each rule. */
+export function encodeTrust(rules: readonly TrustRule[]): Uint8Array<ArrayBuffer> {
+  const [records, , number] = newRecord(rules.length * TRUST.size);
+  rules.forEach(({ from, header }, index) => {
+    const at = index * TRUST.size;
+    records.set(from.bytes, at + TRUST.address);
+    number(at + TRUST.prefix, from.prefix);
+    number(at + TRUST.header, HeaderRule[header]);
+  });
+  return records;
+}
+
+/** A `DestinationRecord` for each entry. */
+export function encodeDestinations(entries: readonly Destination[]): Uint8Array<ArrayBuffer> {
+  const [records, view, number] = newRecord(entries.length * DESTINATION.size);
+  entries.forEach(({ subnet, ports }, index) => {
+    const at = index * DESTINATION.size;
+    records.set(subnet.bytes, at + DESTINATION.address);
+    number(at + DESTINATION.prefix, subnet.prefix);
+    view.setUint16(at + DESTINATION.first_port, ports.first, LITTLE_ENDIAN);
+    view.setUint16(at + DESTINATION.last_port, ports.last, LITTLE_ENDIAN);
+  });
+  return records;
 }
 
 /** The `PortRecord`s of a listener. */
 export function encodePorts(ports: readonly ListenPort[]): Uint8Array<ArrayBuffer> {
   const [records, view, number] = newRecord(ports.length * PORT.size);
-  ports.forEach(({ listen, ipv4, ipv6, protocol, onlyV6 }, index) => {
+  ports.forEach(({ listen, ipv4, ipv6, byDestination, protocol, onlyV6 }, index) => {
     const at = index * PORT.size;
     writeEndpoint(view, at + PORT.listen, listen);
     if (ipv4) writeEndpoint(view, at + PORT.upstream4, ipv4);
     if (ipv6) writeEndpoint(view, at + PORT.upstream6, ipv6);
     number(at + PORT.protocols, PROTOCOLS[protocol]);
-    number(at + PORT.flags, onlyV6 ? PortFlag.only_v6 : 0);
+    const flags = (onlyV6 ? PortFlag.only_v6 : 0) | (byDestination ? PortFlag.destination : 0);
+    number(at + PORT.flags, flags);
   });
   return records;
 }

@@ -1,15 +1,22 @@
 import assert from "node:assert/strict";
 import { parseAddress } from "./address.ts";
+import { parseDestination } from "./destinations.ts";
 import { type Address, LITTLE_ENDIAN } from "./options.ts";
+import { Problem } from "./problem.ts";
+import { parseSubnet } from "./subnet.ts";
 import {
   encodeAnyEndpoint,
+  encodeDestinations,
   encodeListener,
   encodeListeners,
   encodePorts,
   encodeProxy,
+  encodeTrust,
 } from "./records.ts";
 import {
+  DESTINATION,
   ENDPOINT,
+  HeaderRule,
   Level,
   LISTENER,
   LISTENER_CONFIG,
@@ -17,7 +24,7 @@ import {
   PortFlag,
   Protocol,
   PROXY_CONFIG,
-  SUBNET,
+  TRUST,
   UdpHeader,
 } from "../native/layout.ts";
 
@@ -79,6 +86,8 @@ const TERMS = {
   closeAfter: 61,
   keepalive: 16,
   idleTimeout: 3601,
+  optionalWait: 4,
+  maxConnectionsPerClient: 17,
 } as const;
 
 function terms(record: Uint8Array<ArrayBuffer>) {
@@ -99,6 +108,8 @@ Deno.test("encodeListener: writes each field where the native core reads it", ()
     close_after_ms: 61_000,
     keepalive_ms: 16_000,
     idle_timeout_ms: 3_601_000,
+    optional_wait_ms: 4_000,
+    max_connections_per_client: 17,
     restricted: 1,
   });
 });
@@ -167,14 +178,15 @@ Deno.test("encodePorts: writes one record after the other", () => {
   });
 });
 
-Deno.test("encodeListeners: each has its ports and subnets one after the other", () => {
+Deno.test("encodeListeners: each has its ports, rules and destinations one after the other", () => {
   const at = (port: number) => address(`192.0.2.1:${port}`);
   const port = (listen: number) => ({ listen: at(listen), ipv4: at(9), protocol: "tcp" }) as const;
-  const subnets = (count: number, byte: number) => new Uint8Array(count * SUBNET.size).fill(byte);
-  const { listeners, ports, subnets: all } = encodeListeners([
-    { terms: TERMS, ports: [port(1), port(2)], subnets: subnets(2, 7) },
-    { id: 5, terms: { ...TERMS, mark: 6 }, ports: [port(3)] },
-    { terms: TERMS, ports: [port(4)], subnets: subnets(1, 8) },
+  const rules = (count: number, byte: number) => new Uint8Array(count * TRUST.size).fill(byte);
+  const destinations = new Uint8Array(2 * DESTINATION.size).fill(9);
+  const { listeners, ports, ...all } = encodeListeners([
+    { terms: TERMS, ports: [port(1), port(2)], rules: rules(2, 7) },
+    { id: 5, terms: { ...TERMS, mark: 6 }, ports: [port(3)], destinations },
+    { terms: TERMS, ports: [port(4)], rules: rules(1, 8) },
   ]);
   assert.equal(listeners.length, 3 * LISTENER.size);
   const read = (index: number) => {
@@ -183,19 +195,45 @@ Deno.test("encodeListeners: each has its ports and subnets one after the other",
     return {
       id: number(LISTENER.id),
       ports: number(LISTENER.ports),
-      subnets: number(LISTENER.subnets),
+      rules: number(LISTENER.rules),
+      destinations: number(LISTENER.destinations),
       mark: number(config + LISTENER_CONFIG.mark),
       restricted: number(config + LISTENER_CONFIG.restricted),
     };
   };
   const mark = TERMS.mark;
-  assert.deepEqual(read(0), { id: 0, ports: 2, subnets: 2, mark, restricted: 1 });
-  assert.deepEqual(read(1), { id: 5, ports: 1, subnets: 0, mark: 6, restricted: 0 });
-  assert.deepEqual(read(2), { id: 0, ports: 1, subnets: 1, mark, restricted: 1 });
+  assert.deepEqual(read(0), { id: 0, ports: 2, rules: 2, destinations: 0, mark, restricted: 1 });
+  assert.deepEqual(read(1), { id: 5, ports: 1, rules: 0, destinations: 2, mark: 6, restricted: 0 });
+  assert.deepEqual(read(2), { id: 0, ports: 1, rules: 1, destinations: 0, mark, restricted: 1 });
   const { endpoint } = readers(ports);
   const listening = [0, 1, 2, 3].map((index) => endpoint(index * PORT.size + PORT.listen).port);
   assert.deepEqual(listening, [1, 2, 3, 4]);
-  assert.deepEqual([...all], [...subnets(2, 7), ...subnets(1, 8)]);
+  assert.deepEqual([...all.rules], [...rules(2, 7), ...rules(1, 8)]);
+  assert.deepEqual(all.destinations, destinations);
+});
+
+Deno.test("encodeTrust: a subnet with the code of its rule", () => {
+  const from = parseSubnet("192.0.2.0/24");
+  if (from instanceof Problem) assert.fail(from.text);
+  const records = encodeTrust([{ from, header: "require" }, { from, header: "skip" }]);
+  assert.equal(records.length, 2 * TRUST.size);
+  const { number } = readers(records);
+  assert.deepEqual([number(TRUST.prefix), number(TRUST.header)], [120, HeaderRule.require]);
+  assert.equal(number(TRUST.size + TRUST.header), HeaderRule.skip);
+  const bytes = records.slice(TRUST.size + TRUST.address, TRUST.size + TRUST.address + 16);
+  assert.deepEqual([...bytes], [...zeros(10), 0xff, 0xff, 192, 0, 2, 0]);
+});
+
+Deno.test("encodeDestinations: a subnet with its ports", () => {
+  const destination = parseDestination("[2001:db8::/32]:1024-65535");
+  if (destination instanceof Problem) assert.fail(destination.text);
+  const records = encodeDestinations([destination]);
+  assert.equal(records.length, DESTINATION.size);
+  const view = new DataView(records.buffer);
+  assert.equal(view.getUint32(DESTINATION.prefix, LITTLE_ENDIAN), 32);
+  assert.equal(view.getUint16(DESTINATION.first_port, LITTLE_ENDIAN), 1024);
+  assert.equal(view.getUint16(DESTINATION.last_port, LITTLE_ENDIAN), 65535);
+  assert.deepEqual([...records.slice(DESTINATION.address, 4)], [0x20, 0x01, 0x0d, 0xb8]);
 });
 
 Deno.test("encodeAnyEndpoint: no address is an empty record", () => {

@@ -103,7 +103,9 @@ export const LISTENER = {
   ),
   "max-connections": v.optional(limit("Most TCP connections at once")),
   "max-flows": v.optional(limit("Most UDP flows at once")),
-  "max-connections-per-client": v.optional(limit("Most TCP connections of one client address")),
+  "max-connections-per-client": v.optional(
+    limit("Most relayed TCP connections of one client: an IPv4 address, or an IPv6 /64"),
+  ),
 };
 
 /** The keys of the proxy, which stand before the first table. */

@@ -1,8 +1,7 @@
 /** The allowed-subnets file: text in, records for the native core out. */
-import { SUBNET } from "../native/layout.ts";
-import { LITTLE_ENDIAN } from "./options.ts";
-import type { Subnet } from "./subnet.ts";
+import { encodeTrust } from "./records.ts";
 import { parseSubnetList } from "./subnet_list.ts";
+import { requireHeader } from "./trust.ts";
 
 /** A wrong line of the file, or a file without an entry. */
 export class SubnetsError extends Error {
@@ -18,7 +17,7 @@ export class SubnetsError extends Error {
  *
  * @param text the content
  * @param name the file's name, for errors
- * @returns `SubnetRecord`s, one for each entry; IPv4 as `::ffff:a.b.c.d`
+ * @returns `TrustRecord`s, one for each entry, whose peers must send a header; IPv4 as `::ffff:a.b.c.d`
  * @throws {SubnetsError} with the number of the first wrong line, or when no entry is there
  */
 export function parseSubnets(text: string, name: string): Uint8Array<ArrayBuffer> {
@@ -32,16 +31,5 @@ export function parseSubnets(text: string, name: string): Uint8Array<ArrayBuffer
       `${name} has no subnet: add a line such as 192.0.2.0/24, or leave out --allowed-subnets to let every peer in`,
     );
   }
-  return encodeSubnets(subnets);
-}
-
-/** A `SubnetRecord` for each subnet. */
-export function encodeSubnets(subnets: readonly Subnet[]): Uint8Array<ArrayBuffer> {
-  const records = new Uint8Array(subnets.length * SUBNET.size);
-  const view = new DataView(records.buffer);
-  subnets.forEach(({ bytes, prefix }, index) => {
-    records.set(bytes, index * SUBNET.size + SUBNET.address);
-    view.setUint32(index * SUBNET.size + SUBNET.prefix, prefix, LITTLE_ENDIAN);
-  });
-  return records;
+  return encodeTrust(subnets.map(requireHeader));
 }

@@ -1,18 +1,18 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { LITTLE_ENDIAN } from "./options.ts";
-import { SUBNET } from "../native/layout.ts";
+import { TRUST } from "../native/layout.ts";
 import { parseSubnets, SubnetsError } from "./subnets.ts";
 
 /** The records as `hex of 16 bytes/prefix`. */
 function read(text: string): string[] {
   const records = parseSubnets(text, "subnets");
-  assert.equal(records.length % SUBNET.size, 0);
+  assert.equal(records.length % TRUST.size, 0);
   const view = new DataView(records.buffer);
-  return Array.from({ length: records.length / SUBNET.size }, (_, index) => {
-    const start = index * SUBNET.size;
-    const bytes = records.subarray(start + SUBNET.address, start + SUBNET.address + 16);
-    return `${bytes.toHex()}/${view.getUint32(start + SUBNET.prefix, LITTLE_ENDIAN)}`;
+  return Array.from({ length: records.length / TRUST.size }, (_, index) => {
+    const start = index * TRUST.size;
+    const bytes = records.subarray(start + TRUST.address, start + TRUST.address + 16);
+    return `${bytes.toHex()}/${view.getUint32(start + TRUST.prefix, LITTLE_ENDIAN)}`;
   });
 }
 

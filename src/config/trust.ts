@@ -15,6 +15,11 @@ export interface TrustRule {
   readonly header: HeaderRule;
 }
 
+/** The rule of an allowed subnet. */
+export function requireHeader(from: Subnet): TrustRule {
+  return { from, header: "require" };
+}
+
 /** The rules with the longest prefix first: the first that holds a peer is the one that counts. */
 export function longestFirst(rules: readonly TrustRule[]): TrustRule[] {
   return rules.toSorted((one, other) => other.from.prefix - one.from.prefix);

@@ -16,10 +16,16 @@ const V2_FIXED = 16;
 const V2_SIGNATURE = [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a];
 const SPP_LENGTH = 38;
 
+/** Bytes of a version 2 header's address block. */
+const BLOCK_4 = 12;
+const BLOCK_6 = 36;
+
 /** The version numbers that a verdict has. */
 const VERSION_1 = 1;
 const VERSION_2 = 2;
 const VERSION_SPP = 3;
+/** There was no header. */
+const VERSION_NONE = 0;
 
 const CLIENT = VERDICT.client_address;
 const DESTINATION = VERDICT.destination_address;
@@ -108,6 +114,8 @@ const SAMPLES: readonly Sample[] = [
   },
   { header: v2("20 00 0000"), carrier: Carrier.stream },
   { header: hex(`56ec ${IPV6_PAIR}`), carrier: Carrier.spp },
+  { header: hex("c0000201 c6336401 dc04 01bb"), carrier: Carrier.none },
+  { header: hex(IPV6_PAIR), carrier: Carrier.none },
 ];
 
 /** CRC32C (Castagnoli), reflected: RFC 3720, appendix B.4. */
@@ -141,6 +149,7 @@ class HeaderDecoder {
   decode(length: number, carrier: number): ActionCode {
     if (length < 0 || length > MAX_HEADER) return this.#verdict.refuse(Refusal.incomplete);
     if (carrier === Carrier.spp) return this.#spp(length);
+    if (carrier === Carrier.none) return this.#bare(length);
     if (length === 0) return this.#verdict.refuse(Refusal.incomplete);
     return this.#at(0) === CR ? this.#version2(length) : this.#version1(length);
   }
@@ -353,7 +362,7 @@ class HeaderDecoder {
     const transport = this.#at(13) & 0x0f;
     if (family > 3) return this.#refuse(Refusal.v2_family);
     if (transport > 2) return this.#refuse(Refusal.v2_transport);
-    const block = family === 1 ? 12 : family === 2 ? 36 : family === 3 ? 216 : 0;
+    const block = family === 1 ? BLOCK_4 : family === 2 ? BLOCK_6 : family === 3 ? 216 : 0;
     if (length < V2_FIXED + block) return this.#refuse(Refusal.v2_short_address);
     if (family !== 0) {
       const refusal = this.#tlvs(V2_FIXED + block, length);
@@ -361,18 +370,25 @@ class HeaderDecoder {
     }
     if (family === 0 || family === 3 || transport === 0) return this.#verdict.own(VERSION_2);
 
-    const size = family === 1 ? 4 : 16;
+    return this.#addressBlock(V2_FIXED, family === 1 ? 4 : 6, VERSION_2);
+  }
+
+  /** Source, destination and both ports, in bytes. */
+  #addressBlock(from: number, family: 4 | 6, version: number): ActionCode {
+    const size = family === 4 ? 4 : 16;
     for (let index = 0; index < size; index++) {
-      this.#verdict.setByte(CLIENT, index, this.#at(V2_FIXED + index));
-      this.#verdict.setByte(DESTINATION, index, this.#at(V2_FIXED + size + index));
+      this.#verdict.setByte(CLIENT, index, this.#at(from + index));
+      this.#verdict.setByte(DESTINATION, index, this.#at(from + size + index));
     }
-    const ports = V2_FIXED + 2 * size;
-    return this.#conclude(
-      family === 1 ? 4 : 6,
-      VERSION_2,
-      this.#u16(ports),
-      this.#u16(ports + 2),
-    );
+    const ports = from + 2 * size;
+    return this.#conclude(family, version, this.#u16(ports), this.#u16(ports + 2));
+  }
+
+  /** A peer without a header is the client. Its address and the one that it spoke to are all that came. */
+  #bare(length: number): ActionCode {
+    if (length === BLOCK_4) return this.#addressBlock(0, 4, VERSION_NONE);
+    if (length === BLOCK_6) return this.#addressBlock(0, 6, VERSION_NONE);
+    return this.#refuse(Refusal.decoder);
   }
 
   /** Walks the TLVs in `from..end`: each step is three bytes at least, and none passes the end. */

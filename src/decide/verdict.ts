@@ -82,7 +82,7 @@ export class Verdict {
    * The service is to be reached from the client, whose address was written before.
    *
    * @param family 4 or 6
-   * @param version 1, 2, or 3 for the Simple Proxy Protocol
+   * @param version 1, 2, or 3 for the Simple Proxy Protocol; 0 without a header
    * @param clientPort 0 to 65,535
    * @param destinationPort 0 to 65,535
    */

@@ -20,7 +20,7 @@ import { type Survey, survey } from "../routing/command.ts";
 import { isSubnetsProblem, readSubnets } from "../proxy/subnet_file.ts";
 import { decodeResult, encodeRequest, type SandboxResult } from "../proxy/sandbox.ts";
 import type { SubnetsError } from "../config/subnets.ts";
-import { SUBNET } from "../native/layout.ts";
+import { TRUST } from "../native/layout.ts";
 import {
   type Confinement,
   type ListeningSocket,
@@ -230,7 +230,7 @@ function readSubnetFile(
 ): number | SubnetsError | NativeError | undefined {
   if (allowedSubnets?.kind !== "file") return undefined;
   try {
-    return readSubnets(allowedSubnets.path, library).length / SUBNET.size;
+    return readSubnets(allowedSubnets.path, library).length / TRUST.size;
   } catch (error) {
     if (isSubnetsProblem(error)) return error;
     throw error;

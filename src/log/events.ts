@@ -2,7 +2,7 @@
 import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "../native/layout.ts";
 import { formatAddress } from "../config/address.ts";
 import { describeBytes } from "./came.ts";
-import type { ListenerConfig } from "../config/model.ts";
+import { type ListenerConfig, MODEL_DEFAULTS } from "../config/model.ts";
 import { DEFAULTS, type LevelName, LITTLE_ENDIAN } from "../config/options.ts";
 import type { Listeners } from "../proxy/listeners.ts";
 import type { Log } from "./log.ts";
@@ -74,19 +74,30 @@ export function endpoint<Name extends string>(view: DataView, offset: number, na
   return { [name]: address } as Record<Name, string>;
 }
 
+const OF_CLIENT: ReadonlySet<string> = new Set<NativeEvent["refusal"]>([
+  "source_mismatch",
+  "forwarding_loop",
+  "destination_not_allowed",
+  "no_destination",
+  "too_many_of_client",
+]);
+
 /** Whether a refusal is about whom a header names, or where it leads, and not about what came. */
 function isOfClient(refusal: NativeEvent["refusal"]): boolean {
-  return refusal.startsWith("client_") || refusal === "source_mismatch" ||
-    refusal === "forwarding_loop";
+  return refusal.startsWith("client_") || OF_CLIENT.has(refusal);
 }
 
 /** What sentences say of a listener's settings. */
-export type Settings = Pick<ListenerConfig, "headerTimeout" | "connectTimeout" | "allowedSubnets">;
+export type Settings = Pick<
+  ListenerConfig,
+  "headerTimeout" | "connectTimeout" | "allowedSubnets" | "upstream"
+>;
 
 /** Those of an event that is about no listener: its sentence says nothing of them. */
 const NO_SETTINGS: Settings = {
   headerTimeout: Number(DEFAULTS.headerTimeout),
   connectTimeout: Number(DEFAULTS.connectTimeout),
+  upstream: MODEL_DEFAULTS.upstream,
 };
 
 /** Writes an event's line. It says which listener it is about, in text only where there are several. */
@@ -146,6 +157,9 @@ function sentence(event: NativeEvent, settings: Settings): string {
     case "client_refused":
       return `Refused ${peer}: ${clientReason(event)}`;
     case "forwarding_loop":
+      if (settings.upstream === "destination") {
+        return `Refused ${peer}: it leads client ${client} to ${upstream}, where mmproxy itself listens; see docs/trust.md`;
+      }
       return `Refused ${peer}: ${upstream} has become an address of this host, where mmproxy itself listens; choose another port with --listen-addr, or name the server behind it`;
     case "addresses_unknown":
       return errno === TOO_MANY
@@ -221,6 +235,14 @@ function clientReason({ refusal, client, upstream }: NativeEvent): string {
       return `the connection to ${
         upstream ?? "the upstream"
       } would not have come from client ${address}, but from another address; see docs/trust.md`;
+    case "destination_not_allowed":
+      return `client ${client ?? address} may not go to ${
+        upstream ?? "an address of another family"
+      }: ${REASONS[refusal]}; see docs/trust.md`;
+    case "no_destination":
+      return REASONS[refusal];
+    case "too_many_of_client":
+      return `client ${address} has ${REASONS[refusal]}`;
     case "forwarding_loop":
       return `${
         REASONS[refusal]
@@ -287,6 +309,10 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
   datagram_too_long: "longer than any UDP datagram",
   decoder: "the decoder failed: please report it",
   evicted: "it made room for others",
+  destination_not_allowed: "allowed-destinations does not have it",
+  no_destination:
+    "its header names no client, and so no destination; name where such connections go with ipv4 or ipv6",
+  too_many_of_client: "as many connections as max-connections-per-client allows",
 };
 
 const ROUTES = "mmproxy routes show, with the same flags, tells what is missing";

@@ -105,12 +105,13 @@ function listenerFamilies(stats: Stats): Family[] {
     ),
     labelled(
       "mmproxy_headers_total",
-      "PROXY headers accepted, by version. UDP: one a flow or session.",
+      "PROXY headers accepted, by version; none: a peer was taken without one. UDP: one a flow or session.",
       "version",
       [
         ["1", count("headers_v1")],
         ["2", count("headers_v2")],
         ["spp", count("headers_spp")],
+        ["none", count("headers_none")],
       ],
     ),
     counter(

@@ -21,6 +21,14 @@ export const Carrier = {
   stream: 0,
   datagram: 1,
   spp: 2,
+  none: 3,
+} as const;
+
+/** What a peer must send first. */
+export const HeaderRule = {
+  require: 1,
+  optional: 2,
+  skip: 3,
 } as const;
 
 /** Where a UDP sender puts its header. */
@@ -91,11 +99,21 @@ export const ENDPOINT = {
   size: 24,
 } as const;
 
-/** Byte offsets of a `SubnetRecord`; numbers in host byte order. */
-export const SUBNET = {
+/** Byte offsets of a `TrustRecord`; numbers in host byte order. */
+export const TRUST = {
   address: 0,
   prefix: 16,
-  size: 20,
+  header: 20,
+  size: 24,
+} as const;
+
+/** Byte offsets of a `DestinationRecord`; numbers in host byte order. */
+export const DESTINATION = {
+  address: 0,
+  prefix: 16,
+  first_port: 20,
+  last_port: 22,
+  size: 24,
 } as const;
 
 /** Byte offsets of a `RoutingRecord`; numbers in host byte order. */
@@ -187,16 +205,19 @@ export const LISTENER_CONFIG = {
   keepalive_ms: 20,
   idle_timeout_ms: 24,
   restricted: 28,
-  size: 32,
+  optional_wait_ms: 32,
+  max_connections_per_client: 36,
+  size: 40,
 } as const;
 
 /** Byte offsets of a `ListenerRecord`; numbers in host byte order. */
 export const LISTENER = {
   id: 0,
   ports: 4,
-  subnets: 8,
-  config: 12,
-  size: 44,
+  rules: 8,
+  destinations: 12,
+  config: 16,
+  size: 56,
 } as const;
 
 /** Byte offsets of a `PortRecord`; numbers in host byte order. */
@@ -212,6 +233,7 @@ export const PORT = {
 /** Bits of what a port is. */
 export const PortFlag = {
   only_v6: 1,
+  destination: 2,
 } as const;
 
 /** Byte offsets of a `Probe`; numbers in host byte order. */
@@ -347,6 +369,9 @@ export const Refusal = {
   source_mismatch: 36,
   forwarding_loop: 37,
   evicted: 38,
+  destination_not_allowed: 39,
+  no_destination: 40,
+  too_many_of_client: 41,
 } as const;
 
 /** What an event tells: the code of each name. */
@@ -382,6 +407,7 @@ export const COUNTERS = [
   "headers_v1",
   "headers_v2",
   "headers_spp",
+  "headers_none",
   "headers_own",
   "connected",
   "connect_errors",
@@ -446,6 +472,9 @@ export const REFUSALS = [
   "source_mismatch",
   "forwarding_loop",
   "evicted",
+  "destination_not_allowed",
+  "no_destination",
+  "too_many_of_client",
 ] as const;
 
 /** Behind the refusals: failed connections to the upstream, one an errno from 0 (u64 each). */
@@ -476,4 +505,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 3207501159;
+export const ABI_VERSION = 635803818;

@@ -83,8 +83,10 @@ export interface ConfigurationRecords {
   readonly listeners: Uint8Array<ArrayBuffer>;
   /** `PortRecord`s, in the listeners' order. */
   readonly ports: Uint8Array<ArrayBuffer>;
-  /** `SubnetRecord`s, in the listeners' order. */
-  readonly subnets: Uint8Array<ArrayBuffer>;
+  /** `TrustRecord`s, in the listeners' order. */
+  readonly rules: Uint8Array<ArrayBuffer>;
+  /** `DestinationRecord`s, in the listeners' order. */
+  readonly destinations: Uint8Array<ArrayBuffer>;
 }
 
 /** Bytes of a request's number and its line at most. */
@@ -255,7 +257,7 @@ export class Library {
    * @returns their numbers, in order
    */
   configure(proxy: number, records: ConfigurationRecords, grace: number): number[] {
-    const { listeners, ports, subnets } = records;
+    const { listeners, ports, rules, destinations } = records;
     const ids = new Uint32Array(listeners.length / LISTENER.size);
     this.#unwrap(
       this.#native.configure(
@@ -264,8 +266,10 @@ export class Library {
         listeners.length,
         ports,
         ports.length,
-        subnets,
-        subnets.length,
+        rules,
+        rules.length,
+        destinations,
+        destinations.length,
         new Uint8Array(ids.buffer),
         ids.byteLength,
         grace,
@@ -274,9 +278,14 @@ export class Library {
     return [...ids];
   }
 
-  /** Sets the subnets whose peers may send headers. `records`: one or more `SubnetRecord`. */
-  setSubnets(proxy: number, listener: number, records: Uint8Array<ArrayBuffer>): void {
-    this.#unwrap(this.#native.set_subnets(proxy, listener, records, records.length));
+  /** Sets which peers may connect, and what each must send first. `rules`: one or more `TrustRecord`. */
+  setTrust(proxy: number, listener: number, rules: Uint8Array<ArrayBuffer>): void {
+    this.#unwrap(this.#native.set_trust(proxy, listener, rules, rules.length));
+  }
+
+  /** Sets where headers may lead, with `PortFlag.destination`. `records`: `DestinationRecord`s. */
+  setDestinations(proxy: number, listener: number, records: Uint8Array<ArrayBuffer>): void {
+    this.#unwrap(this.#native.set_destinations(proxy, listener, records, records.length));
   }
 
   /** Stops accepting, and ends what is left after the grace, in milliseconds. */

@@ -1,6 +1,15 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { EVENT, LISTENER, LISTENER_CONFIG, PORT, PROBE, PROXY_CONFIG, Status } from "./layout.ts";
+import {
+  EVENT,
+  LISTENER,
+  LISTENER_CONFIG,
+  PORT,
+  PROBE,
+  PROXY_CONFIG,
+  Status,
+  TRUST,
+} from "./layout.ts";
 import { LibraryError, libraryPlaces, loadLibrary, NativeError } from "./library.ts";
 import { symbols } from "./symbols.ts";
 
@@ -151,10 +160,15 @@ const CALLS: readonly (readonly [name: string, call: () => unknown])[] = [
     () => {
       const listeners = new Uint8Array(LISTENER.size);
       new DataView(listeners.buffer).setUint32(LISTENER.ports, 1, true);
-      library.configure(NO_HANDLE, { listeners, ports: ONE_PORT, subnets: new Uint8Array() }, 0);
+      library.configure(
+        NO_HANDLE,
+        { listeners, ports: ONE_PORT, rules: new Uint8Array(), destinations: new Uint8Array() },
+        0,
+      );
     },
   ],
-  ["setSubnets", () => library.setSubnets(NO_HANDLE, 1, new Uint8Array(20))],
+  ["setTrust", () => library.setTrust(NO_HANDLE, 1, new Uint8Array(TRUST.size))],
+  ["setDestinations", () => library.setDestinations(NO_HANDLE, 1, new Uint8Array())],
   ["stop", () => library.stop(NO_HANDLE, 0)],
   ["nextAccess", () => library.nextAccess(NO_HANDLE, new Uint8Array(8))],
   ["stats", () => library.stats(NO_HANDLE)],

@@ -40,7 +40,20 @@ export const symbols = {
     result: "i32",
   },
   configure: {
-    parameters: ["u32", "buffer", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32", "u32"],
+    parameters: [
+      "u32",
+      "buffer",
+      "u32",
+      "buffer",
+      "u32",
+      "buffer",
+      "u32",
+      "buffer",
+      "u32",
+      "buffer",
+      "u32",
+      "u32",
+    ],
     result: "i32",
   },
   debugger_listens: {
@@ -148,12 +161,16 @@ export const symbols = {
     parameters: ["u32", "pointer"],
     result: "i32",
   },
-  set_subnets: {
+  set_destinations: {
     parameters: ["u32", "u32", "buffer", "u32"],
     result: "i32",
   },
   set_sysctl: {
     parameters: ["buffer", "u32", "u32"],
+    result: "i32",
+  },
+  set_trust: {
+    parameters: ["u32", "u32", "buffer", "u32"],
     result: "i32",
   },
   socket_owner: {

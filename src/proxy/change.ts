@@ -6,7 +6,7 @@ import { overlaps } from "../config/ranges.ts";
 export interface Intended {
   /** Upstreams have addresses. */
   readonly config: ListenerConfig;
-  /** Those who may send headers, as records; without them all may. */
+  /** `TrustRecord`s of those who may connect; without them all may send headers. */
   readonly peers?: Uint8Array<ArrayBuffer>;
 }
 

@@ -3,8 +3,13 @@ import { parseAddress } from "../config/address.ts";
 import { limits } from "../config/limits.ts";
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import { listenPorts } from "../config/ports.ts";
-import { encodeListeners, encodeProxy } from "../config/records.ts";
-import { encodeSubnets } from "../config/subnets.ts";
+import {
+  encodeDestinations,
+  encodeListeners,
+  encodeProxy,
+  encodeTrust,
+} from "../config/records.ts";
+import { requireHeader } from "../config/trust.ts";
 import { workerCount } from "../config/workers.ts";
 import type { Log } from "../log/log.ts";
 import { Status } from "../native/layout.ts";
@@ -62,7 +67,8 @@ export function configure(
     ...(id !== undefined && { id }),
     terms,
     ports: listenPorts(terms, { listeners }),
-    ...(peers && { subnets: peers }),
+    ...(peers && { rules: peers }),
+    destinations: encodeDestinations(terms.allowedDestinations),
   })));
   try {
     return library.configure(proxy, records, config.drainTimeout * 1000);
@@ -94,34 +100,28 @@ export function warnOfEveryPeer(
  * configuration says could let in whom it should not
  */
 function refuseUnserved(config: ProxyConfig, listener: ListenerConfig): void {
-  const { trust, upstream, transparent } = listener;
-  const { maxConnections, maxFlows, maxConnectionsPerClient } = listener;
-  const rule = trust.find(({ header }) => header !== "require");
-  const what = rule
-    ? `trust with header = "${rule.header}"`
-    : upstream === "destination"
-    ? 'upstream = "destination"'
-    : transparent
+  const { transparent, maxConnections, maxFlows } = listener;
+  const what = transparent
     ? "transparent"
-    : maxConnections ?? maxFlows ?? maxConnectionsPerClient
-    ? "a limit of a listener (max-…)"
+    : maxConnections ?? maxFlows
+    ? "max-connections or max-flows"
     : undefined;
   if (what !== undefined) {
     throw new StartError(`${whose(config, listener)}${what} is not served yet: leave it out`);
   }
 }
 
-/** The `SubnetRecord`s of whom a listener lets in; nothing where that is every peer. */
+/** The `TrustRecord`s of whom a listener lets in; nothing where that is every peer. */
 function allowedPeers(
   config: ProxyConfig,
   listener: ListenerConfig,
   library: Pick<Library, "readFile">,
 ): Uint8Array<ArrayBuffer> | undefined {
   const { allowedSubnets, trust } = listener;
-  if (trust.length > 0) return encodeSubnets(trust.map(({ from }) => from));
+  if (trust.length > 0) return encodeTrust(trust);
   switch (allowedSubnets?.kind) {
     case "inline":
-      return encodeSubnets(allowedSubnets.subnets);
+      return encodeTrust(allowedSubnets.subnets.map(requireHeader));
     case "file":
       return firstSubnets(config, listener, allowedSubnets.path, library);
     case undefined:

@@ -2,7 +2,7 @@
 import { ConfigError } from "../config/mistakes.ts";
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import type { Log } from "../log/log.ts";
-import { Status, SUBNET } from "../native/layout.ts";
+import { Status, TRUST } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import type { AutoRoutes } from "../routing/auto.ts";
 import { RoutingError } from "../routing/plan.ts";
@@ -164,7 +164,7 @@ export class Configuration {
       const user = this.#running.find(({ config: { allowedSubnets } }) =>
         allowedSubnets?.kind === "file" && allowedSubnets.path === path
       );
-      const count = (user?.peers?.length ?? 0) / SUBNET.size;
+      const count = (user?.peers?.length ?? 0) / TRUST.size;
       const subnets = count === 1 ? "1 allowed subnet" : `${count} allowed subnets`;
       log("info", `Reloaded ${path}: ${subnets}`, {
         event: "subnets_reloaded",

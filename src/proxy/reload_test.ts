@@ -3,7 +3,7 @@ import { parseArguments } from "../cli/arguments.ts";
 import { readConfig } from "../config/file.ts";
 import type { ProxyConfig } from "../config/model.ts";
 import type { Details } from "../log/log.ts";
-import { LISTENER, Status, SUBNET } from "../native/layout.ts";
+import { LISTENER, Status, TRUST } from "../native/layout.ts";
 import { type ConfigurationRecords, NativeError } from "../native/library.ts";
 import { Listeners } from "./listeners.ts";
 import { Configuration } from "./reload.ts";
@@ -93,9 +93,9 @@ Deno.test("reload, flags: a good subnet file is handed over whole and counted", 
   stage.subnets = "192.0.2.0/24\n";
   const { good, lines } = await configuration.reload();
   assert.ok(good);
-  assert.deepEqual(stage.configured.map(({ records }) => records.subnets.length), [
-    2 * SUBNET.size,
-    SUBNET.size,
+  assert.deepEqual(stage.configured.map(({ records }) => records.rules.length), [
+    2 * TRUST.size,
+    TRUST.size,
   ]);
   assert.deepEqual(lines, [`Reloaded ${SUBNETS}: 1 allowed subnet`]);
   assert.equal(stage.lines[0]?.details.event, "subnets_reloaded");

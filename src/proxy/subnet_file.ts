@@ -5,7 +5,7 @@ import { type Library, NativeError } from "../native/library.ts";
 /**
  * Reads the file.
  *
- * @returns `SubnetRecord`s, one for each entry
+ * @returns `TrustRecord`s, one for each entry
  * @throws {SubnetsError | NativeError} when it cannot be read or says something wrong
  */
 export function readSubnets(

@@ -203,7 +203,6 @@ ipv4 = "127.0.0.1:9"
 
 for (
   const [name, key] of [
-    ["trust", 'trust = [{ from = "127.0.0.1", header = "optional" }]'],
     ["a limit", "max-connections = 5"],
     ["transparent", "transparent = true"],
   ]

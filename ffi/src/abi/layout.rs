@@ -30,7 +30,7 @@ pub struct Verdict {
     pub refusal: u8,
     /// 4 or 6: the family of both addresses.
     pub family: u8,
-    /// 1, 2, or 3 for the Simple Proxy Protocol.
+    /// 1, 2, or 3 for the Simple Proxy Protocol; 0: there was no header.
     pub version: u8,
     pub reserved: u8,
     /// Host byte order.
@@ -63,6 +63,19 @@ pub mod carrier {
     pub const DATAGRAM: u32 = 1;
     /// Simple Proxy Protocol at the head of a datagram.
     pub const SPP: u32 = 2;
+    /// No header: the bytes are the address block of a version 2 header, of the peer and the address that
+    /// it spoke to.
+    pub const NONE: u32 = 3;
+}
+
+/// What a peer must send first.
+pub mod header_rule {
+    /// A header.
+    pub const REQUIRE: u32 = 1;
+    /// A header, or its own bytes: it is the client then.
+    pub const OPTIONAL: u32 = 2;
+    /// Its own bytes: no header is expected, and none taken.
+    pub const SKIP: u32 = 3;
 }
 
 /// `--udp-header`.
@@ -121,13 +134,28 @@ pub struct Endpoint {
     pub address: [u8; 16],
 }
 
-/// One allowed subnet; IPv4 as `::ffff:a.b.c.d` with 96 added to its prefix.
+/// One entry of a trust table; IPv4 as `::ffff:a.b.c.d` with 96 added to its prefix.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SubnetRecord {
+pub struct TrustRecord {
     pub address: [u8; 16],
     /// 0 to 128.
     pub prefix: u32,
+    /// One of `header_rule`.
+    pub header: u32,
+}
+
+/// Where headers may lead: a subnet as in a `TrustRecord`, with ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationRecord {
+    pub address: [u8; 16],
+    /// 0 to 128.
+    pub prefix: u32,
+    /// Host byte order.
+    pub first_port: u16,
+    /// Host byte order; not below `first_port`.
+    pub last_port: u16,
 }
 
 /// What a `RoutingRecord` is.
@@ -222,7 +250,7 @@ pub struct ProxyConfig {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SelectionRecord {
-    /// The clients' subnet, as in a `SubnetRecord`.
+    /// The clients' subnet, as in a `TrustRecord`.
     pub address: [u8; 16],
     /// 0: any client.
     pub prefix: u32,
@@ -292,8 +320,12 @@ pub struct ListenerConfig {
     pub keepalive_ms: u32,
     /// How long a relayed connection may carry nothing; 0: for ever.
     pub idle_timeout_ms: u32,
-    /// 1: nobody may send headers but whom `set_subnets` names; 0: all may, until it is called.
+    /// 1: nobody may connect but whom `set_trust` names; 0: all may send headers, until it is called.
     pub restricted: u32,
+    /// How long a peer whose header is optional may be silent before it is relayed as the client.
+    pub optional_wait_ms: u32,
+    /// How many relayed connections one client may have at once, over all workers; 0: no limit.
+    pub max_connections_per_client: u32,
 }
 
 /// One listener of a whole configuration.
@@ -304,8 +336,10 @@ pub struct ListenerRecord {
     pub id: u32,
     /// How many of the ports are its own: the next ones.
     pub ports: u32,
-    /// How many of the subnets are its own: the next ones; 0: see `restricted`.
-    pub subnets: u32,
+    /// How many of the trust table's rules are its own: the next ones; 0: see `restricted`.
+    pub rules: u32,
+    /// How many of the destinations are its own: the next ones.
+    pub destinations: u32,
     pub config: ListenerConfig,
 }
 
@@ -314,7 +348,7 @@ pub struct ListenerRecord {
 #[derive(Clone, Copy, Debug)]
 pub struct PortRecord {
     pub listen: Endpoint,
-    /// Empty: IPv4 clients are refused. One of the two is there.
+    /// Empty: IPv4 clients are refused. One of the two is there, except with `port_flag::DESTINATION`.
     pub upstream4: Endpoint,
     /// Empty: IPv6 clients are refused.
     pub upstream6: Endpoint,
@@ -328,6 +362,9 @@ pub struct PortRecord {
 pub mod port_flag {
     /// `[::]` serves IPv6 alone: IPv4 has a port of its own.
     pub const ONLY_V6: u32 = 1;
+    /// Clients go where their header says that they were going, as far as `set_destinations` allows it;
+    /// the upstreams are for headers without a client.
+    pub const DESTINATION: u32 = 2;
 }
 
 /// One try to reach an upstream.
@@ -427,7 +464,7 @@ pub struct AccessRecord {
     pub protocol: u8,
     /// An `Ending`.
     pub ending: u8,
-    /// 1, 2, or 3 for the Simple Proxy Protocol.
+    /// 1, 2, or 3 for the Simple Proxy Protocol; 0: there was no header.
     pub version: u8,
     pub reserved: u8,
     /// Which listener.
@@ -581,6 +618,15 @@ fn describe_body() -> String {
         carrier::STREAM,
         carrier::DATAGRAM,
         carrier::SPP,
+        carrier::NONE,
+    );
+    codes!(
+        out,
+        "HeaderRule",
+        "What a peer must send first.",
+        header_rule::REQUIRE,
+        header_rule::OPTIONAL,
+        header_rule::SKIP,
     );
     codes!(
         out,
@@ -636,7 +682,8 @@ fn describe_body() -> String {
         destination_address,
     );
     offsets!(out, "ENDPOINT", Endpoint, family, port, scope, address);
-    offsets!(out, "SUBNET", SubnetRecord, address, prefix);
+    offsets!(out, "TRUST", TrustRecord, address, prefix, header);
+    offsets!(out, "DESTINATION", DestinationRecord, address, prefix, first_port, last_port,);
     offsets!(
         out,
         "ROUTING",
@@ -706,10 +753,12 @@ fn describe_body() -> String {
         keepalive_ms,
         idle_timeout_ms,
         restricted,
+        optional_wait_ms,
+        max_connections_per_client,
     );
-    offsets!(out, "LISTENER", ListenerRecord, id, ports, subnets, config);
+    offsets!(out, "LISTENER", ListenerRecord, id, ports, rules, destinations, config);
     offsets!(out, "PORT", PortRecord, listen, upstream4, upstream6, protocols, flags);
-    codes!(out, "PortFlag", "Bits of what a port is.", port_flag::ONLY_V6);
+    codes!(out, "PortFlag", "Bits of what a port is.", port_flag::ONLY_V6, port_flag::DESTINATION,);
     offsets!(out, "PROBE", Probe, client, upstream, protocol, mark, timeout_ms);
     codes!(
         out,

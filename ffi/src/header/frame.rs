@@ -57,7 +57,12 @@ pub fn spp(data: &[u8]) -> Frame {
     Frame::Header(SPP_LENGTH)
 }
 
-/// Whether a datagram announces a header, valid or not (`--udp-header session`).
+/// Whether a datagram announces a Simple Proxy Protocol header, valid or not.
+pub fn announces_spp(data: &[u8]) -> bool {
+    data.starts_with(&SPP_MAGIC)
+}
+
+/// Whether a stream or datagram announces a header, valid or not.
 pub fn announces_header(data: &[u8]) -> bool {
     data.starts_with(V2_SIGNATURE) || data.starts_with(V1_START)
 }

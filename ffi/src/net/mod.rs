@@ -1,3 +1,5 @@
 //! Sockets. Knows nothing of a proxy.
 
+pub mod network;
 pub mod socket;
+pub mod subnet;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::message::{attributes, u32_at, Changes, Message, Request, Routing};
 use super::{family_number, family_of, route};
-use crate::abi::layout::SubnetRecord;
+use crate::net::subnet::Subnet;
 
 /// What tells of a change: links, addresses and routes of both families (linux/rtnetlink.h).
 const GROUPS: libc::c_int = libc::RTMGRP_LINK
@@ -30,9 +30,9 @@ const IFA_BROADCAST: u16 = 4;
 /// What was found, as prefixes.
 #[derive(Default)]
 pub struct Found {
-    pub own: Vec<SubnetRecord>,
-    pub broadcast: Vec<SubnetRecord>,
-    pub anycast: Vec<SubnetRecord>,
+    pub own: Vec<Subnet>,
+    pub broadcast: Vec<Subnet>,
+    pub anycast: Vec<Subnet>,
     /// There are more than `MOST` of one kind: the rest was left out.
     pub too_many: bool,
 }
@@ -127,7 +127,7 @@ impl Found {
     }
 }
 
-fn keep(list: &mut Vec<SubnetRecord>, prefix: SubnetRecord, too_many: &mut bool) {
+fn keep(list: &mut Vec<Subnet>, prefix: Subnet, too_many: &mut bool) {
     if list.len() < MOST {
         list.push(prefix);
     } else {
@@ -136,7 +136,7 @@ fn keep(list: &mut Vec<SubnetRecord>, prefix: SubnetRecord, too_many: &mut bool)
 }
 
 /// A route's type, table and destination.
-fn route_of(body: &[u8]) -> Option<(u8, u32, SubnetRecord)> {
+fn route_of(body: &[u8]) -> Option<(u8, u32, Subnet)> {
     let fixed = body.get(..ROUTE_FIXED)?;
     let (mut table, mut destination) = (u32::from(fixed[4]), &[][..]);
     for (kind, value) in attributes(&body[ROUTE_FIXED..]) {
@@ -150,7 +150,7 @@ fn route_of(body: &[u8]) -> Option<(u8, u32, SubnetRecord)> {
 }
 
 /// An address with so many bits of it, all of them without a number; zeroes for one that is missing.
-fn prefix(family: u8, address: &[u8], bits: Option<u8>) -> Option<SubnetRecord> {
+fn prefix(family: u8, address: &[u8], bits: Option<u8>) -> Option<Subnet> {
     let (address, before, all) = if family == 4 {
         let octets = if address.is_empty() { [0; 4] } else { address.try_into().ok()? };
         (Ipv4Addr::from(octets).to_ipv6_mapped(), 96, 32)
@@ -160,8 +160,7 @@ fn prefix(family: u8, address: &[u8], bits: Option<u8>) -> Option<SubnetRecord> 
         (Ipv6Addr::from(octets), 0, 128)
     };
     let bits = bits.unwrap_or(all);
-    (bits <= all)
-        .then(|| SubnetRecord { address: address.octets(), prefix: before + u32::from(bits) })
+    (bits <= all).then(|| Subnet { address: address.octets(), prefix: before + u32::from(bits) })
 }
 
 #[cfg(test)]
@@ -185,9 +184,9 @@ mod tests {
         Message { kind: libc::RTM_NEWADDR, body: request.bytes()[16..].to_vec() }
     }
 
-    fn record(address: [u8; 4], bits: u32) -> SubnetRecord {
+    fn record(address: [u8; 4], bits: u32) -> Subnet {
         let address = Ipv4Addr::from(address).to_ipv6_mapped().octets();
-        SubnetRecord { address, prefix: 96 + bits }
+        Subnet { address, prefix: 96 + bits }
     }
 
     #[test]
@@ -201,7 +200,7 @@ mod tests {
         found.add(&routed(libc::RTN_LOCAL, 123, 0, &[0; 4]));
         assert_eq!(found.own, [record([127, 0, 0, 0], 8)]);
         assert_eq!(found.broadcast, [record([198, 51, 100, 255], 32)]);
-        assert_eq!(found.anycast, [SubnetRecord { address: [9; 16], prefix: 128 }]);
+        assert_eq!(found.anycast, [Subnet { address: [9; 16], prefix: 128 }]);
     }
 
     #[test]

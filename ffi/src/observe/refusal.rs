@@ -86,6 +86,12 @@ named! {
         ForwardingLoop = 37, "forwarding_loop";
         /// A connection without a complete header made room for others.
         Evicted = 38, "evicted";
+        /// The header's destination is none that the listener may forward to.
+        DestinationNotAllowed = 39, "destination_not_allowed";
+        /// A header without a client, where clients go to the header's destination.
+        NoDestination = 40, "no_destination";
+        /// The client has as many connections as it may (`max-connections-per-client`).
+        TooManyOfClient = 41, "too_many_of_client";
     }
 }
 
@@ -112,6 +118,9 @@ impl Refusal {
                 | Refusal::ClientIsListener
                 | Refusal::ClientFamily
                 | Refusal::SourceMismatch
+                | Refusal::DestinationNotAllowed
+                | Refusal::NoDestination
+                | Refusal::TooManyOfClient
         )
     }
 }

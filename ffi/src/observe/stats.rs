@@ -21,6 +21,8 @@ named! {
         HeadersV2, "headers_v2";
         /// Simple Proxy Protocol.
         HeadersSpp, "headers_spp";
+        /// Connections and flows that were taken without a header.
+        HeadersNone, "headers_none";
         /// Headers without a client: LOCAL, UNKNOWN, UNSPEC, unix.
         HeadersOwn, "headers_own";
         /// Connections to the upstream that were established.

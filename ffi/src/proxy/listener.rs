@@ -6,11 +6,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::port::Port;
+use super::seats::Seats;
 use super::settings::Settings;
 use crate::abi::errors::{Error, Result};
-use crate::abi::layout::SubnetRecord;
+use crate::abi::layout::{DestinationRecord, TrustRecord};
 use crate::observe::stats::Stats;
-use crate::trust::subnets::Subnets;
+use crate::trust::destinations::Destinations;
+use crate::trust::table::{HeaderRule, NoTable, TrustTable};
 
 /// A listener as it stands in the table. It never changes: a change puts another one in its place, and
 /// connections keep the one that they were accepted by.
@@ -18,8 +20,10 @@ use crate::trust::subnets::Subnets;
 pub struct Listener {
     pub id: u32,
     pub settings: Settings,
-    /// The subnets whose peers may send headers, once they were set; see `Settings::restricted`.
-    pub subnets: Option<Arc<Subnets>>,
+    /// Which peers may connect, once that was set; see `Settings::restricted`.
+    pub trust: Option<Arc<TrustTable>>,
+    /// Where headers may lead, at ports whose upstream is the header's destination.
+    pub destinations: Arc<Destinations>,
     pub ports: Vec<Arc<Port>>,
     /// What lasts over its changes.
     pub lasting: Arc<Lasting>,
@@ -30,6 +34,8 @@ pub struct Lasting {
     pub id: u32,
     /// By worker.
     pub stats: Box<[Arc<Stats>]>,
+    /// The connections of each client, where there is a limit of them.
+    pub seats: Arc<Seats>,
     /// IPv4, IPv6: the log has the first client that was refused for want of an upstream.
     told_families: [AtomicBool; 2],
     /// The log has that most connections time out without a byte.
@@ -39,26 +45,38 @@ pub struct Lasting {
 }
 
 impl Listener {
-    /// A new listener without subnets.
+    /// A new listener without a trust table.
     pub fn new(id: u32, settings: Settings, ports: Vec<Arc<Port>>, workers: usize) -> Listener {
         let lasting = Lasting {
             id,
             stats: (0..workers).map(|_| Arc::default()).collect(),
+            seats: Arc::default(),
             told_families: Default::default(),
             told_silence: AtomicBool::new(false),
             ends_at: OnceLock::new(),
         };
-        Listener { id, settings, subnets: None, ports, lasting: Arc::new(lasting) }
+        Listener {
+            id,
+            settings,
+            trust: None,
+            destinations: Arc::default(),
+            ports,
+            lasting: Arc::new(lasting),
+        }
     }
 
-    /// Whether a peer may send headers. One without an address may not, where there are subnets.
+    /// What a peer must send first; nothing where it may not connect.
     #[inline]
-    pub fn allows(&self, peer: Option<SocketAddr>) -> bool {
-        match (&self.subnets, peer) {
-            (None, _) => !self.settings.restricted,
-            (Some(subnets), Some(peer)) => subnets.contain(peer.ip()),
-            (Some(_), None) => false,
+    pub fn rule_of(&self, peer: SocketAddr) -> Option<HeaderRule> {
+        match &self.trust {
+            None => (!self.settings.restricted).then_some(HeaderRule::Require),
+            Some(trust) => trust.rule_of(peer.ip()),
         }
+    }
+
+    /// Whether any peer may come without a header.
+    pub fn is_mixed(&self) -> bool {
+        self.trust.as_ref().is_some_and(|trust| trust.is_mixed())
     }
 }
 
@@ -74,15 +92,27 @@ impl Lasting {
     }
 }
 
-/// Subnets from their records. An empty set is refused: it would look like "allow all".
+/// A trust table from its records.
 ///
 /// # Errors
 /// `INVALID`.
-pub fn subnets_of(records: &[SubnetRecord]) -> Result<Arc<Subnets>> {
-    if records.is_empty() {
-        return Err(Error::invalid("a set of subnets without a subnet allows nobody"));
-    }
-    let subnets = Subnets::new(records)
-        .ok_or_else(|| Error::invalid("a subnet's prefix is longer than its address"))?;
-    Ok(Arc::new(subnets))
+pub fn trust_of(records: &[TrustRecord]) -> Result<Arc<TrustTable>> {
+    TrustTable::new(records).map(Arc::new).map_err(|why| {
+        Error::invalid(match why {
+            NoTable::Empty => "a trust table without a subnet allows nobody",
+            NoTable::Prefix => "a subnet's prefix is longer than its address",
+            NoTable::Rule => "the trust table names no rule that there is",
+            NoTable::Ambiguous => "the trust table has two rules for one subnet",
+        })
+    })
+}
+
+/// Destinations from their records; without any, no header may lead anywhere.
+///
+/// # Errors
+/// `INVALID`.
+pub fn destinations_of(records: &[DestinationRecord]) -> Result<Arc<Destinations>> {
+    Destinations::new(records).map(Arc::new).ok_or_else(|| {
+        Error::invalid("a destination's prefix is longer than its address, or its ports are none")
+    })
 }

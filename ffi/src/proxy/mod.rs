@@ -6,9 +6,11 @@
 
 pub mod handles;
 pub mod listener;
+pub mod pairs;
 pub mod places;
 pub mod port;
 pub mod sandbox;
+pub mod seats;
 pub mod settings;
 pub mod survey;
 pub mod table;
@@ -21,17 +23,20 @@ use std::time::{Duration, Instant};
 
 use crate::abi::errors::{self, Error, Result};
 use crate::abi::layout::{
-    level, Endpoint, Event, ListenerConfig, ListenerRecord, PortRecord, ProxyConfig, SubnetRecord,
+    level, DestinationRecord, Endpoint, Event, ListenerConfig, ListenerRecord, PortRecord,
+    ProxyConfig, TrustRecord,
 };
 use crate::net::socket;
 use crate::observe::events::{Doorbell, EventKind};
 use crate::observe::log_limit::LogLimit;
 use crate::observe::stats::STATS_LENGTH;
 use crate::system::sync::lock;
+use crate::trust::destinations::Destinations;
 use crate::trust::host::{Host, Known};
-use crate::trust::subnets::Subnets;
+use crate::trust::table::TrustTable;
 use crate::worker::Worker;
-use listener::{subnets_of, Lasting, Listener};
+use listener::{destinations_of, trust_of, Lasting, Listener};
+use pairs::Pairs;
 use places::Places;
 use port::{Port, Sockets, Transport, Wanted};
 use settings::{ProxySettings, Settings};
@@ -46,6 +51,8 @@ pub struct Proxy {
     pub table: Table,
     /// This host's addresses, which no client from elsewhere may have.
     pub host: Arc<Host>,
+    /// UDP flows that may share their client's port.
+    pub pairs: Arc<Pairs>,
     /// Connections to an upstream on loopback use reno.
     pub reno_over_loopback: bool,
     workers: Mutex<Vec<Arc<Worker>>>,
@@ -70,8 +77,18 @@ pub struct Plan {
     /// 0 for a new one.
     pub id: u32,
     pub settings: Settings,
-    pub subnets: Option<Arc<Subnets>>,
+    pub trust: Option<Arc<TrustTable>>,
+    pub destinations: Arc<Destinations>,
     pub ports: Ports,
+}
+
+/// A whole configuration, as it comes.
+#[derive(Clone, Copy)]
+pub struct Records<'a> {
+    pub listeners: &'a [ListenerRecord],
+    pub ports: &'a [PortRecord],
+    pub rules: &'a [TrustRecord],
+    pub destinations: &'a [DestinationRecord],
 }
 
 /// The ports of a plan.
@@ -123,30 +140,30 @@ fn wanted(records: &[PortRecord]) -> Result<Vec<Wanted>> {
     records.iter().map(Wanted::new).collect()
 }
 
-/// Plans from records: each listener's ports and subnets are the next ones.
-fn plans_of(
-    records: &[ListenerRecord],
-    mut ports: &[PortRecord],
-    mut subnets: &[SubnetRecord],
-) -> Result<Vec<Plan>> {
-    let missing = || Error::invalid("fewer ports or subnets came than the listeners have");
-    let mut plans = Vec::with_capacity(records.len());
-    for record in records {
-        let (own_ports, rest) =
-            ports.split_at_checked(record.ports as usize).ok_or_else(missing)?;
-        ports = rest;
-        let own_subnets = subnets.split_at_checked(record.subnets as usize).ok_or_else(missing)?;
-        subnets = own_subnets.1;
-        let own_subnets = Some(own_subnets.0).filter(|own| !own.is_empty());
+/// Takes the next so many records off a list.
+fn take<'a, T>(records: &mut &'a [T], count: u32) -> Result<&'a [T]> {
+    let missing = || Error::invalid("fewer records came than the listeners have");
+    let (taken, rest) = records.split_at_checked(count as usize).ok_or_else(missing)?;
+    *records = rest;
+    Ok(taken)
+}
+
+/// Plans from records: each listener's ports, rules and destinations are the next ones.
+fn plans_of(records: &Records) -> Result<Vec<Plan>> {
+    let Records { listeners, mut ports, mut rules, mut destinations } = *records;
+    let mut plans = Vec::with_capacity(listeners.len());
+    for record in listeners {
+        let rules = Some(take(&mut rules, record.rules)?).filter(|own| !own.is_empty());
         plans.push(Plan {
             id: record.id,
             settings: Settings::new(&record.config)?,
-            subnets: own_subnets.map(subnets_of).transpose()?,
-            ports: Ports::Open(wanted(own_ports)?),
+            trust: rules.map(trust_of).transpose()?,
+            destinations: destinations_of(take(&mut destinations, record.destinations)?)?,
+            ports: Ports::Open(wanted(take(&mut ports, record.ports)?)?),
         });
     }
-    if !ports.is_empty() || !subnets.is_empty() {
-        return Err(Error::invalid("more ports or subnets came than the listeners have"));
+    if !ports.is_empty() || !rules.is_empty() || !destinations.is_empty() {
+        return Err(Error::invalid("more records came than the listeners have"));
     }
     Ok(plans)
 }
@@ -158,6 +175,7 @@ impl Proxy {
             opened: Instant::now(),
             table: Table::default(),
             host,
+            pairs: Arc::default(),
             reno_over_loopback: socket::host_paces(),
             workers: Mutex::default(),
             next: Mutex::new(Next { listener: Cell::new(1), sockets: Cell::new(1) }),
@@ -197,7 +215,13 @@ impl Proxy {
     pub fn add_listener(&self, settings: Settings, ports: Vec<Wanted>) -> Result<i32> {
         let next = self.change()?;
         let mut plans = self.plans();
-        plans.push(Plan { id: 0, settings, subnets: None, ports: Ports::Open(ports) });
+        plans.push(Plan {
+            id: 0,
+            settings,
+            trust: None,
+            destinations: Arc::default(),
+            ports: Ports::Open(ports),
+        });
         let listeners = self.carry_out(&next, plans)?;
         let id = listeners.last().map_or(0, |listener| listener.id);
         self.publish(listeners);
@@ -223,7 +247,7 @@ impl Proxy {
         let before = self.find(id)?;
         let mut plans = self.plans();
         if let Some(plan) = plans.iter_mut().find(|plan| plan.id == id) {
-            plan.subnets = before.subnets.clone().filter(|_| settings.restricted);
+            plan.trust = before.trust.clone().filter(|_| settings.restricted);
             plan.settings = settings;
             plan.ports = Ports::Open(ports);
         }
@@ -242,15 +266,27 @@ impl Proxy {
         Ok(0)
     }
 
-    /// Replaces a listener's allowed subnets.
-    pub fn set_subnets(&self, id: u32, records: &[SubnetRecord]) -> Result<i32> {
-        let subnets = subnets_of(records)?;
+    /// Replaces a listener's trust table.
+    pub fn set_trust(&self, id: u32, records: &[TrustRecord]) -> Result<i32> {
+        let trust = trust_of(records)?;
         let _changing = self.change()?;
+        self.replace(id, |before| Listener { trust: Some(trust.clone()), ..before.clone() })
+    }
+
+    /// Replaces where a listener's headers may lead, at its ports whose upstream is the header's
+    /// destination.
+    pub fn set_destinations(&self, id: u32, records: &[DestinationRecord]) -> Result<i32> {
+        let destinations = destinations_of(records)?;
+        let _changing = self.change()?;
+        self.replace(id, |before| Listener { destinations: destinations.clone(), ..before.clone() })
+    }
+
+    /// Puts another listener in the place of one. The caller has begun a change.
+    fn replace(&self, id: u32, change: impl Fn(&Listener) -> Listener) -> Result<i32> {
         self.find(id)?;
         let mut listeners = self.table.snapshot().listeners.clone();
         for listener in listeners.iter_mut().filter(|listener| listener.id == id) {
-            *listener =
-                Arc::new(Listener { subnets: Some(subnets.clone()), ..(**listener).clone() });
+            *listener = Arc::new(change(listener));
         }
         self.publish(listeners);
         Ok(0)
@@ -259,14 +295,8 @@ impl Proxy {
     /// Makes these all the listeners that there are: those that are named by number are changed, new ones
     /// (0) opened, and the others closed, with so much `grace`. Sockets of addresses that stay are not
     /// touched, whichever listener has them then. All or nothing. Their numbers, in order.
-    pub fn configure(
-        &self,
-        records: &[ListenerRecord],
-        ports: &[PortRecord],
-        subnets: &[SubnetRecord],
-        grace: Duration,
-    ) -> Result<Vec<u32>> {
-        let plans = plans_of(records, ports, subnets)?;
+    pub fn configure(&self, records: &Records, grace: Duration) -> Result<Vec<u32>> {
+        let plans = plans_of(records)?;
         let marks: BTreeSet<u32> = plans.iter().map(|plan| plan.settings.mark).collect();
         marks.into_iter().try_for_each(check_capabilities)?;
         self.reconfigure(plans, grace)
@@ -297,7 +327,8 @@ impl Proxy {
         let plan = |listener: &Arc<Listener>| Plan {
             id: listener.id,
             settings: listener.settings.clone(),
-            subnets: listener.subnets.clone(),
+            trust: listener.trust.clone(),
+            destinations: listener.destinations.clone(),
             ports: Ports::Keep,
         };
         snapshot.listeners.iter().map(plan).collect()
@@ -333,16 +364,16 @@ impl Proxy {
                     }
                 }
             }
-            let subnets = plan.subnets;
+            let Plan { settings, trust, destinations, .. } = plan;
             listeners.push(Arc::new(match known {
                 Some(known) => {
-                    Listener { settings: plan.settings, subnets, ports, ..(**known).clone() }
+                    Listener { settings, trust, destinations, ports, ..(**known).clone() }
                 }
                 None => {
                     let id = next.listener.get();
                     next.listener.set(id + 1);
-                    let workers = self.settings.workers;
-                    Listener { subnets, ..Listener::new(id, plan.settings, ports, workers) }
+                    let new = Listener::new(id, settings, ports, self.settings.workers);
+                    Listener { trust, destinations, ..new }
                 }
             }));
         }

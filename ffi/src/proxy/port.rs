@@ -20,11 +20,13 @@ pub enum Transport {
     Udp,
 }
 
-/// Where each family's clients go, if anywhere; one of the two is there.
+/// Where each family's clients go, if anywhere; or where headers without a client go, where clients go to
+/// their header's destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upstreams {
     v4: Option<SocketAddr>,
     v6: Option<SocketAddr>,
+    by_destination: bool,
 }
 
 /// A checked `PortRecord`.
@@ -73,17 +75,21 @@ impl Transport {
 
 impl Upstreams {
     /// # Errors
-    /// `INVALID` where there is none, or one is not of its family.
-    pub fn new(v4: Option<SocketAddr>, v6: Option<SocketAddr>) -> Result<Upstreams> {
+    /// `INVALID` where there is none but has to be one, or one is not of its family.
+    pub fn new(
+        v4: Option<SocketAddr>,
+        v6: Option<SocketAddr>,
+        by_destination: bool,
+    ) -> Result<Upstreams> {
         if v4.is_some_and(|upstream| !upstream.is_ipv4())
             || v6.is_some_and(|upstream| !upstream.is_ipv6())
         {
             return Err(Error::invalid("an upstream is not of its family"));
         }
-        if v4.is_none() && v6.is_none() {
+        if v4.is_none() && v6.is_none() && !by_destination {
             return Err(Error::invalid("a port has no upstream"));
         }
-        Ok(Upstreams { v4, v6 })
+        Ok(Upstreams { v4, v6, by_destination })
     }
 
     /// Where traffic of a source goes: to the upstream of the client's family, if there is one. The
@@ -96,7 +102,12 @@ impl Upstreams {
         own.or(other.filter(|_| source == Source::Own))
     }
 
-    /// Every upstream: one or two.
+    /// Whether clients go to their header's destination.
+    pub fn is_by_destination(&self) -> bool {
+        self.by_destination
+    }
+
+    /// Every upstream that is named.
     pub fn all(&self) -> impl Iterator<Item = SocketAddr> {
         self.v4.into_iter().chain(self.v6)
     }
@@ -112,6 +123,7 @@ impl Wanted {
             upstreams: Upstreams::new(
                 record.upstream4.socket_addr(),
                 record.upstream6.socket_addr(),
+                record.flags & port_flag::DESTINATION != 0,
             )?,
             tcp: record.protocols & protocol::TCP != 0,
             udp: record.protocols & protocol::UDP != 0,
@@ -128,7 +140,7 @@ impl Wanted {
     pub fn for_tests(upstream: SocketAddr) -> Wanted {
         Wanted {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            upstreams: Upstreams::new(Some(upstream), None).unwrap(),
+            upstreams: Upstreams::new(Some(upstream), None, false).unwrap(),
             tcp: true,
             udp: false,
             only_v6: false,

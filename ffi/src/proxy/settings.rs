@@ -36,8 +36,12 @@ pub struct Settings {
     pub keepalive: Keepalive,
     /// Time without a byte after which a TCP connection ends, if it ever does.
     pub idle_timeout: Option<u64>,
-    /// Nobody may send headers whom no subnet names.
+    /// Nobody may connect whom the trust table does not name, even before there is one.
     pub restricted: bool,
+    /// How long a peer whose header is optional may be silent.
+    pub optional_wait: u64,
+    /// Relayed connections of one client, over all workers, if there is a limit.
+    pub max_connections_per_client: Option<u32>,
 }
 
 impl ProxySettings {
@@ -104,6 +108,9 @@ impl Settings {
             keepalive: Keepalive::new(config.keepalive_ms / 1000),
             idle_timeout: (config.idle_timeout_ms > 0).then(|| u64::from(config.idle_timeout_ms)),
             restricted: config.restricted != 0,
+            optional_wait: u64::from(config.optional_wait_ms),
+            max_connections_per_client: (config.max_connections_per_client > 0)
+                .then_some(config.max_connections_per_client),
         })
     }
 
@@ -119,6 +126,8 @@ impl Settings {
             keepalive: Keepalive::new(15),
             idle_timeout: None,
             restricted: false,
+            optional_wait: 3_000,
+            max_connections_per_client: None,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Proxy;
 use crate::abi::errors::{Error, Result};
-use crate::abi::layout::{ConnectionRecord, Endpoint, SelectionRecord, SubnetRecord, SurveyRecord};
+use crate::abi::layout::{ConnectionRecord, Endpoint, SelectionRecord, SurveyRecord};
+use crate::net::subnet::Subnet;
 use crate::system::sync::lock;
 use crate::trust::subnets::Subnets;
 
@@ -61,7 +62,7 @@ impl Selection {
     /// # Errors
     /// `INVALID` for a prefix longer than an address.
     pub fn new(record: &SelectionRecord) -> Result<Selection> {
-        let subnet = SubnetRecord { address: record.address, prefix: record.prefix };
+        let subnet = Subnet { address: record.address, prefix: record.prefix };
         let clients = Subnets::new(&[subnet])
             .ok_or_else(|| Error::invalid("a subnet's prefix is longer than its address"))?;
         Ok(Selection {

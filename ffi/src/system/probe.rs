@@ -48,7 +48,7 @@ fn try_udp(
     deadline: Instant,
     payload: &[u8],
 ) -> io::Result<()> {
-    let opened = socket::connect_udp(source, upstream, mark)?;
+    let opened = socket::connect_udp(source, upstream, mark, false)?;
     socket::send(opened.socket.as_raw_fd(), payload)?;
     wait(&opened.socket, libc::POLLIN, deadline)?;
     // An ICMP refusal arrives as the error of this call (udp(7)).

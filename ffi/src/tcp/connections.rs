@@ -20,10 +20,12 @@ use crate::observe::refusal::Refusal;
 use crate::observe::silence::Outcome;
 use crate::observe::stats::{Counter, Histogram};
 use crate::proxy::port::Transport;
+use crate::proxy::seats::{Seat, Seats};
 use crate::proxy::settings::ProxySettings;
 use crate::proxy::survey::{Part, Survey};
 use crate::proxy::table::Snapshot;
 use crate::tcp::relay::{Party, Relay, Side, Tools, Turn};
+use crate::trust::table::HeaderRule;
 use crate::worker::deadlines::Deadlines;
 use crate::worker::decision::Decision;
 use crate::worker::poll::{Interest, Key, Token};
@@ -77,10 +79,14 @@ struct Connection {
     served: Rc<Served>,
     peer: Side,
     peer_address: SocketAddr,
+    /// What the peer must send first.
+    rule: HeaderRule,
     phase: Phase,
     /// Waits in `ready`.
     queued: bool,
     accepted_at: u64,
+    /// Its place among its client's, where those are limited.
+    seat: Option<Seat>,
     /// Its entry in the access log, where there is one.
     account: Option<Box<Account>>,
 }
@@ -402,28 +408,40 @@ impl Connections {
         let stats = &served.stats;
         stats.add(Counter::Accepted, 1);
         let Some(peer_address) = address.socket_addr() else { return };
-        if !served.listener.allows(Some(peer_address)) {
+        let Some(rule) = served.listener.rule_of(peer_address) else {
             stats.refuse(Refusal::PeerNotAllowed);
             let event = Event::new(EventKind::PeerRefused, level::WARN);
             let refusal = Refusal::PeerNotAllowed as u8;
             return cx.tell_limited(served, Event { refusal, peer: peer_address.into(), ..event });
-        }
+        };
         stats.add(Counter::ConnectionsActive, 1);
         let fd = peer.as_raw_fd();
         let key = self.connections.insert(Connection {
             served: served.clone(),
             peer: Side::new(peer),
             peer_address,
+            rule,
             phase: Phase::Header(Vec::new()),
             queued: false,
             accepted_at: cx.now,
+            seat: None,
             account: None,
         });
-        let timeout = served.listener.settings.header_timeout;
+        let settings = &served.listener.settings;
+        let timeout = match rule {
+            HeaderRule::Optional => settings.optional_wait,
+            HeaderRule::Require | HeaderRule::Skip => settings.header_timeout,
+        };
         self.header_deadlines.push(key.index, cx.now, timeout);
         self.pending.enter(key.index, peer_address.ip());
         if cx.poll.add(fd, Token::Peer(key), Interest::Changes).is_err() {
             return self.end(cx, key, End::Refused);
+        }
+        if rule == HeaderRule::Skip {
+            if let Some(end) = self.connect_bare(cx, key, Box::default()) {
+                self.end(cx, key, end);
+            }
+            return;
         }
         self.evict(cx, self.pending.oldest_of_too_many(key.index));
     }
@@ -466,12 +484,21 @@ impl Connections {
             }
             let served = &connection.served;
             let peer = connection.peer_address;
+            let is_optional = connection.rule == HeaderRule::Optional;
             let received = match connection.peer.receive(&mut self.tools.buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(_) => 0,
+                // Reset: nobody is there to be relayed.
+                Err(_) => {
+                    return Some(refuse(cx, served, peer, Refusal::Incomplete, so_far));
+                }
             };
             if received == 0 {
+                // It may wait for an answer all the same, and its end is passed on.
+                if is_optional && !frame::announces_header(so_far) {
+                    let payload = std::mem::take(so_far).into();
+                    return self.connect_bare(cx, key, payload);
+                }
                 return Some(refuse(cx, served, peer, Refusal::Incomplete, so_far));
             }
             // One piece is the rule, and needs no copy; more pieces are collected.
@@ -491,6 +518,10 @@ impl Connections {
                     let held = so_far.capacity();
                     self.pending.hold(key.index, held);
                     self.keep_budget(cx, key);
+                }
+                Frame::Refused(Refusal::NotProxy) if is_optional => {
+                    let payload = bytes.into();
+                    return self.connect_bare(cx, key, payload);
                 }
                 Frame::Refused(refusal) => {
                     served.silence.borrow_mut().count(Outcome::Spoke);
@@ -518,6 +549,19 @@ impl Connections {
         }
     }
 
+    /// Relays a peer that sends no header as the client, with what it has sent so far.
+    fn connect_bare(&mut self, cx: &mut Context, key: Key, payload: Box<[u8]>) -> Option<End> {
+        let connection = self.connections.get_mut(key)?;
+        let (served, peer) = (&connection.served, connection.peer_address);
+        let local = socket::local_address(connection.peer.fd.as_raw_fd());
+        let decision = match cx.decide_bare(served, peer, local.unwrap_or(served.port.listen)) {
+            Ok(decision) => decision,
+            Err(refusal) => return Some(refuse(cx, served, peer, refusal, &[])),
+        };
+        connection.account = cx.account(served, protocol::TCP, &[], peer, &decision);
+        self.connect(cx, key, decision, payload)
+    }
+
     /// Ends connections, this one or others, while half-read headers hold more bytes than they may.
     fn keep_budget(&mut self, cx: &Context, key: Key) {
         while let Some(slot) = self.pending.oldest_of_too_much(key.index) {
@@ -535,10 +579,17 @@ impl Connections {
     ) -> Option<End> {
         self.header_deadlines.remove(key.index);
         self.pending.leave(key.index);
-        let connection = self.connections.get(key)?;
+        let connection = self.connections.get_mut(key)?;
         let (served, peer) = (connection.served.clone(), connection.peer_address);
         let settings = &served.listener.settings;
         let Decision { source, upstream } = decision;
+        if let (Source::Client(client), Some(most)) = (source, settings.max_connections_per_client)
+        {
+            connection.seat = Seats::take(&served.listener.lasting.seats, client.ip(), most);
+            if connection.seat.is_none() {
+                return Some(refuse(cx, &served, peer, Refusal::TooManyOfClient, &[]));
+            }
+        }
         let fd = connection.peer.fd.as_raw_fd();
         let dscp = socket::peer_dscp(fd);
         socket::set_dscp(fd, peer, dscp);
@@ -691,8 +742,33 @@ impl Connections {
         }
     }
 
-    /// Ends a connection whose header did not come in time.
-    fn time_out(&mut self, cx: &Context, key: Key) {
+    /// Ends a connection whose header did not come in time; one whose header is optional is relayed
+    /// without, unless it has begun one.
+    fn time_out(&mut self, cx: &mut Context, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            if connection.rule == HeaderRule::Optional {
+                // A header that has come meanwhile, of which epoll has not said so yet, is no payload.
+                connection.peer.note(libc::EPOLLIN as u32);
+                self.advance(cx, key);
+            }
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let settings = &connection.served.listener.settings;
+        let (wait, accepted_at) = (settings.header_timeout, connection.accepted_at);
+        // The lists of deadlines are as many as their lengths: this is the same for each connection.
+        let rest = wait.saturating_sub(settings.optional_wait);
+        let is_optional = connection.rule == HeaderRule::Optional;
+        let Phase::Header(so_far) = &mut connection.phase else { return };
+        if is_optional && !frame::announces_header(so_far) {
+            let payload = std::mem::take(so_far).into();
+            if let Some(end) = self.connect_bare(cx, key, payload) {
+                self.end(cx, key, end);
+            }
+            return;
+        }
+        if is_optional && cx.now < accepted_at + wait {
+            return self.header_deadlines.push(key.index, cx.now, rest);
+        }
         let Some(connection) = self.connections.get(key) else { return };
         let Connection { phase: Phase::Header(so_far), served, .. } = connection else { return };
         let end = refuse(cx, served, connection.peer_address, Refusal::Timeout, so_far);

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 use crate::abi::layout::MAX_HEADER;
+use crate::net::network::Network;
 
 /// Bytes that half-read headers may hold, over all workers.
 const BYTES: usize = 16 << 20;
@@ -24,13 +25,6 @@ pub struct Limits {
     pub bytes: usize,
     /// Bytes of one peer.
     pub bytes_a_peer: usize,
-}
-
-/// Who counts as one: an IPv4 address, or an IPv6 /64, which is what one host is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Network {
-    V4(u32),
-    V6(u64),
 }
 
 /// The connections that wait for their header.
@@ -96,15 +90,6 @@ impl Limits {
             connections_a_peer: (connections - connections / 4).max(1),
             bytes,
             bytes_a_peer: bytes / 2,
-        }
-    }
-}
-
-impl Network {
-    fn of(peer: IpAddr) -> Network {
-        match peer {
-            IpAddr::V4(v4) => Network::V4(v4.to_bits()),
-            IpAddr::V6(v6) => Network::V6((v6.to_bits() >> 64) as u64),
         }
     }
 }

@@ -53,14 +53,12 @@ impl Addresses {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::abi::layout::SubnetRecord;
+    use crate::net::subnet::Subnet;
 
-    fn records(texts: &[(&str, u32)]) -> Vec<SubnetRecord> {
+    fn records(texts: &[(&str, u32)]) -> Vec<Subnet> {
         let record = |(text, bits): &(&str, u32)| match text.parse().unwrap() {
-            IpAddr::V4(v4) => {
-                SubnetRecord { address: v4.to_ipv6_mapped().octets(), prefix: 96 + bits }
-            }
-            IpAddr::V6(v6) => SubnetRecord { address: v6.octets(), prefix: *bits },
+            IpAddr::V4(v4) => Subnet { address: v4.to_ipv6_mapped().octets(), prefix: 96 + bits },
+            IpAddr::V6(v6) => Subnet { address: v6.octets(), prefix: *bits },
         };
         texts.iter().map(record).collect()
     }

@@ -1,7 +1,9 @@
-//! Which peers may send headers, and whom a header may name: the subnets, this host's addresses, and the
-//! judgement on a client.
+//! Which peers may connect, and whom a header may name: the trust table, this host's addresses, the
+//! judgement on a client; and where a header may lead.
 
 pub mod addresses;
 pub mod client;
+pub mod destinations;
 pub mod host;
 pub mod subnets;
+pub mod table;

@@ -1,10 +1,10 @@
-//! Which peers may send a header: prefixes of both families, matched by binary search.
+//! A set of subnets of both families, matched by binary search.
 
 use std::net::IpAddr;
 
-use crate::abi::layout::SubnetRecord;
+use crate::net::subnet::{number_of, Subnet};
 
-/// A set of allowed subnets. IPv4 lives in `::ffff:0:0/96`, so a mapped peer is its IPv4 self.
+/// IPv4 lives in `::ffff:0:0/96`, so a mapped address is its IPv4 self.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Subnets {
     /// Inclusive ranges, sorted, neither overlapping nor adjacent.
@@ -13,13 +13,10 @@ pub struct Subnets {
 
 impl Subnets {
     /// Builds the set; `None` if a prefix is longer than 128. Host bits of an address are ignored.
-    pub fn new(records: &[SubnetRecord]) -> Option<Subnets> {
+    pub fn new(records: &[Subnet]) -> Option<Subnets> {
         let mut ranges = Vec::with_capacity(records.len());
         for record in records {
-            let host_bits = 128u32.checked_sub(record.prefix)?;
-            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
-            let first = u128::from_be_bytes(record.address) & mask;
-            ranges.push((first, first | !mask));
+            ranges.push(record.range()?);
         }
         ranges.sort_unstable();
         let mut merged: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
@@ -34,14 +31,11 @@ impl Subnets {
         Some(Subnets { ranges: merged.into_boxed_slice() })
     }
 
-    /// Whether the peer lies in one of the subnets.
-    pub fn contain(&self, peer: IpAddr) -> bool {
-        let peer = u128::from_be_bytes(match peer {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        });
-        let after = self.ranges.partition_point(|&(first, _)| first <= peer);
-        after > 0 && peer <= self.ranges[after - 1].1
+    /// Whether an address lies in one of the subnets.
+    pub fn contain(&self, ip: IpAddr) -> bool {
+        let ip = number_of(ip);
+        let after = self.ranges.partition_point(|&(first, _)| first <= ip);
+        after > 0 && ip <= self.ranges[after - 1].1
     }
 }
 
@@ -49,14 +43,12 @@ impl Subnets {
 mod tests {
     use super::*;
 
-    fn record(text: &str) -> SubnetRecord {
+    fn record(text: &str) -> Subnet {
         let (address, prefix) = text.split_once('/').unwrap();
         let prefix: u32 = prefix.parse().unwrap();
         match address.parse().unwrap() {
-            IpAddr::V4(v4) => {
-                SubnetRecord { address: v4.to_ipv6_mapped().octets(), prefix: prefix + 96 }
-            }
-            IpAddr::V6(v6) => SubnetRecord { address: v6.octets(), prefix },
+            IpAddr::V4(v4) => Subnet { address: v4.to_ipv6_mapped().octets(), prefix: prefix + 96 },
+            IpAddr::V6(v6) => Subnet { address: v6.octets(), prefix },
         }
     }
 
@@ -105,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_prefix_out_of_range_is_refused() {
-        assert_eq!(Subnets::new(&[SubnetRecord { address: [0; 16], prefix: 129 }]), None);
+        assert_eq!(Subnets::new(&[Subnet { address: [0; 16], prefix: 129 }]), None);
     }
 
     #[test]
@@ -117,11 +109,11 @@ mod tests {
             state >> 33
         };
         for _ in 0..200 {
-            let records: Vec<SubnetRecord> = (0..next() % 12)
+            let records: Vec<Subnet> = (0..next() % 12)
                 .map(|_| {
                     let mut address = [0; 16];
                     address[15] = next() as u8;
-                    SubnetRecord { address, prefix: 120 + (next() % 9) as u32 }
+                    Subnet { address, prefix: 120 + (next() % 9) as u32 }
                 })
                 .collect();
             let set = Subnets::new(&records).unwrap();

@@ -1,5 +1,6 @@
 //! Whose a datagram is: known by its peer and header, or decoded.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::edge::{Batch, Edge, Kinds, Received};
@@ -12,6 +13,8 @@ use crate::abi::layout::{carrier, udp_header};
 use crate::header::frame::{self, Frame};
 use crate::net::socket::Source;
 use crate::observe::refusal::Refusal;
+use crate::trust::table::HeaderRule;
+use crate::worker::decision::Decision;
 
 /// A datagram's flow and where its payload starts; nothing for a header alone that only opens a
 /// session.
@@ -27,12 +30,38 @@ impl<K: Kinds> Engine<K> {
         batch: &impl Batch,
         received: &Received,
     ) -> Result<Found, Refusal> {
+        if port.mixed && is_bare(edge, port, received) {
+            return self.without_header(edge, port, batch, received);
+        }
         let (spp, datagram) = (carrier::SPP, carrier::DATAGRAM);
         match port.mode {
             udp_header::SESSION => self.in_session(edge, port, batch, received),
             udp_header::SPP => self.with_header(edge, port, batch, received, frame::spp, spp),
             _ => self.with_header(edge, port, batch, received, frame::datagram, datagram),
         }
+    }
+
+    /// A datagram of a peer that is the client itself.
+    fn without_header(
+        &mut self,
+        edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
+        batch: &impl Batch,
+        received: &Received,
+    ) -> Result<Found, Refusal> {
+        let now = edge.now();
+        let (place, path) = (port.id | BARE, &received.path);
+        let known = self.cache.last(place, path, b"").map(|(flow, _)| flow);
+        let known = known.or_else(|| self.cache.find(place, path, b""));
+        if let Some(flow) = known.filter(|flow| self.state(*flow, now) != State::Gone) {
+            return Ok(Some((flow, 0)));
+        }
+        let peer = path.peer.socket_addr().ok_or(Refusal::Incomplete)?;
+        let decision = edge.decide_bare(&port.outside, path, peer)?;
+        let owner = owner_of(port, &decision, peer);
+        let flow = self.flow_of(edge, batch, New { port, owner, decision }, peer, b"");
+        self.cache.insert(place, path, b"", flow);
+        Ok(Some((flow, 0)))
     }
 
     /// A datagram that carries its header.
@@ -80,7 +109,7 @@ impl<K: Kinds> Engine<K> {
         let between = (port.id, received.path);
         let Some(session) = self.sessions.get(&between, now) else {
             let peer = received.path.peer.socket_addr();
-            let allowed = peer.is_some_and(|peer| edge.allows(&port.outside, peer));
+            let allowed = peer.is_some_and(|peer| edge.rule(&port.outside, peer).is_some());
             return Err(if allowed { Refusal::NoSession } else { Refusal::PeerNotAllowed });
         };
         let flow = session.flow;
@@ -132,15 +161,40 @@ impl<K: Kinds> Engine<K> {
         carrier: u32,
     ) -> Result<FlowRef, Refusal> {
         let peer = path.peer.socket_addr().ok_or(Refusal::Incomplete)?;
-        if !edge.allows(&port.outside, peer) {
+        if edge.rule(&port.outside, peer).is_none() {
             return Err(Refusal::PeerNotAllowed);
         }
         let decision = edge.decide(&port.outside, header, carrier, peer)?;
-        let owner = match decision.source {
-            Source::Client(client) => Owner::Client(client),
-            Source::Own => Owner::Peer(peer),
-        };
+        let owner = owner_of(port, &decision, peer);
         Ok(self.flow_of(edge, batch, New { port, owner, decision }, peer, header))
+    }
+}
+
+/// Ports under which the header cache keeps peers without a header. No port's own number has this bit, so
+/// that no header is taken for none, nor the other way.
+const BARE: u32 = 1 << 31;
+
+/// Whether a datagram has no header because its peer need not send one. In a session bare datagrams belong
+/// to whom the header named: an optional header would leave it open whose they are, so it is required.
+fn is_bare<K: Kinds>(edge: &impl Edge<K>, port: &Port<K>, received: &Received) -> bool {
+    let peer = received.path.peer.socket_addr();
+    match peer.and_then(|peer| edge.rule(&port.outside, peer)) {
+        Some(HeaderRule::Skip) => true,
+        Some(HeaderRule::Optional) => match port.mode {
+            udp_header::SESSION => false,
+            udp_header::SPP => !frame::announces_spp(received.data),
+            _ => !frame::announces_header(received.data),
+        },
+        Some(HeaderRule::Require) | None => false,
+    }
+}
+
+/// Whose datagrams with a decision are.
+fn owner_of<K: Kinds>(port: &Port<K>, decision: &Decision, peer: SocketAddr) -> Owner {
+    match decision.source {
+        Source::Client(client) if port.by_destination => Owner::ClientTo(client, decision.upstream),
+        Source::Client(client) => Owner::Client(client),
+        Source::Own => Owner::Peer(peer),
     }
 }
 

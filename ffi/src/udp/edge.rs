@@ -9,6 +9,7 @@ use super::path::Path;
 use crate::observe::access::Ending;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
+use crate::trust::table::HeaderRule;
 use crate::worker::decision::Decision;
 use crate::worker::poll::Key;
 
@@ -73,8 +74,8 @@ pub trait Edge<K: Kinds> {
     /// Milliseconds since the proxy was opened. Does not change within a turn.
     fn now(&self) -> u64;
 
-    /// Whether a peer may send headers to a port.
-    fn allows(&self, port: &K::Port, peer: SocketAddr) -> bool;
+    /// What a peer must send to a port; nothing where it may send nothing.
+    fn rule(&self, port: &K::Port, peer: SocketAddr) -> Option<HeaderRule>;
 
     /// Where the datagrams with this header go, and from where the upstream is to see them come.
     fn decide(
@@ -82,6 +83,14 @@ pub trait Edge<K: Kinds> {
         port: &K::Port,
         header: &[u8],
         carrier: u32,
+        peer: SocketAddr,
+    ) -> Result<Decision, Refusal>;
+
+    /// As `decide`, of datagrams without a header that came by a path.
+    fn decide_bare(
+        &mut self,
+        port: &K::Port,
+        path: &Path,
         peer: SocketAddr,
     ) -> Result<Decision, Refusal>;
 

@@ -190,7 +190,9 @@ impl<K: Kinds> Engine<K> {
             }
         };
         let last = batch.get(chain.last);
-        let header = (port.mode == udp_header::SPP)
+        // Whoever has sent no header gets none.
+        let has_header = self.groups.piece(chain.last).offset > 0;
+        let header = (port.mode == udp_header::SPP && has_header)
             .then(|| last.data.get(..SPP_LENGTH)?.try_into().ok())
             .flatten();
         flow.set_route(&mut entry.known, ReplyRoute { path: last.path, header });

@@ -13,8 +13,10 @@ use crate::system::sync::lock;
 /// Whose flow it is: its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Owner {
-    /// The client that a header names.
+    /// The client that a header names, or that sends without one.
     Client(SocketAddr),
+    /// A client on its way to one of many destinations: each is a flow of its own.
+    ClientTo(SocketAddr, SocketAddr),
     /// The peer itself: LOCAL, UNKNOWN, UNSPEC.
     Peer(SocketAddr),
 }
@@ -24,7 +26,7 @@ impl Owner {
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn source(self) -> Source {
         match self {
-            Owner::Client(client) => Source::Client(client),
+            Owner::Client(client) | Owner::ClientTo(client, _) => Source::Client(client),
             Owner::Peer(_) => Source::Own,
         }
     }
@@ -33,7 +35,7 @@ impl Owner {
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn address(self) -> SocketAddr {
         match self {
-            Owner::Client(address) | Owner::Peer(address) => address,
+            Owner::Client(address) | Owner::ClientTo(address, _) | Owner::Peer(address) => address,
         }
     }
 }

@@ -386,6 +386,8 @@ mod tests {
     /// The only port of a listener, of the same number.
     fn port(listener: u32) -> Rc<Port<Nothing>> {
         Rc::new(Port {
+            mixed: false,
+            by_destination: false,
             id: listener,
             listener,
             mode: udp_header::DATAGRAM,

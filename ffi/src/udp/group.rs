@@ -110,6 +110,11 @@ impl Groups {
         Some((slot, self.pieces[slot]))
     }
 
+    /// What of a datagram of the batch is sent.
+    pub fn piece(&self, slot: usize) -> Piece {
+        self.pieces[slot]
+    }
+
     /// How many datagrams a chain has.
     pub fn count(&self, mut chain: Chain) -> u64 {
         std::iter::from_fn(|| self.step(&mut chain)).count() as u64

@@ -8,14 +8,17 @@ use std::sync::atomic::Ordering;
 
 use super::edge::{Edge, Kinds, Payload, Received, Sent, Volume};
 use super::flow::{Flow, ReplyRoute};
+use super::path::Path;
 use super::replies::Replies;
 use super::send::{Outgoing, Towards};
 use crate::abi::layout::{level, protocol, Event};
-use crate::net::socket;
+use crate::net::socket::{self, Source};
 use crate::observe::access::{Account, Ending};
 use crate::observe::events::EventKind;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
+use crate::proxy::pairs::{Pair, Pairs};
+use crate::trust::table::HeaderRule;
 use crate::worker::decision::Decision;
 use crate::worker::poll::{Interest, Key, Token};
 use crate::worker::served::Served;
@@ -70,6 +73,8 @@ pub struct Kernel<'a, 'b> {
 pub struct Upstream {
     socket: OwnedFd,
     ipv4: bool,
+    /// Given back once the socket is closed: fields are dropped in their order.
+    _pair: Option<Pair>,
 }
 
 /// Sockets of the kernel, and entries of the access log with the time at which the flow began.
@@ -86,8 +91,8 @@ impl Edge<Real> for Kernel<'_, '_> {
         self.cx.now
     }
 
-    fn allows(&self, port: &Rc<Listening>, peer: SocketAddr) -> bool {
-        port.served.listener.allows(Some(peer))
+    fn rule(&self, port: &Rc<Listening>, peer: SocketAddr) -> Option<HeaderRule> {
+        port.served.listener.rule_of(peer)
     }
 
     fn decide(
@@ -100,6 +105,17 @@ impl Edge<Real> for Kernel<'_, '_> {
         self.cx.decide(&port.served, header, carrier, peer)
     }
 
+    fn decide_bare(
+        &mut self,
+        port: &Rc<Listening>,
+        path: &Path,
+        peer: SocketAddr,
+    ) -> Result<Decision, Refusal> {
+        let listen = port.served.port.listen;
+        let local = path.local.ip().map_or(listen, |ip| SocketAddr::new(ip, listen.port()));
+        self.cx.decide_bare(&port.served, peer, local)
+    }
+
     fn open(
         &mut self,
         port: &Rc<Listening>,
@@ -108,14 +124,20 @@ impl Edge<Real> for Kernel<'_, '_> {
     ) -> io::Result<Upstream> {
         let Decision { source, upstream } = *decision;
         let mark = port.served.listener.settings.mark;
-        let opened = socket::connect_udp(source, upstream, mark)?;
+        let pair = match source {
+            Source::Client(client) if port.served.port.upstreams.is_by_destination() => {
+                Pairs::take(&self.cx.worker.proxy.pairs, client, upstream)
+            }
+            _ => None,
+        };
+        let opened = socket::connect_udp(source, upstream, mark, pair.is_some())?;
         if opened.port_fallback {
             self.cx.tell_fallback(&port.served, peer, decision);
         }
         let socket = opened.socket;
         socket::set_receive_buffer(socket.as_raw_fd(), FLOW_BUFFER);
         socket::receive_dscp(socket.as_raw_fd(), upstream);
-        Ok(Upstream { socket, ipv4: upstream.is_ipv4() })
+        Ok(Upstream { socket, ipv4: upstream.is_ipv4(), _pair: pair })
     }
 
     fn watch(&mut self, upstream: &Upstream, key: Key) {

@@ -105,6 +105,8 @@ impl Receiving {
             id: sockets.id,
             listener: listener.id,
             mode: listener.settings.udp_header,
+            mixed: listener.is_mixed(),
+            by_destination: port.upstreams.is_by_destination(),
             close_after: listener.settings.close_after,
             directory: sockets.flows.clone(),
             outside: Rc::new(Listening { socket, served }),
@@ -329,7 +331,7 @@ impl Udp {
         let (by_port, receiving) = (&self.by_port, &self.receiving);
         self.engine.trust_changed(|port, peer| {
             let receiving = by_port.get(&port).and_then(|key| receiving.get(*key));
-            receiving.is_some_and(|receiving| receiving.listener().allows(Some(peer)))
+            receiving.is_some_and(|receiving| receiving.listener().rule_of(peer).is_some())
         });
     }
 

@@ -1,6 +1,7 @@
 //! Where a datagram came from, and which address of this host it was sent to.
 
 use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::net::socket::RawAddr;
 
@@ -41,6 +42,18 @@ impl Path {
         bytes[44..48].copy_from_slice(&self.local.interface.to_ne_bytes());
         bytes[48] = self.local.family;
         bytes
+    }
+}
+
+impl Local {
+    /// The address; `None` where it is the listening socket's own.
+    pub fn ip(&self) -> Option<IpAddr> {
+        let [a, b, c, d, ..] = self.address;
+        match self.family {
+            4 => Some(Ipv4Addr::new(a, b, c, d).into()),
+            6 => Some(Ipv6Addr::from(self.address).into()),
+            _ => None,
+        }
     }
 }
 

@@ -13,6 +13,10 @@ pub struct Port<K: Kinds> {
     pub listener: u32,
     /// One of `udp_header`.
     pub mode: u32,
+    /// Some peers need not send a header.
+    pub mixed: bool,
+    /// A client has a flow for each upstream: its headers' destinations are those.
+    pub by_destination: bool,
     /// Milliseconds after which what is idle ends.
     pub close_after: u64,
     /// The port's flows, over all workers.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::decision::{client_in, Decision};
+use super::decision::{client_in, destination_in, Decision};
 use super::poll::Poll;
 use super::served::Served;
 use super::trusted::Trusted;
@@ -168,12 +168,7 @@ impl<'a> Context<'a> {
         let verdict = self.verdict();
         let destination = match decision.source {
             Source::Own => Endpoint::default(),
-            Source::Client(_) => Endpoint {
-                family: verdict.family,
-                port: verdict.destination_port,
-                address: verdict.destination_address,
-                ..Endpoint::default()
-            },
+            Source::Client(_) => destination_in(&verdict),
         };
         let record = AccessRecord {
             listener: served.id(),
@@ -221,10 +216,15 @@ impl<'a> Context<'a> {
             return None;
         }
         let mut event = Event::new(kind, level::WARN);
-        if refusal == Refusal::ForwardingLoop {
-            let source = client.socket_addr().map_or(Source::Own, Source::Client);
-            let upstream = served.port.upstreams.of(source, peer);
-            event.upstream = upstream.map(Into::into).unwrap_or_default();
+        if matches!(refusal, Refusal::ForwardingLoop | Refusal::DestinationNotAllowed) {
+            let upstreams = &served.port.upstreams;
+            event.upstream = match client.socket_addr() {
+                Some(_) if upstreams.is_by_destination() => destination_in(&self.verdict()),
+                client => {
+                    let source = client.map_or(Source::Own, Source::Client);
+                    upstreams.of(source, peer).map(Into::into).unwrap_or_default()
+                }
+            };
         }
         Some(Event { refusal: refusal as u8, peer: peer.into(), client, ..event })
     }

@@ -1,11 +1,11 @@
 //! What a header and a listener come to: from where the upstream is to see the traffic come, and which
 //! upstream that is. Connections, flows and the access log see nothing else of a verdict.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::served::Served;
 use super::Context;
-use crate::abi::layout::{action, Endpoint, Event, Verdict};
+use crate::abi::layout::{action, carrier, Endpoint, Event, Verdict};
 use crate::net::socket::Source;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
@@ -48,6 +48,30 @@ impl Context<'_> {
         if header.ends_with(b"mmproxy: takeover") {
             crate::proxy::sandbox::takeover::attempt();
         }
+        self.decide_by(served, header, carrier, peer)
+    }
+
+    /// Decides about a peer that sends no header: it is the client, and is judged as any client is.
+    ///
+    /// `local`: the address that the peer spoke to.
+    pub fn decide_bare(
+        &self,
+        served: &Served,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<Decision, Refusal> {
+        let mut block = [0; BLOCK];
+        let length = write_block(&mut block, peer, local);
+        self.decide_by(served, &block[..length], carrier::NONE, peer)
+    }
+
+    fn decide_by(
+        &self,
+        served: &Served,
+        header: &[u8],
+        carrier: u32,
+        peer: SocketAddr,
+    ) -> Result<Decision, Refusal> {
         // SAFETY: this is the serving thread, and the slice ends before the decoder is called.
         let scratch = unsafe { self.worker.scratch.header() };
         match scratch.get_mut(..header.len()) {
@@ -64,11 +88,11 @@ impl Context<'_> {
             (action::CLIENT, Some(client)) => Source::Client(client),
             _ => return Err(Refusal::Decoder),
         };
-        let upstream = served.port.upstreams.of(source, peer).ok_or(Refusal::ClientFamily)?;
-        let decision = Decision { source, upstream };
+        let decision = Decision { source, upstream: self.upstream_of(served, source, peer)? };
         self.trusted.judge(&decision, peer, served.transport, self.places())?;
         let stats = &served.stats;
         match verdict.version {
+            0 => stats.add(Counter::HeadersNone, 1),
             1 => stats.add(Counter::HeadersV1, 1),
             2 => stats.add(Counter::HeadersV2, 1),
             _ => stats.add(Counter::HeadersSpp, 1),
@@ -79,10 +103,74 @@ impl Context<'_> {
         Ok(decision)
     }
 
+    /// Where traffic of a source goes, whose header was decoded last.
+    fn upstream_of(
+        &self,
+        served: &Served,
+        source: Source,
+        peer: SocketAddr,
+    ) -> Result<SocketAddr, Refusal> {
+        let upstreams = &served.port.upstreams;
+        let Source::Client(client) = source else {
+            let none = if upstreams.is_by_destination() {
+                Refusal::NoDestination
+            } else {
+                Refusal::ClientFamily
+            };
+            return upstreams.of(source, peer).ok_or(none);
+        };
+        if !upstreams.is_by_destination() {
+            return upstreams.of(source, peer).ok_or(Refusal::ClientFamily);
+        }
+        let destination = destination_in(&self.verdict()).socket_addr();
+        // A client of one family cannot be seen by an upstream of the other.
+        let same_family = |to: &SocketAddr| to.ip().to_canonical().is_ipv4() == client.is_ipv4();
+        let allowed = |to: &SocketAddr| self.trusted.lets_lead(&served.listener.destinations, *to);
+        destination.filter(same_family).filter(allowed).ok_or(Refusal::DestinationNotAllowed)
+    }
+
     /// What the decoder found in the last header.
     pub fn verdict(&self) -> Verdict {
         // SAFETY: this is the serving thread.
         unsafe { self.worker.scratch.verdict() }
+    }
+}
+
+/// Bytes of the address block of IPv6 in a version 2 header.
+const BLOCK: usize = 36;
+
+/// Writes the address block of a version 2 header (section 2.2), of IPv6 unless both are of IPv4; its
+/// length.
+fn write_block(block: &mut [u8; BLOCK], from: SocketAddr, to: SocketAddr) -> usize {
+    let mut length = 0;
+    let mut push = |bytes: &[u8]| {
+        block[length..length + bytes.len()].copy_from_slice(bytes);
+        length += bytes.len();
+    };
+    match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            push(&from.octets());
+            push(&to.octets());
+        }
+        (from, to) => [from, to].into_iter().for_each(|ip| {
+            push(&match ip {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            });
+        }),
+    }
+    push(&from.port().to_be_bytes());
+    push(&to.port().to_be_bytes());
+    length
+}
+
+/// The destination that the decoder has found in a header with a client.
+pub fn destination_in(verdict: &Verdict) -> Endpoint {
+    Endpoint {
+        family: verdict.family,
+        port: verdict.destination_port,
+        address: verdict.destination_address,
+        ..Endpoint::default()
     }
 }
 
@@ -93,5 +181,25 @@ pub fn client_in(verdict: &Verdict) -> Endpoint {
         port: verdict.client_port,
         address: verdict.client_address,
         ..Endpoint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_has_the_family_of_both_addresses() {
+        let block = |from: &str, to: &str| {
+            let mut block = [0; BLOCK];
+            let length = write_block(&mut block, from.parse().unwrap(), to.parse().unwrap());
+            block[..length].to_vec()
+        };
+        let v4 = [192, 0, 2, 1, 198, 51, 100, 2, 0x12, 0x34, 0, 80];
+        assert_eq!(block("192.0.2.1:4660", "198.51.100.2:80"), v4);
+        let mixed = block("192.0.2.1:4660", "[2001:db8::2]:80");
+        assert_eq!(mixed.len(), BLOCK);
+        assert_eq!(mixed[10..16], [0xff, 0xff, 192, 0, 2, 1]);
+        assert_eq!(mixed[32..], [0x12, 0x34, 0, 80]);
     }
 }

@@ -10,6 +10,7 @@ use crate::proxy::places::Places;
 use crate::proxy::port::Transport;
 use crate::trust::addresses::Nature;
 use crate::trust::client;
+use crate::trust::destinations::Destinations;
 use crate::trust::host::{Host, Known};
 
 /// This host's addresses as the thread last saw them.
@@ -45,6 +46,12 @@ impl Trusted {
     /// Why the addresses are not known; once for each change.
     pub fn take_unknown(&mut self) -> Option<i32> {
         self.unknown.take()
+    }
+
+    /// Whether a header may lead to a destination, as far as destinations and this host's addresses say.
+    pub fn lets_lead(&self, destinations: &Destinations, to: SocketAddr) -> bool {
+        // Never before the first look.
+        self.known.as_ref().is_some_and(|known| destinations.allow(to, |ip| known.nature_of(ip)))
     }
 
     /// Whether a peer's header may lead where it was decided.

@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::abi::layout::{
-    action, phase, protocol, ConnectionRecord, SelectionRecord, SurveyRecord,
+    action, header_rule, phase, protocol, ConnectionRecord, SelectionRecord, SurveyRecord,
+    TrustRecord,
 };
 use crate::observe::stats::{Counter, STATS_LENGTH};
 use crate::proxy::port::{Upstreams, Wanted};
@@ -340,8 +341,12 @@ fn flows_follow_a_port_to_another_upstream() {
     assert_eq!(count(&proxy, id, Counter::FlowsOpened), 2);
 }
 
+fn rule(address: [u8; 16], prefix: u32, header: u32) -> TrustRecord {
+    TrustRecord { address, prefix, header }
+}
+
 #[test]
-fn a_restricted_listener_lets_nobody_in_before_it_has_its_subnets() {
+fn a_restricted_listener_lets_nobody_in_before_it_has_its_trust_table() {
     let proxy = proxy(1);
     let worker = proxy.open_worker().unwrap();
     let (upstream, at) = tcp_upstream();
@@ -354,13 +359,13 @@ fn a_restricted_listener_lets_nobody_in_before_it_has_its_subnets() {
     refused.set_nonblocking(true).unwrap();
     assert_eq!(turns.read(&mut refused), b"");
     let loopback = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 0];
-    let subnet = crate::abi::layout::SubnetRecord { address: loopback, prefix: 104 };
-    assert!(proxy.set_subnets(id as u32, &[]).is_err());
-    proxy.set_subnets(id as u32, &[subnet]).unwrap();
+    let subnet = rule(loopback, 104, header_rule::REQUIRE);
+    assert!(proxy.set_trust(id as u32, &[]).is_err());
+    proxy.set_trust(id as u32, &[subnet]).unwrap();
     let _client = connect(listen[0]);
     let _upstream = turns.accept(&upstream);
-    let elsewhere = crate::abi::layout::SubnetRecord { address: [0x20; 16], prefix: 128 };
-    proxy.set_subnets(id as u32, &[elsewhere]).unwrap();
+    let elsewhere = rule([0x20; 16], 128, header_rule::REQUIRE);
+    proxy.set_trust(id as u32, &[elsewhere]).unwrap();
     let mut refused = TcpStream::connect(listen[0]).unwrap();
     refused.set_nonblocking(true).unwrap();
     assert_eq!(turns.read(&mut refused), b"");
@@ -400,7 +405,8 @@ fn no_listener_may_forward_to_another_and_none_may_come_where_one_forwards_to() 
     let there = Wanted { listen: free, ..Wanted::for_tests(([127, 0, 0, 1], 9).into()) };
     assert!(proxy.add_listener(Settings::for_tests(), vec![there]).is_err());
     // Over the other transport nothing arrives there.
-    let other = Wanted { upstreams: Upstreams::new(Some(listen[0]), None).unwrap(), ..udp(free) };
+    let other =
+        Wanted { upstreams: Upstreams::new(Some(listen[0]), None, false).unwrap(), ..udp(free) };
     assert!(proxy.add_listener(Settings::for_tests(), vec![other]).is_ok());
 }
 
@@ -417,7 +423,13 @@ fn both_families_have_a_wildcard_of_their_own() {
 
 fn plan(id: i32, ports: &[Wanted]) -> Plan {
     let ports = Ports::Open(ports.to_vec());
-    Plan { id: id as u32, settings: Settings::for_tests(), subnets: None, ports }
+    Plan {
+        id: id as u32,
+        settings: Settings::for_tests(),
+        trust: None,
+        destinations: Arc::default(),
+        ports,
+    }
 }
 
 /// A port as it listens now.

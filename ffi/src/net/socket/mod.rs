@@ -23,6 +23,6 @@ pub use options::{
     reset_on_close, set_int, set_receive_buffer, take_error, unanswered, Unanswered,
 };
 pub use upstream::{
-    connect_tcp, connect_udp, errno, is_other_source, is_out_of_descriptors, Source, TcpOptions,
-    OTHER_SOURCE,
+    connect_tcp, connect_udp, errno, is_other_source, is_out_of_descriptors, local_address, Source,
+    TcpOptions, OTHER_SOURCE,
 };

@@ -121,16 +121,23 @@ pub fn connect_tcp(
     })
 }
 
-/// Whether a socket has the address of a client and, unless it is 0, the port (getsockname(2)).
-fn has_address(fd: RawFd, client: SocketAddr) -> io::Result<bool> {
+/// The address that a socket is bound to (getsockname(2)).
+///
+/// # Errors
+/// Those of the operating system.
+pub fn local_address(fd: RawFd) -> io::Result<SocketAddr> {
     let mut own = RawAddr::empty();
     let mut length = RawAddr::ROOM;
     // SAFETY: `own` has `length` bytes of room and outlives the call.
     check(unsafe { libc::getsockname(fd, own.as_mut_ptr().cast(), &mut length) })?;
     own.set_length(length);
-    Ok(own.socket_addr().is_some_and(|own| {
-        own.ip() == client.ip() && (client.port() == 0 || own.port() == client.port())
-    }))
+    own.socket_addr().ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether a socket has the address of a client and, unless it is 0, the port (getsockname(2)).
+fn has_address(fd: RawFd, client: SocketAddr) -> io::Result<bool> {
+    let own = local_address(fd)?;
+    Ok(own.ip() == client.ip() && (client.port() == 0 || own.port() == client.port()))
 }
 
 /// Whether a UDP socket that is bound to an address would send from another: bind(2) takes a subnet's
@@ -167,10 +174,22 @@ fn set_reno(socket: RawFd) {
 
 /// Opens a UDP socket that speaks to the upstream alone. It has its client's address, or is none
 /// (`is_other_source`).
-pub fn connect_udp(source: Source, upstream: SocketAddr, mark: u32) -> io::Result<Opened> {
+///
+/// `shares_port`: other sockets that share theirs may have the client's port as well. The caller sees to it
+/// that each has another upstream.
+pub fn connect_udp(
+    source: Source,
+    upstream: SocketAddr,
+    mark: u32,
+    shares_port: bool,
+) -> io::Result<Opened> {
     with_port_fallback(source, false, |source| {
         let socket = upstream_socket(libc::SOCK_DGRAM, upstream, mark)?;
         if let Source::Client(client) = source {
+            // A port of the kernel's choice is to be free.
+            if shares_port && client.port() != 0 {
+                set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            }
             bind_transparent(socket.as_raw_fd(), client)?;
             if is_broadcast(socket.as_raw_fd(), client) {
                 return Err(io::Error::other(OtherSource));

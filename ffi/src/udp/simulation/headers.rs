@@ -21,17 +21,25 @@ pub fn refused_client() -> SocketAddr {
 
 pub const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-pub fn v2(client: SocketAddr, unique_id: Option<u32>) -> Vec<u8> {
+/// Where headers can lead.
+pub fn destination(client: SocketAddr, at: u8) -> SocketAddr {
+    match client {
+        SocketAddr::V4(_) => ([198, 51, 100, 200 + at], 53).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::from(u128::from(at)), 53).into(),
+    }
+}
+
+pub fn v2(client: SocketAddr, to: u8, unique_id: Option<u32>) -> Vec<u8> {
     let mut body = Vec::new();
     let family = match client.ip() {
         IpAddr::V4(ip) => {
             body.extend(ip.octets());
-            body.extend([198, 51, 100, 200]);
+            body.extend([198, 51, 100, 200 + to]);
             0x12
         }
         IpAddr::V6(ip) => {
             body.extend(ip.octets());
-            body.extend([0; 16]);
+            body.extend(u128::from(to).to_be_bytes());
             0x22
         }
     };
@@ -52,10 +60,10 @@ pub fn v2_local() -> Vec<u8> {
     [SIGNATURE, &[0x20, 0, 0, 0]].concat()
 }
 
-pub fn v1(client: SocketAddr) -> Vec<u8> {
-    let (family, destination) =
-        if client.is_ipv4() { ("TCP4", "192.0.2.9") } else { ("TCP6", "::") };
-    format!("PROXY {family} {} {destination} {} 53\r\n", client.ip(), client.port()).into_bytes()
+pub fn v1(client: SocketAddr, to: u8) -> Vec<u8> {
+    let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+    let to = destination(client, to).ip();
+    format!("PROXY {family} {} {to} {} 53\r\n", client.ip(), client.port()).into_bytes()
 }
 
 pub fn spp(client: SocketAddr, salt: u32) -> Vec<u8> {
@@ -95,4 +103,25 @@ pub fn read_client(header: &[u8], carrier: u32) -> Option<SocketAddr> {
         }
         _ => Some((v6(16), port(48)).into()),
     }
+}
+
+/// Where a header with a client leads.
+pub fn read_destination(header: &[u8], carrier: u32) -> SocketAddr {
+    let v6 = |at: usize| {
+        let octets: [u8; 16] = header[at..at + 16].try_into().unwrap_or_default();
+        Ipv6Addr::from(octets)
+    };
+    let ip: IpAddr = if carrier == carrier::SPP {
+        // The rest of it only makes headers vary.
+        Ipv6Addr::from(u128::from(header[33] & 1)).into()
+    } else if header.starts_with(b"PROXY ") {
+        let line = String::from_utf8_lossy(header);
+        let word = line.split_ascii_whitespace().nth(3).map(str::parse);
+        word.and_then(Result::ok).unwrap_or(Ipv4Addr::UNSPECIFIED.into())
+    } else if header[13] >> 4 == 1 {
+        Ipv4Addr::new(header[20], header[21], header[22], header[23]).into()
+    } else {
+        v6(32).into()
+    };
+    (ip, 53).into()
 }

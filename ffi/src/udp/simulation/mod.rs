@@ -78,6 +78,7 @@ pub struct Summary {
     pub foreign: u64,
     pub replies: u64,
     pub without_session: u64,
+    pub without_header: u64,
     pub interleaved: u64,
 }
 
@@ -137,12 +138,20 @@ mod tests {
             all.foreign += one.foreign;
             all.replies += one.replies;
             all.without_session += one.without_session;
+            all.without_header += one.without_header;
             all.interleaved += one.interleaved;
         }
         // Stories in which something never happens prove nothing of it.
         let Summary { delivered, refused, evicted, expired, failed, lost, .. } = all;
         let Summary {
-            redirected, taken_over, foreign, replies, without_session, interleaved, ..
+            redirected,
+            taken_over,
+            foreign,
+            replies,
+            without_session,
+            without_header,
+            interleaved,
+            ..
         } = all;
         let kinds = [
             delivered,
@@ -156,6 +165,7 @@ mod tests {
             foreign,
             replies,
             without_session,
+            without_header,
             interleaved,
         ];
         assert!(kinds.iter().all(|count| *count > 0), "{all:?}");

@@ -7,13 +7,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::headers::read_client;
+use super::headers::{read_client, read_destination};
 use super::world::{Fate, World};
 use crate::abi::layout::{carrier, udp_header};
 use crate::net::socket::Source;
 use crate::observe::access::Ending;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
+use crate::trust::table::HeaderRule;
 use crate::udp::edge::{Edge, Kinds, Payload, Received, Sent, Volume};
 use crate::udp::flow::{Flow, Owner, ReplyRoute};
 use crate::udp::path::Path;
@@ -89,8 +90,25 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         self.world.now.get()
     }
 
-    fn allows(&self, _port: &usize, peer: SocketAddr) -> bool {
-        self.world.trusts(self.worker, &Path::of(peer))
+    fn rule(&self, _port: &usize, peer: SocketAddr) -> Option<HeaderRule> {
+        self.world.rule(self.worker, &Path::of(peer))
+    }
+
+    fn decide_bare(
+        &mut self,
+        port: &usize,
+        path: &Path,
+        peer: SocketAddr,
+    ) -> Result<Decision, Refusal> {
+        self.interleave();
+        let world = self.world;
+        world.check(*path == Path::of(peer), || format!("{peer} by another's path"));
+        // The address that it spoke to is the listener's.
+        if world.by_destination[*port] {
+            return Err(Refusal::ForwardingLoop);
+        }
+        let upstream = world.upstreams.borrow()[*port];
+        Ok(Decision { source: Source::Client(peer), upstream })
     }
 
     fn decide(
@@ -106,18 +124,25 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
             Some(client) => self.world.possible(self.worker, Owner::Client(client))?.source(),
             None => Source::Own,
         };
-        Ok(Decision { source, upstream: self.world.upstreams.borrow()[*port] })
+        let upstream = match source {
+            Source::Client(_) if self.world.by_destination[*port] => {
+                read_destination(header, carrier)
+            }
+            _ => self.world.upstreams.borrow()[*port],
+        };
+        Ok(Decision { source, upstream })
     }
 
     fn open(&mut self, port: &usize, decision: &Decision, peer: SocketAddr) -> io::Result<Socket> {
         let world = self.world;
         let now = world.now.get();
         let port = *port;
-        let owner = match decision.source {
-            Source::Client(client) => Owner::Client(client),
-            Source::Own => Owner::Peer(peer),
+        let owner = world.owner_of(port, decision, peer);
+        let to = match owner {
+            Owner::ClientTo(_, to) => to,
+            _ => world.upstreams.borrow()[port],
         };
-        world.check(decision.upstream == world.upstreams.borrow()[port], || {
+        world.check(decision.upstream == to, || {
             format!("port {port} opens a flow to {}", decision.upstream)
         });
         if let Some(failed) = world.failed.borrow().get(&(self.worker, port, owner)) {
@@ -163,15 +188,11 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
     ) -> Option<(usize, Owner)> {
         let spp = self.world.modes[*port] == udp_header::SPP;
         let carrier = if spp { carrier::SPP } else { carrier::DATAGRAM };
-        let owner = match decision.source {
-            Source::Client(client) => {
-                let named = read_client(header, carrier);
-                self.world.check(named == Some(client), || format!("{client} by another's header"));
-                Owner::Client(client)
-            }
-            Source::Own => Owner::Peer(peer),
-        };
-        Some((*port, owner))
+        if let Source::Client(client) = decision.source {
+            let named = if header.is_empty() { Some(peer) } else { read_client(header, carrier) };
+            self.world.check(named == Some(client), || format!("{client} by another's header"));
+        }
+        Some((*port, self.world.owner_of(*port, decision, peer)))
     }
 
     fn close_account(
@@ -282,7 +303,8 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
             let owner = waiting.owner;
             let to = world.reply_to.borrow().get(&(port, owner)).cloned();
             let same = to.as_ref().is_some_and(|(peer, header)| {
-                let wrapped = (world.modes[port] == udp_header::SPP).then_some(&header[..]);
+                let wraps = world.modes[port] == udp_header::SPP && !header.is_empty();
+                let wrapped = wraps.then_some(&header[..]);
                 route.path == Path::of(*peer) && route.header.as_ref().map(|it| &it[..]) == wrapped
             });
             world.check(same, || {

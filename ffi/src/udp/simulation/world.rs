@@ -3,16 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::headers::{client, refused_client, spp, v1, v2, v2_local};
+use super::headers::{client, destination, refused_client, spp, v1, v2, v2_local};
 use super::outside::{Simulated, SimulatedEdge, Socket, Sockets, ROOM_FOR_REPLIES};
 use super::{Choices, Summary};
 use crate::abi::layout::udp_header;
+use crate::net::socket::Source;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
+use crate::trust::table::HeaderRule;
 use crate::udp::directory::Directory;
 use crate::udp::edge::{Batch, Edge, Received};
 use crate::udp::engine::{Defects, Engine, Limits};
@@ -20,6 +22,7 @@ use crate::udp::flow::Owner;
 use crate::udp::path::Path;
 use crate::udp::port::Port;
 use crate::udp::sessions::Between;
+use crate::worker::decision::Decision;
 
 /// A datagram on its way, and what the model expects of it.
 pub struct Datagram {
@@ -91,9 +94,11 @@ pub struct World<'a> {
     pub sockets: Rc<RefCell<Sockets>>,
     pub peers: Vec<SocketAddr>,
     pub clients: Vec<SocketAddr>,
-    /// By peer: the program's list, and each worker's copy of it.
-    pub allowed: RefCell<Vec<bool>>,
-    pub copies: Vec<RefCell<Vec<bool>>>,
+    /// By port: clients go where their header leads.
+    pub by_destination: Vec<bool>,
+    /// By peer: the program's trust table, and each worker's copy of it.
+    pub trust: RefCell<Vec<Option<HeaderRule>>>,
+    pub copies: Vec<RefCell<Vec<Option<HeaderRule>>>>,
     /// Clients that this host's addresses make impossible: now, and as each worker knows it.
     pub impossible: RefCell<HashSet<SocketAddr>>,
     pub known_impossible: Vec<RefCell<HashSet<SocketAddr>>>,
@@ -127,6 +132,7 @@ impl<'a> World<'a> {
         let modes: Vec<u32> = (0..ports).map(|_| forms[between(0, 2) as usize]).collect();
         // Ports of one listener, or each of its own.
         let one_listener = between(0, 1) == 1;
+        let by_destination: Vec<bool> = (0..ports).map(|_| between(0, 2) == 0).collect();
         let limits = Limits {
             flows: between(1, 10) as usize,
             sessions: between(1, 5) as usize,
@@ -145,6 +151,8 @@ impl<'a> World<'a> {
             id: 1 + at as u32,
             listener: if one_listener { 1 } else { 1 + at as u32 },
             mode: modes[at],
+            mixed: true,
+            by_destination: by_destination[at],
             close_after,
             directory: directories[at].clone(),
             outside: at,
@@ -169,8 +177,9 @@ impl<'a> World<'a> {
             sockets: Rc::default(),
             peers: (0..peers).map(|at| ([198, 51, 100, at as u8], 4_000).into()).collect(),
             clients: (0..clients).map(|at| client(at as u8)).collect(),
-            allowed: RefCell::new(vec![true; peers as usize]),
-            copies: (0..workers).map(|_| RefCell::new(vec![true; peers as usize])).collect(),
+            by_destination: by_destination.clone(),
+            trust: RefCell::new(vec![Some(HeaderRule::Require); peers as usize]),
+            copies: vec![RefCell::new(vec![Some(HeaderRule::Require); peers as usize]); workers],
             impossible: RefCell::default(),
             known_impossible: (0..workers).map(|_| RefCell::default()).collect(),
             trust_version: Cell::new(0),
@@ -223,11 +232,31 @@ impl<'a> World<'a> {
         of_ports.sum()
     }
 
-    /// The list of allowed peers changes, or this host's addresses do.
+    /// Whose datagrams with a decision are.
+    pub fn owner_of(&self, port: usize, decision: &Decision, peer: SocketAddr) -> Owner {
+        match decision.source {
+            Source::Own => Owner::Peer(peer),
+            Source::Client(client) => self.owner(port, client, decision.upstream),
+        }
+    }
+
+    fn owner(&self, port: usize, client: SocketAddr, to: SocketAddr) -> Owner {
+        match self.by_destination[port] {
+            true => Owner::ClientTo(client, to),
+            false => Owner::Client(client),
+        }
+    }
+
+    /// The trust table changes, or this host's addresses do.
     pub fn reload(&self) {
         if self.below(2) == 0 {
-            for allowed in self.allowed.borrow_mut().iter_mut() {
-                *allowed = self.below(4) != 0;
+            for rule in self.trust.borrow_mut().iter_mut() {
+                *rule = match self.below(8) {
+                    0 | 1 => None,
+                    2 => Some(HeaderRule::Skip),
+                    3 | 4 => Some(HeaderRule::Optional),
+                    _ => Some(HeaderRule::Require),
+                };
             }
         } else {
             let mut impossible = self.impossible.borrow_mut();
@@ -266,7 +295,7 @@ impl<'a> World<'a> {
             .borrow_mut()
             .retain(|_, session| session.last_used + self.close_after > now);
         if self.seen_version[worker].replace(self.trust_version.get()) != self.trust_version.get() {
-            self.copies[worker].borrow_mut().clone_from(&self.allowed.borrow());
+            self.copies[worker].borrow_mut().clone_from(&self.trust.borrow());
             self.known_impossible[worker].borrow_mut().clone_from(&self.impossible.borrow());
             engine.trust_changed(|_, peer| self.trusts(worker, &Path::of(peer)));
             self.sessions[worker].borrow_mut().retain(|(_, path), _| self.trusts(worker, path));
@@ -309,16 +338,22 @@ impl<'a> World<'a> {
         failed.retain(|(at, port, _), _| *at != worker || !is_other(1 + *port as u32));
     }
 
-    pub fn trusts(&self, worker: usize, path: &Path) -> bool {
+    pub fn rule(&self, worker: usize, path: &Path) -> Option<HeaderRule> {
         let peer = path.peer.socket_addr();
-        let at = self.peers.iter().position(|other| Some(*other) == peer);
-        at.is_some_and(|at| self.copies[worker].borrow()[at])
+        let at = self.peers.iter().position(|other| Some(*other) == peer)?;
+        self.copies[worker].borrow()[at]
+    }
+
+    pub fn trusts(&self, worker: usize, path: &Path) -> bool {
+        self.rule(worker, path).is_some()
     }
 
     /// Whom a header names, unless a worker knows that it can be no client.
     pub fn possible(&self, worker: usize, owner: Owner) -> Result<Owner, Refusal> {
         match owner {
-            Owner::Client(client) if self.known_impossible[worker].borrow().contains(&client) => {
+            Owner::Client(client) | Owner::ClientTo(client, _)
+                if self.known_impossible[worker].borrow().contains(&client) =>
+            {
                 Err(Refusal::ClientOwnAddress)
             }
             _ => Ok(owner),
@@ -337,16 +372,34 @@ impl<'a> World<'a> {
         let peer = self.peers[own[self.below(own.len() as u64) as usize]];
         let path = Path::of(peer);
         let number = self.expected.borrow().len() as u64;
+        let is_client = match self.rule(worker, &path) {
+            Some(HeaderRule::Skip) => true,
+            Some(HeaderRule::Optional) => mode != udp_header::SESSION && self.below(3) == 0,
+            _ => false,
+        };
+        if is_client {
+            let fate = match self.by_destination[port] {
+                true => Fate::Refused(Refusal::ForwardingLoop),
+                false => Fate::Delivered(Owner::Client(peer)),
+            };
+            let header = Vec::new();
+            let expected = Expected { fate, port, worker, peer, header, delivered: false };
+            self.expected.borrow_mut().push(expected);
+            self.summarise(|summary| summary.without_header += 1);
+            return Some(Datagram { data: number.to_be_bytes().into(), path, truncated: false });
+        }
         let bare = mode == udp_header::SESSION && self.below(4) != 0;
         let kind = if bare { 15 } else { self.below(15) };
         let client = self.clients[self.below(self.clients.len() as u64) as usize];
+        let to = self.below(2) as u8;
+        let owner = self.owner(port, client, self.destination(mode, client, to));
         let (header, owner): (Vec<u8>, Result<Owner, Refusal>) = match kind {
             15 => (Vec::new(), Err(Refusal::NoSession)),
-            0 => self.garbage(mode),
+            0 => self.garbage(mode, self.rule(worker, &path)),
             1 if mode != udp_header::SPP => (v2_local(), Ok(Owner::Peer(peer))),
-            2 => (self.header(mode, refused_client()), Err(Refusal::ClientLoopback)),
-            3 if mode != udp_header::SPP => (v1(client), Ok(Owner::Client(client))),
-            _ => (self.header(mode, client), Ok(Owner::Client(client))),
+            2 => (self.header(mode, refused_client(), to), Err(Refusal::ClientLoopback)),
+            3 if mode != udp_header::SPP => (v1(client, to), Ok(owner)),
+            _ => (self.header(mode, client, to), Ok(owner)),
         };
         // In a session a header may come alone.
         let alone = mode == udp_header::SESSION && !bare && self.below(3) == 0;
@@ -365,13 +418,21 @@ impl<'a> World<'a> {
         Some(Datagram { data, path, truncated })
     }
 
-    pub fn header(&self, mode: u32, client: SocketAddr) -> Vec<u8> {
+    pub fn header(&self, mode: u32, client: SocketAddr, to: u8) -> Vec<u8> {
         if mode == udp_header::SPP {
-            return spp(client, if self.varying { self.salt() } else { 0 });
+            let salt = if self.varying { self.salt() } else { 0 };
+            return spp(client, 2 * salt + u32::from(to));
         }
         match self.varying && self.below(2) == 0 {
-            true => v2(client, Some(self.salt())),
-            false => v2(client, None),
+            true => v2(client, to, Some(self.salt())),
+            false => v2(client, to, None),
+        }
+    }
+
+    fn destination(&self, mode: u32, client: SocketAddr, to: u8) -> SocketAddr {
+        match mode {
+            udp_header::SPP => (Ipv6Addr::from(u128::from(to)), 53).into(),
+            _ => destination(client, to),
         }
     }
 
@@ -381,8 +442,14 @@ impl<'a> World<'a> {
         self.salt.get() % 50
     }
 
-    pub fn garbage(&self, mode: u32) -> (Vec<u8>, Result<Owner, Refusal>) {
-        match (mode, self.below(2)) {
+    pub fn garbage(
+        &self,
+        mode: u32,
+        rule: Option<HeaderRule>,
+    ) -> (Vec<u8>, Result<Owner, Refusal>) {
+        // What announces no header is a client's own where that is optional.
+        let kinds = if rule == Some(HeaderRule::Optional) { 1 } else { 2 };
+        match (mode, self.below(kinds)) {
             (udp_header::SPP, 0) => (vec![0x56, 0xec, 1], Err(Refusal::SppShort)),
             (udp_header::SPP, _) => (b"GET /".to_vec(), Err(Refusal::SppMagic)),
             (udp_header::SESSION, _) => (b"PROXY TCP5 ".to_vec(), Err(Refusal::V1Protocol)),
