@@ -32,9 +32,9 @@ use deno_bindgen::deno_bindgen;
 
 use abi::errors::{self, guard, Error};
 use abi::layout::{
-    self, protocol, status, ConnectionRecord, DestinationRecord, Endpoint, Event, ListenerConfig,
-    ListenerRecord, PortRecord, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest,
-    SelectionRecord, SurveyRecord, TrustRecord,
+    self, protocol, status, ConnectionRecord, DestinationRecord, Endpoint, Event, ListenerRecord,
+    PortRecord, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest, SelectionRecord,
+    SurveyRecord, TrustRecord,
 };
 
 use control::{client, server};
@@ -254,73 +254,18 @@ pub unsafe extern "C" fn serve(worker: u32, on_header: *const c_void) -> i32 {
     })
 }
 
-/// Opens a listener: checks what it needs of the system (capabilities, free addresses, no loop), and
-/// opens a socket for each worker, port and protocol, which start to queue. All or nothing. Returns the
-/// listener's number: from 1 on, and never again another's.
-///
-/// # Safety
-/// `config` is valid for reading `length` bytes: one `ListenerConfig`; `ports` for `ports_length`: one or
-/// more `PortRecord`.
-#[cfg_attr(feature = "bindgen", deno_bindgen)]
-#[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn open_listener(
-    proxy: u32,
-    config: Buffer,
-    length: u32,
-    ports: Buffer,
-    ports_length: u32,
-) -> i32 {
-    guard(|| {
-        // SAFETY: the caller's promise; any bit pattern is a `ListenerConfig`.
-        let config: &ListenerConfig = only(unsafe { records(config, length)? })?;
-        // SAFETY: the caller's promise; any bit pattern is a `PortRecord`.
-        let ports: &[PortRecord] = unsafe { records(ports, ports_length)? };
-        handles::proxy(proxy)?.open_listener(config, ports)
-    })
-}
-
-/// Changes a listener. Sockets of ports that stay are not touched; connections and flows go on. All or
-/// nothing.
-///
-/// # Safety
-/// As `open_listener`.
-#[cfg_attr(feature = "bindgen", deno_bindgen)]
-#[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn update_listener(
-    proxy: u32,
-    listener: u32,
-    config: Buffer,
-    length: u32,
-    ports: Buffer,
-    ports_length: u32,
-) -> i32 {
-    guard(|| {
-        // SAFETY: the caller's promise; any bit pattern is a `ListenerConfig`.
-        let config: &ListenerConfig = only(unsafe { records(config, length)? })?;
-        // SAFETY: the caller's promise; any bit pattern is a `PortRecord`.
-        let ports: &[PortRecord] = unsafe { records(ports, ports_length)? };
-        handles::proxy(proxy)?.update_listener(listener, config, ports)
-    })
-}
-
-/// Closes a listener: it takes nothing new. Its connections may finish, and those that remain after
-/// `grace_ms` milliseconds end; its UDP flows get the replies of the next second.
-#[cfg_attr(feature = "bindgen", deno_bindgen)]
-#[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub extern "C" fn close_listener(proxy: u32, listener: u32, grace_ms: u32) -> i32 {
-    guard(|| {
-        let grace = Duration::from_millis(u64::from(grace_ms));
-        handles::proxy(proxy)?.close_listener(listener, grace)
-    })
-}
-
 /// Makes these all the listeners of a proxy: those that are named by number are changed, new ones opened,
-/// and the others closed with so much grace (see `close_listener`). Sockets of addresses that stay are not
-/// touched, whichever listener has them then. All or nothing. Writes the listeners' numbers, in order.
+/// and the others closed: they take nothing new, their connections may finish, and those that remain after
+/// `grace_ms` milliseconds end; their UDP flows get the replies of the next second. It checks what all need
+/// of the system (capabilities, free addresses, no loop), and opens a socket for each worker, port and
+/// protocol, which starts to queue. Sockets of addresses that stay are not touched, whichever listener has
+/// them then; connections and flows go on. All or nothing. Writes the listeners' numbers, in order: from 1
+/// on, and never again another's.
 ///
 /// # Safety
-/// `listeners`, `ports`, `rules` and `destinations` are valid for reading as many bytes as the number behind each says:
-/// `ListenerRecord`s, `PortRecord`s, `TrustRecord`s, `DestinationRecord`s; `ids` for writing `ids_length`: a `u32` a listener.
+/// `listeners`, `ports`, `rules` and `destinations` are valid for reading as many bytes as the number behind
+/// each says: `ListenerRecord`s, `PortRecord`s, `TrustRecord`s, `DestinationRecord`s; `ids` for writing
+/// `ids_length`: a `u32` a listener.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 #[allow(clippy::too_many_arguments)]
@@ -357,42 +302,6 @@ pub unsafe extern "C" fn configure(
         let records = Records { listeners, ports, rules, destinations };
         ids.copy_from_slice(&handles::proxy(proxy)?.configure(&records, grace)?);
         Ok(0)
-    })
-}
-
-/// Sets, or replaces, which peers may connect to a listener, and what each must send first: the longest
-/// prefix wins. Until it is called, nobody may where the listener's configuration says `restricted`, and
-/// all must send a header elsewhere. Connections that are open stay so.
-///
-/// # Safety
-/// `rules` is valid for reading `length` bytes: one or more `TrustRecord`.
-#[cfg_attr(feature = "bindgen", deno_bindgen)]
-#[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn set_trust(proxy: u32, listener: u32, rules: Buffer, length: u32) -> i32 {
-    guard(|| {
-        // SAFETY: the caller's promise; any bit pattern is a `TrustRecord`.
-        let rules: &[TrustRecord] = unsafe { records(rules, length)? };
-        handles::proxy(proxy)?.set_trust(listener, rules)
-    })
-}
-
-/// Sets, or replaces, where the headers of a listener may lead, at its ports whose upstream is the header's
-/// destination. Until it is called, they may lead nowhere. Connections that are open stay so.
-///
-/// # Safety
-/// `destinations` is valid for reading `length` bytes: one or more `DestinationRecord`.
-#[cfg_attr(feature = "bindgen", deno_bindgen)]
-#[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn set_destinations(
-    proxy: u32,
-    listener: u32,
-    destinations: Buffer,
-    length: u32,
-) -> i32 {
-    guard(|| {
-        // SAFETY: the caller's promise; any bit pattern is a `DestinationRecord`.
-        let destinations: &[DestinationRecord] = unsafe { records(destinations, length)? };
-        handles::proxy(proxy)?.set_destinations(listener, destinations)
     })
 }
 

@@ -53,20 +53,7 @@ export type ListenerTerms = Pick<
   | "maxConnectionsPerClient"
 >;
 
-/**
- * The `ListenerConfig` record.
- *
- * @param restricted nobody may connect but whom `setTrust` names
- */
-export function encodeListener(
-  terms: ListenerTerms,
-  restricted: boolean,
-): Uint8Array<ArrayBuffer> {
-  const [record, view] = newRecord(LISTENER_CONFIG.size);
-  writeListener(view, 0, terms, restricted);
-  return record;
-}
-
+/** Writes the `ListenerConfig` record. `restricted`: nobody may connect but whom the rules name. */
 function writeListener(
   view: DataView,
   at: number,

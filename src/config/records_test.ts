@@ -7,11 +7,11 @@ import { parseSubnet } from "./subnet.ts";
 import {
   encodeAnyEndpoint,
   encodeDestinations,
-  encodeListener,
   encodeListeners,
   encodePorts,
   encodeProxy,
   encodeTrust,
+  type ListenerTerms,
 } from "./records.ts";
 import {
   DESTINATION,
@@ -90,17 +90,20 @@ const TERMS = {
   maxConnectionsPerClient: 17,
 } as const;
 
-function terms(record: Uint8Array<ArrayBuffer>) {
+/** The `ListenerConfig` of a new listener. */
+function terms(terms: ListenerTerms, restricted: boolean) {
+  const rules = restricted ? { rules: new Uint8Array(TRUST.size) } : {};
+  const { listeners } = encodeListeners([{ terms, ports: [], ...rules }]);
+  assert.equal(listeners.length, LISTENER.size);
   const { size, ...numbers } = LISTENER_CONFIG;
-  assert.equal(record.length, size);
-  const { number } = readers(record);
+  const { number } = readers(listeners.slice(LISTENER.config, LISTENER.config + size));
   return Object.fromEntries(
     Object.entries(numbers).map(([name, offset]) => [name, number(offset)]),
   );
 }
 
-Deno.test("encodeListener: writes each field where the native core reads it", () => {
-  assert.deepEqual(terms(encodeListener(TERMS, true)), {
+Deno.test("encodeListeners: writes each field where the native core reads it", () => {
+  assert.deepEqual(terms(TERMS, true), {
     udp_header: UdpHeader.spp,
     mark: 0x8000_0001,
     header_timeout_ms: 11_000,
@@ -114,9 +117,9 @@ Deno.test("encodeListener: writes each field where the native core reads it", ()
   });
 });
 
-Deno.test("encodeListener: the longest times of the command line fit", () => {
+Deno.test("encodeListeners: the longest times of the command line fit", () => {
   const most = 4_000_000;
-  const longest = terms(encodeListener({ ...TERMS, closeAfter: most, idleTimeout: most }, false));
+  const longest = terms({ ...TERMS, closeAfter: most, idleTimeout: most }, false);
   assert.deepEqual([longest.close_after_ms, longest.idle_timeout_ms, longest.restricted], [
     4e9,
     4e9,

@@ -220,37 +220,6 @@ export class Library {
   }
 
   /**
-   * Opens a listener: all of its sockets, or none; its number. `config`: a `ListenerConfig`; `ports`: one
-   * or more `PortRecord`.
-   */
-  openListener(
-    proxy: number,
-    config: Uint8Array<ArrayBuffer>,
-    ports: Uint8Array<ArrayBuffer>,
-  ): number {
-    return this.#unwrap(
-      this.#native.open_listener(proxy, config, config.length, ports, ports.length),
-    );
-  }
-
-  /** Changes a listener, or nothing. Ports that stay keep their sockets; records as above. */
-  updateListener(
-    proxy: number,
-    listener: number,
-    config: Uint8Array<ArrayBuffer>,
-    ports: Uint8Array<ArrayBuffer>,
-  ): void {
-    this.#unwrap(
-      this.#native.update_listener(proxy, listener, config, config.length, ports, ports.length),
-    );
-  }
-
-  /** Closes a listener, and ends what is left of it after the grace, in milliseconds. */
-  closeListener(proxy: number, listener: number, grace: number): void {
-    this.#unwrap(this.#native.close_listener(proxy, listener, grace));
-  }
-
-  /**
    * Makes these all the listeners of a proxy: changes those that have a number, opens new ones, and closes
    * the others with a grace in milliseconds. All of it, or nothing.
    *
@@ -276,16 +245,6 @@ export class Library {
       ),
     );
     return [...ids];
-  }
-
-  /** Sets which peers may connect, and what each must send first. `rules`: one or more `TrustRecord`. */
-  setTrust(proxy: number, listener: number, rules: Uint8Array<ArrayBuffer>): void {
-    this.#unwrap(this.#native.set_trust(proxy, listener, rules, rules.length));
-  }
-
-  /** Sets where headers may lead, with `PortFlag.destination`. `records`: `DestinationRecord`s. */
-  setDestinations(proxy: number, listener: number, records: Uint8Array<ArrayBuffer>): void {
-    this.#unwrap(this.#native.set_destinations(proxy, listener, records, records.length));
   }
 
   /** Stops accepting, and ends what is left after the grace, in milliseconds. */

@@ -1,15 +1,6 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import {
-  EVENT,
-  LISTENER,
-  LISTENER_CONFIG,
-  PORT,
-  PROBE,
-  PROXY_CONFIG,
-  Status,
-  TRUST,
-} from "./layout.ts";
+import { EVENT, LISTENER, PORT, PROBE, PROXY_CONFIG, Status } from "./layout.ts";
 import { LibraryError, libraryPlaces, loadLibrary, NativeError } from "./library.ts";
 import { symbols } from "./symbols.ts";
 
@@ -147,14 +138,10 @@ for (const size of [0, PROXY_CONFIG.size - 1, PROXY_CONFIG.size, 2 * PROXY_CONFI
   });
 }
 
-const TERMS = new Uint8Array(LISTENER_CONFIG.size);
 const ONE_PORT = new Uint8Array(PORT.size);
 
 const CALLS: readonly (readonly [name: string, call: () => unknown])[] = [
   ["openWorker", () => library.openWorker(NO_HANDLE)],
-  ["openListener", () => library.openListener(NO_HANDLE, TERMS, ONE_PORT)],
-  ["updateListener", () => library.updateListener(NO_HANDLE, 1, TERMS, ONE_PORT)],
-  ["closeListener", () => library.closeListener(NO_HANDLE, 1, 0)],
   [
     "configure",
     () => {
@@ -167,8 +154,6 @@ const CALLS: readonly (readonly [name: string, call: () => unknown])[] = [
       );
     },
   ],
-  ["setTrust", () => library.setTrust(NO_HANDLE, 1, new Uint8Array(TRUST.size))],
-  ["setDestinations", () => library.setDestinations(NO_HANDLE, 1, new Uint8Array())],
   ["stop", () => library.stop(NO_HANDLE, 0)],
   ["nextAccess", () => library.nextAccess(NO_HANDLE, new Uint8Array(8))],
   ["stats", () => library.stats(NO_HANDLE)],

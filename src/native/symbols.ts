@@ -35,10 +35,6 @@ export const symbols = {
     parameters: ["u32"],
     result: "i32",
   },
-  close_listener: {
-    parameters: ["u32", "u32", "u32"],
-    result: "i32",
-  },
   configure: {
     parameters: [
       "u32",
@@ -115,10 +111,6 @@ export const symbols = {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
-  open_listener: {
-    parameters: ["u32", "buffer", "u32", "buffer", "u32"],
-    result: "i32",
-  },
   open_proxy: {
     parameters: ["buffer", "u32"],
     result: "i32",
@@ -161,16 +153,8 @@ export const symbols = {
     parameters: ["u32", "pointer"],
     result: "i32",
   },
-  set_destinations: {
-    parameters: ["u32", "u32", "buffer", "u32"],
-    result: "i32",
-  },
   set_sysctl: {
     parameters: ["buffer", "u32", "u32"],
-    result: "i32",
-  },
-  set_trust: {
-    parameters: ["u32", "u32", "buffer", "u32"],
     result: "i32",
   },
   socket_owner: {
@@ -192,10 +176,6 @@ export const symbols = {
   },
   take_usr1: {
     parameters: [],
-    result: "i32",
-  },
-  update_listener: {
-    parameters: ["u32", "u32", "buffer", "u32", "buffer", "u32"],
     result: "i32",
   },
   usr1_received: {

@@ -150,7 +150,8 @@ function firstSubnets(
 function explained(error: NativeError, config: ProxyConfig): string {
   const { listeners } = config;
   // The core names the address that it is about, if it is about one.
-  const address = parseAddress(/\s(\S+:\d+)\b/.exec(error.message)?.[1] ?? "");
+  const named = /\s(\S+:\d+)\b/.exec(error.message)?.[1];
+  const address = parseAddress(named ?? "");
   const about = listeners.find(({ listen }) =>
     listen.some((range) =>
       address && range.port <= address.port && address.port <= range.lastPort &&
@@ -160,16 +161,17 @@ function explained(error: NativeError, config: ProxyConfig): string {
   const listener = about ?? listeners[0];
   if (!listener) return error.message;
   const start = about ? whose(config, about) : "";
-  return start + error.message + advice(error, config, listener);
+  // Without ranges there is one address alone that it can be.
+  const text = named ?? listener.listen[0]?.text ?? "";
+  return start + error.message + advice(error.status, text, config, listener);
 }
 
 function advice(
-  { status, message }: NativeError,
+  status: number,
+  text: string,
   { file }: ProxyConfig,
-  { listen, name }: ListenerConfig,
+  { name }: ListenerConfig,
 ): string {
-  // The core names the address; without ranges there is one alone that it can be.
-  const [, text = listen[0]?.text ?? ""] = /\s(\S+:\d+)\b/.exec(message) ?? [];
   const port = Number(/\d+$/.exec(text)?.[0]);
   const option = file === undefined ? "--listen-addr" : `listen of listener ${name}`;
   switch (status) {

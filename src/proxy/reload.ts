@@ -122,8 +122,7 @@ export class Configuration {
       const change = await this.#apply(config);
       this.#refused = undefined;
       if (kept.length > 0) logKept(kept, log);
-      const { added, changed, removed } = change;
-      if (onlyChanges && added.length + changed.length + removed.length === 0) return true;
+      if (onlyChanges && isSame(change)) return true;
       if (reread) this.#logChange(change, log);
       else this.#logSubnets(log);
       return true;
@@ -214,7 +213,7 @@ export class Configuration {
     const lookup = await this.#names.look(config.listeners);
     const resolved = { ...config, listeners: lookup.listeners };
     const change = planChange(this.#running, intended(resolved));
-    const ids = this.#isSame(change)
+    const ids = isSame(change)
       ? change.entries.map(({ id }) => id ?? 0)
       : await this.#configure(resolved, change);
     this.#running = change.entries.map((entry, index) => ({ ...entry, id: ids[index] ?? 0 }));
@@ -232,10 +231,6 @@ export class Configuration {
     }
     this.#schedule();
     return change;
-  }
-
-  #isSame({ added, changed, removed }: Change): boolean {
-    return added.length + changed.length + removed.length === 0;
   }
 
   async #configure(config: ProxyConfig, { entries }: Change): Promise<number[]> {
@@ -271,6 +266,10 @@ function subnetFiles(listeners: readonly ListenerConfig[]): string[] {
   return [...new Set(paths)];
 }
 
+function isSame({ added, changed, removed }: Change): boolean {
+  return added.length + changed.length + removed.length === 0;
+}
+
 function isTaken(error: unknown): boolean {
   return error instanceof StartError && error.cause instanceof NativeError &&
     error.cause.status === Status.address_in_use;
@@ -281,17 +280,11 @@ function isExpected(error: unknown): error is Error {
 }
 
 function logKept(kept: readonly string[], log: Log): void {
-  const [them, is] = kept.length === 1 ? ["it", "is"] : ["them", "are"];
-  log(
-    "warn",
-    `Restart to change ${kept.join(", ")}: a running program keeps ${them} as ${
-      them === "it" ? "it" : "they"
-    } ${is}`,
-    {
-      event: "restart_needed",
-      keys: kept,
-    },
-  );
+  const asItIs = kept.length === 1 ? "it as it is" : "them as they are";
+  log("warn", `Restart to change ${kept.join(", ")}: a running program keeps ${asItIs}`, {
+    event: "restart_needed",
+    keys: kept,
+  });
 }
 
 /** @param what the file, or what else could not be followed */

@@ -320,7 +320,8 @@ pub struct ListenerConfig {
     pub keepalive_ms: u32,
     /// How long a relayed connection may carry nothing; 0: for ever.
     pub idle_timeout_ms: u32,
-    /// 1: nobody may connect but whom `set_trust` names; 0: all may send headers, until it is called.
+    /// 1: nobody may connect but whom the rules name, also where there is none; 0: without rules all may
+    /// send headers.
     pub restricted: u32,
     /// How long a peer whose header is optional may be silent before it is relayed as the client.
     pub optional_wait_ms: u32,
@@ -362,8 +363,8 @@ pub struct PortRecord {
 pub mod port_flag {
     /// `[::]` serves IPv6 alone: IPv4 has a port of its own.
     pub const ONLY_V6: u32 = 1;
-    /// Clients go where their header says that they were going, as far as `set_destinations` allows it;
-    /// the upstreams are for headers without a client.
+    /// Clients go where their header says that they were going, as far as the listener's destinations
+    /// allow it; the upstreams are for headers without a client.
     pub const DESTINATION: u32 = 2;
 }
 

@@ -12,6 +12,8 @@ pub mod port;
 pub mod sandbox;
 pub mod seats;
 pub mod settings;
+#[cfg(test)]
+mod steps;
 pub mod survey;
 pub mod table;
 
@@ -23,8 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::abi::errors::{self, Error, Result};
 use crate::abi::layout::{
-    level, DestinationRecord, Endpoint, Event, ListenerConfig, ListenerRecord, PortRecord,
-    ProxyConfig, TrustRecord,
+    level, DestinationRecord, Endpoint, Event, ListenerRecord, PortRecord, ProxyConfig, TrustRecord,
 };
 use crate::net::socket;
 use crate::observe::events::{Doorbell, EventKind};
@@ -41,7 +42,7 @@ use places::Places;
 use port::{Port, Sockets, Transport, Wanted};
 use settings::{ProxySettings, Settings};
 use survey::Surveys;
-use table::{Snapshot, Table};
+use table::Table;
 
 /// A running program's listeners and workers.
 pub struct Proxy {
@@ -79,7 +80,8 @@ pub struct Plan {
     pub settings: Settings,
     pub trust: Option<Arc<TrustTable>>,
     pub destinations: Arc<Destinations>,
-    pub ports: Ports,
+    /// What is open of them already is kept.
+    pub ports: Vec<Wanted>,
 }
 
 /// A whole configuration, as it comes.
@@ -89,14 +91,6 @@ pub struct Records<'a> {
     pub ports: &'a [PortRecord],
     pub rules: &'a [TrustRecord],
     pub destinations: &'a [DestinationRecord],
-}
-
-/// The ports of a plan.
-pub enum Ports {
-    /// Those that the listener has.
-    Keep,
-    /// These; what is open of them already is kept.
-    Open(Vec<Wanted>),
 }
 
 /// Listeners that were closed: no counter is lost.
@@ -159,7 +153,7 @@ fn plans_of(records: &Records) -> Result<Vec<Plan>> {
             settings: Settings::new(&record.config)?,
             trust: rules.map(trust_of).transpose()?,
             destinations: destinations_of(take(&mut destinations, record.destinations)?)?,
-            ports: Ports::Open(wanted(take(&mut ports, record.ports)?)?),
+            ports: wanted(take(&mut ports, record.ports)?)?,
         });
     }
     if !ports.is_empty() || !rules.is_empty() || !destinations.is_empty() {
@@ -203,95 +197,6 @@ impl Proxy {
         Ok(worker)
     }
 
-    /// Opens a listener: checks what it needs of the system, and opens a socket for each worker, port
-    /// and transport. All or nothing. Its number, which no other listener ever has.
-    pub fn open_listener(&self, config: &ListenerConfig, records: &[PortRecord]) -> Result<i32> {
-        let (settings, ports) = (Settings::new(config)?, wanted(records)?);
-        check_capabilities(settings.mark)?;
-        self.add_listener(settings, ports)
-    }
-
-    /// As `open_listener`, without the capabilities.
-    pub fn add_listener(&self, settings: Settings, ports: Vec<Wanted>) -> Result<i32> {
-        let next = self.change()?;
-        let mut plans = self.plans();
-        plans.push(Plan {
-            id: 0,
-            settings,
-            trust: None,
-            destinations: Arc::default(),
-            ports: Ports::Open(ports),
-        });
-        let listeners = self.carry_out(&next, plans)?;
-        let id = listeners.last().map_or(0, |listener| listener.id);
-        self.publish(listeners);
-        Ok(id as i32)
-    }
-
-    /// Changes a listener: new connections and flows are served in the new way, those that there are go
-    /// on. Sockets of ports that stay are not touched. All or nothing.
-    pub fn update_listener(
-        &self,
-        id: u32,
-        config: &ListenerConfig,
-        records: &[PortRecord],
-    ) -> Result<i32> {
-        let (settings, ports) = (Settings::new(config)?, wanted(records)?);
-        check_capabilities(settings.mark)?;
-        self.change_listener(id, settings, ports)
-    }
-
-    /// As `update_listener`, without the capabilities.
-    pub fn change_listener(&self, id: u32, settings: Settings, ports: Vec<Wanted>) -> Result<i32> {
-        let next = self.change()?;
-        let before = self.find(id)?;
-        let mut plans = self.plans();
-        if let Some(plan) = plans.iter_mut().find(|plan| plan.id == id) {
-            plan.trust = before.trust.clone().filter(|_| settings.restricted);
-            plan.settings = settings;
-            plan.ports = Ports::Open(ports);
-        }
-        self.publish(self.carry_out(&next, plans)?);
-        Ok(0)
-    }
-
-    /// Closes a listener: it takes nothing new, and what is left of it after `grace` ends.
-    pub fn close_listener(&self, id: u32, grace: Duration) -> Result<i32> {
-        let _changing = self.change()?;
-        let listener = self.find(id)?;
-        let mut listeners = self.table.snapshot().listeners.clone();
-        listeners.retain(|known| known.id != id);
-        self.close(&listener, grace);
-        self.publish(listeners);
-        Ok(0)
-    }
-
-    /// Replaces a listener's trust table.
-    pub fn set_trust(&self, id: u32, records: &[TrustRecord]) -> Result<i32> {
-        let trust = trust_of(records)?;
-        let _changing = self.change()?;
-        self.replace(id, |before| Listener { trust: Some(trust.clone()), ..before.clone() })
-    }
-
-    /// Replaces where a listener's headers may lead, at its ports whose upstream is the header's
-    /// destination.
-    pub fn set_destinations(&self, id: u32, records: &[DestinationRecord]) -> Result<i32> {
-        let destinations = destinations_of(records)?;
-        let _changing = self.change()?;
-        self.replace(id, |before| Listener { destinations: destinations.clone(), ..before.clone() })
-    }
-
-    /// Puts another listener in the place of one. The caller has begun a change.
-    fn replace(&self, id: u32, change: impl Fn(&Listener) -> Listener) -> Result<i32> {
-        self.find(id)?;
-        let mut listeners = self.table.snapshot().listeners.clone();
-        for listener in listeners.iter_mut().filter(|listener| listener.id == id) {
-            *listener = Arc::new(change(listener));
-        }
-        self.publish(listeners);
-        Ok(0)
-    }
-
     /// Makes these all the listeners that there are: those that are named by number are changed, new ones
     /// (0) opened, and the others closed, with so much `grace`. Sockets of addresses that stay are not
     /// touched, whichever listener has them then. All or nothing. Their numbers, in order.
@@ -321,23 +226,10 @@ impl Proxy {
         Ok(ids)
     }
 
-    /// What there is, as a plan that changes nothing.
-    fn plans(&self) -> Vec<Plan> {
-        let snapshot = self.table.snapshot();
-        let plan = |listener: &Arc<Listener>| Plan {
-            id: listener.id,
-            settings: listener.settings.clone(),
-            trust: listener.trust.clone(),
-            destinations: listener.destinations.clone(),
-            ports: Ports::Keep,
-        };
-        snapshot.listeners.iter().map(plan).collect()
-    }
-
     /// Checks a plan for all listeners, and opens what it takes.
     fn carry_out(&self, next: &Next, plans: Vec<Plan>) -> Result<Vec<Arc<Listener>>> {
         let before = self.table.snapshot();
-        self.check_loops(&plans, &before)?;
+        self.check_loops(&plans)?;
         let mut kept: HashMap<(SocketAddr, Transport), Arc<Sockets>> = HashMap::new();
         for port in before.listeners.iter().flat_map(|listener| &listener.ports) {
             for transport in Transport::BOTH {
@@ -349,13 +241,8 @@ impl Proxy {
         let mut listeners = Vec::with_capacity(plans.len());
         for plan in plans {
             let known = before.find(plan.id);
-            let ports = match plan.ports {
-                Ports::Keep => known.map(|known| known.ports.clone()).unwrap_or_default(),
-                Ports::Open(wanted) => {
-                    let open = |wanted: &Wanted| self.open_port(next, wanted, &kept);
-                    wanted.iter().map(open).collect::<Result<_>>()?
-                }
-            };
+            let open = |wanted: &Wanted| self.open_port(next, wanted, &kept);
+            let ports: Vec<Arc<Port>> = plan.ports.iter().map(open).collect::<Result<_>>()?;
             for port in &ports {
                 for transport in Transport::BOTH {
                     let is_there = port.sockets(transport).is_some();
@@ -418,15 +305,8 @@ impl Proxy {
     }
 
     /// Whether no upstream of a plan is one of its listeners.
-    fn check_loops(&self, plans: &[Plan], before: &Snapshot) -> Result<()> {
-        let of_plan = |plan: &Plan| match &plan.ports {
-            Ports::Open(ports) => ports.clone(),
-            Ports::Keep => {
-                let ports = before.find(plan.id).map(|known| &known.ports);
-                ports.into_iter().flatten().map(|port| Wanted::of(port)).collect()
-            }
-        };
-        let ports: Vec<Wanted> = plans.iter().flat_map(of_plan).collect();
+    fn check_loops(&self, plans: &[Plan]) -> Result<()> {
+        let ports: Vec<Wanted> = plans.iter().flat_map(|plan| plan.ports.clone()).collect();
         let listens = ports.iter().map(|port| (port.listen, port.tcp, port.udp));
         let places = Places::new(listens, self.settings.metrics);
         let known = self.host.known();

@@ -148,6 +148,7 @@ impl Wanted {
     }
 
     /// A port as it is.
+    #[cfg(test)]
     pub fn of(port: &Port) -> Wanted {
         Wanted {
             listen: port.listen,

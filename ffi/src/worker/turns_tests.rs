@@ -10,7 +10,7 @@ use crate::observe::stats::{Counter, STATS_LENGTH};
 use crate::proxy::port::{Upstreams, Wanted};
 use crate::proxy::settings::{ProxySettings, Settings};
 use crate::proxy::survey::Selection;
-use crate::proxy::{Plan, Ports, Proxy};
+use crate::proxy::{Plan, Proxy};
 use crate::trust::host::Host;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -422,7 +422,7 @@ fn both_families_have_a_wildcard_of_their_own() {
 }
 
 fn plan(id: i32, ports: &[Wanted]) -> Plan {
-    let ports = Ports::Open(ports.to_vec());
+    let ports = ports.to_vec();
     Plan {
         id: id as u32,
         settings: Settings::for_tests(),
