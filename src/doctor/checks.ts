@@ -142,7 +142,7 @@ function subnets({ config, self }: Facts, { listener, subnets }: ListenerFacts):
   if (trust.length > 0) return ok(`trust has ${countOf(trust.length, "rule")}`);
   if (allowedSubnets === undefined) {
     const option = optionName(config, listener, "allowed-subnets");
-    return ok(`Every peer may send headers: name your load balancers with ${option}`);
+    return ok(`Every peer may send PROXY headers: list your load balancers in ${option}`);
   }
   if (allowedSubnets.kind === "inline") {
     return ok(`${countOf(allowedSubnets.subnets.length, "subnet")} may send headers`);
@@ -239,7 +239,7 @@ function upstreams({ config }: Facts, { listener, loop }: ListenerFacts): Findin
   if (loop) {
     const option = optionName(config, listener, "listen-addr");
     return failed(
-      `${loop.message}: choose another port with ${option}, or name the server behind it`,
+      `${loop.message}: choose another port with ${option}, or set the upstream to the server itself`,
       [`ss -lntup 'sport = :${listener.listen[0]?.port}'`],
     );
   }

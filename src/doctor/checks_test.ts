@@ -224,7 +224,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "an upstream that is the listener",
     "upstreams",
     facts("-4 127.0.0.1:22 -l 0.0.0.0:22", { loop: refusal(Status.loop) }),
-    "failed: Cannot do it: choose another port with --listen-addr, or name the server behind it → " +
+    "failed: Cannot do it: choose another port with --listen-addr, or set the upstream to the server itself → " +
     "ss -lntup 'sport = :22'",
   ],
   [
@@ -398,7 +398,7 @@ Deno.test("with a file the findings name its keys, and commands name the file", 
   const file = { ...given, config: { ...given.config, file: "/etc/mmproxy.toml" } };
   assert.match(
     said("subnets", file),
-    /name your load balancers with allowed-subnets of listener 0\.0\.0\.0:8443$/,
+    /list your load balancers in allowed-subnets of listener 0\.0\.0\.0:8443$/,
   );
   assert.match(said("routes", file), /missing → mmproxy routes up --config \/etc\/mmproxy\.toml$/);
   assert.equal(said("service", file), "failed: nobody listens there, but on 127.0.0.2:22");

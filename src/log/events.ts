@@ -142,35 +142,35 @@ function sentence(event: NativeEvent, settings: Settings): string {
   const { kind, refusal, errno, value, leftOut, came } = event;
   const peer = event.peer ?? "a peer";
   const client = event.client ?? "the proxy's own address";
-  const upstream = event.upstream ?? "the service";
+  const upstream = event.upstream ?? "the upstream";
   switch (kind) {
     case "header_refused":
       return refusal === "incomplete"
-        ? `Closed ${peer}: it ended before its PROXY header was complete (${came})`
+        ? `Closed ${peer}: connection ended before the PROXY header was complete (${came})`
         : refusal === "not_proxy"
-        ? `Closed ${peer}: expected a PROXY header, got ${came} (${REASONS[refusal]})`
-        : `Closed ${peer}: its PROXY header is refused: ${came} (${REASONS[refusal]})`;
+        ? `Closed ${peer}: expected a PROXY header, received ${came} (${REASONS[refusal]})`
+        : `Closed ${peer}: invalid PROXY header: ${came} (${REASONS[refusal]})`;
     case "header_timeout":
       return value === 0
-        ? `Closed ${peer}: no PROXY header, nothing came for ${settings.headerTimeout} s`
-        : `Closed ${peer}: no whole PROXY header within ${settings.headerTimeout} s, only ${came}`;
+        ? `Closed ${peer}: no PROXY header: received nothing for ${settings.headerTimeout} s`
+        : `Closed ${peer}: incomplete PROXY header after ${settings.headerTimeout} s; received only ${came}`;
     case "client_refused":
       return `Refused ${peer}: ${clientReason(event)}`;
     case "forwarding_loop":
       if (settings.upstream === "destination") {
-        return `Refused ${peer}: it leads client ${client} to ${upstream}, where mmproxy itself listens; see docs/trust.md`;
+        return `Refused ${peer}: the header's destination for client ${client} is ${upstream}, where mmproxy itself listens; see docs/trust.md`;
       }
-      return `Refused ${peer}: ${upstream} has become an address of this host, where mmproxy itself listens; choose another port with --listen-addr, or name the server behind it`;
+      return `Refused ${peer}: ${upstream} is now an address of this host on which mmproxy itself listens; choose another listen port, or set the upstream to the server itself`;
     case "addresses_unknown":
       return errno === TOO_MANY
-        ? "Cannot keep this host's addresses, they are too many: the kernel is asked about each client"
+        ? "This host has too many addresses to cache; mmproxy queries the kernel for each client instead"
         : `Cannot list this host's addresses (${
           errorText(errno)
-        }): the kernel is asked about each client; allow AF_NETLINK (RestrictAddressFamilies=) to spare that`;
+        }); mmproxy queries the kernel for each client instead. To avoid this, allow AF_NETLINK (RestrictAddressFamilies=)`;
     case "header_evicted":
-      return `Closed ${peer} to make room: its PROXY header was not complete (${came}), and its peer had ${value} such connections, the most of all; if that was your load balancer, raise the limit of open files (LimitNOFILE=, ulimit -n), else see --allowed-subnets`;
+      return `Closed ${peer} to free a slot: its PROXY header was incomplete (${came}), and its peer had the most such connections (${value}); if the peer is your load balancer, raise the limit on open files (LimitNOFILE=, ulimit -n); if not, restrict --allowed-subnets`;
     case "mostly_silent":
-      return `Most connections send no PROXY header: ${value} of the latest timed out without a byte; if the service speaks first, the load balancer must send its header at once (AWS NLB: proxy_protocol_v2.client_to_server.header_placement=on_first_ack)`;
+      return `Most connections send no PROXY header: ${value} of the most recent ones timed out without a byte; if the upstream sends first, the load balancer must send the header immediately (AWS NLB: proxy_protocol_v2.client_to_server.header_placement=on_first_ack)`;
     case "peer_refused":
       return `Refused ${peer}: it is not in the allowed subnets; if it is your load balancer, add it to ${
         subnetsPlace(settings)
@@ -178,17 +178,17 @@ function sentence(event: NativeEvent, settings: Settings): string {
     case "connect_failed":
       return `Cannot connect to ${upstream} as ${client}: ${connectProblem(errno, settings)}`;
     case "ports_exhausted":
-      return `Cannot connect to ${upstream} as ${client}: no port is free, all of net.ipv4.ip_local_port_range are in use or in TIME_WAIT between the two; widen the range, or set net.ipv4.tcp_tw_reuse=1`;
+      return `Cannot connect to ${upstream} as ${client}: no free source port: every port in net.ipv4.ip_local_port_range is in use or in TIME_WAIT for this pair of addresses; widen the range, or set net.ipv4.tcp_tw_reuse=1`;
     case "port_fallback":
-      return `Connected to ${upstream} as ${client} from another port: port ${value} ${
-        value === 0 ? "says nothing" : "is taken"
+      return `Connected to ${upstream} as ${client} from an ephemeral port: ${
+        value === 0 ? "the header gives client port 0" : `client port ${value} is in use`
       }`;
     case "accept_paused":
-      return `Accepting pauses for ${value} ms: ${
+      return `Accepting paused for ${value} ms: ${
         errorText(errno)
-      }; raise the limit of open files (LimitNOFILE=, ulimit -n)`;
+      }; raise the limit on open files (LimitNOFILE=, ulimit -n)`;
     case "family_unavailable":
-      return `Cannot serve IPv${value} clients: this host has no IPv${value}; their connections are refused`;
+      return `Refusing IPv${value} clients: IPv${value} is not available on this host`;
     case "connection_opened":
       return `Relaying ${peer} to ${upstream} as ${client}`;
     case "connection_closed":
@@ -199,7 +199,7 @@ function sentence(event: NativeEvent, settings: Settings): string {
       }
       return isOfClient(refusal)
         ? `Dropped ${count(1 + leftOut)}, the last from ${peer}: ${clientReason(event)}`
-        : `Dropped ${count(1 + leftOut)}, the last from ${peer}: got ${came} (${
+        : `Dropped ${count(1 + leftOut)}, the last from ${peer}: received ${came} (${
           datagramReason(event)
         })`;
     case "flow_opened":
@@ -209,9 +209,9 @@ function sentence(event: NativeEvent, settings: Settings): string {
     case "flow_failed":
       return `Cannot open a flow to ${upstream} as ${client}: ${connectProblem(errno, settings)}`;
     case "flows_full":
-      return `The table of UDP flows is full at ${value}: the longest idle make room for new ones; raise the limit of open files (LimitNOFILE=, ulimit -n) or lower --close-after`;
+      return `The UDP flow table is full (${value}): the flows idle the longest are evicted for new ones; raise the limit on open files (LimitNOFILE=, ulimit -n) or lower --close-after`;
     case "events_lost":
-      return `${value} log lines were lost: they came faster than they could be written`;
+      return `${value} log lines were lost: events arrived faster than they could be written`;
   }
 }
 
@@ -227,16 +227,16 @@ function clientReason({ refusal, client, upstream }: NativeEvent): string {
   switch (refusal) {
     case "client_family": {
       const family = address.includes(":") ? 6 : 4;
-      return `client ${address} is IPv${family} and no --ipv${family} upstream is named; further IPv${family} clients are counted and not logged`;
+      return `client ${address} is IPv${family}, and no --ipv${family} upstream is set; further IPv${family} clients are counted but not logged`;
     }
     case "client_is_listener":
       return `client ${client ?? address} is ${REASONS[refusal]}; see docs/trust.md`;
     case "source_mismatch":
       return `the connection to ${
         upstream ?? "the upstream"
-      } would not have come from client ${address}, but from another address; see docs/trust.md`;
+      } would have had another source address than client ${address}; see docs/trust.md`;
     case "destination_not_allowed":
-      return `client ${client ?? address} may not go to ${
+      return `client ${client ?? address} is not allowed to reach ${
         upstream ?? "an address of another family"
       }: ${REASONS[refusal]}; see docs/trust.md`;
     case "no_destination":
@@ -246,7 +246,7 @@ function clientReason({ refusal, client, upstream }: NativeEvent): string {
     case "forwarding_loop":
       return `${
         REASONS[refusal]
-      }: choose another port with --listen-addr, or name the server behind it`;
+      }: choose another listen port, or set the upstream to the server itself`;
     default:
       return `client ${address} is ${REASONS[refusal]}; see docs/trust.md`;
   }
@@ -258,7 +258,7 @@ function datagramReason({ refusal, came }: NativeEvent): string {
   if (isSpp && (refusal === "not_proxy" || refusal === "no_session")) return "see --udp-header spp";
   if (refusal === "spp_magic" && came.startsWith("PROXY v")) return "see --udp-header";
   if (refusal === "not_proxy") {
-    return "not a PROXY header: does the sender write one into every datagram? If only into the first, see --udp-header session";
+    return "not a PROXY header: does the sender put one in every datagram? If only in the first, use --udp-header session";
   }
   return REASONS[refusal];
 }
@@ -272,33 +272,33 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
   none: "no reason",
   not_proxy: "not a PROXY header: is the sender set to send one?",
   v1_too_long: "version 1: no CRLF within 107 bytes",
-  v1_lone_line_end: "version 1: CR or LF alone",
-  v1_protocol: "version 1: neither TCP4, TCP6 nor UNKNOWN",
+  v1_lone_line_end: "version 1: a lone CR or LF",
+  v1_protocol: "version 1: protocol is not TCP4, TCP6 or UNKNOWN",
   v1_syntax: "version 1: not five fields with single spaces",
   v1_address: "version 1: a malformed address",
   v1_port: "version 1: a malformed port",
-  v2_version: "version 2: another version",
-  v2_command: "version 2: neither LOCAL nor PROXY",
+  v2_version: "version 2: unsupported version number",
+  v2_command: "version 2: command is not LOCAL or PROXY",
   v2_family: "version 2: an unknown address family",
   v2_transport: "version 2: an unknown transport",
-  v2_short_address: "version 2: shorter than its addresses",
+  v2_short_address: "version 2: length is shorter than the address block",
   v2_tlv: "version 2: a malformed TLV",
   v2_checksum: "version 2: the CRC32c does not match",
   v1_mixed_families:
-    "version 1: an address of another family than the line says, as nginx writes behind another balancer; see docs/trust.md",
-  client_unspecified: "no address at all",
-  client_this_network: "in 0.0.0.0/8, which no host can have",
+    "version 1: an address does not match the line's family (nginx sends this behind another proxy); see docs/trust.md",
+  client_unspecified: "the unspecified address",
+  client_this_network: 'in 0.0.0.0/8 ("this network"), which is not a host address',
   client_multicast: "a multicast address",
   client_broadcast: "the broadcast address",
   client_reserved: "in 240.0.0.0/4, which is reserved",
-  client_link_local: "a link-local address, and no header says of which link",
-  client_loopback: "a loopback address and the peer is not local",
-  client_own_address: "an address of this host and the peer is not local",
+  client_link_local: "a link-local address, and a PROXY header cannot carry its interface",
+  client_loopback: "a loopback address, and the peer is not on this host",
+  client_own_address: "an address of this host, and the peer is not on this host",
   client_subnet_broadcast: "the broadcast address of a subnet of this host",
   client_anycast: "an anycast address of this host",
-  client_is_listener: "where mmproxy itself, or its upstream, listens",
-  client_family: "of a family without an upstream",
-  source_mismatch: "another address than the kernel would use",
+  client_is_listener: "an address on which mmproxy or its upstream listens",
+  client_family: "of an address family without an upstream",
+  source_mismatch: "not the source address that the kernel would use",
   forwarding_loop: "the upstream is mmproxy itself",
   spp_short: "Simple Proxy Protocol: shorter than 38 bytes",
   spp_magic: "not a Simple Proxy Protocol header: is the sender set to send one?",
@@ -306,26 +306,26 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
   timeout: "too late",
   peer_not_allowed: "not in the allowed subnets",
   no_session: "no session: a peer's first datagram must carry a header",
-  datagram_too_long: "longer than any UDP datagram",
+  datagram_too_long: "longer than the largest UDP datagram",
   decoder: "the decoder failed: please report it",
-  evicted: "it made room for others",
-  destination_not_allowed: "allowed-destinations does not have it",
+  evicted: "evicted to free a slot",
+  destination_not_allowed: "the address is not in allowed-destinations",
   no_destination:
-    "its header names no client, and so no destination; name where such connections go with ipv4 or ipv6",
-  too_many_of_client: "as many connections as max-connections-per-client allows",
+    "its header carries no addresses, so there is no destination; set ipv4 or ipv6 as the upstream for such connections",
+  too_many_of_client: "reached max-connections-per-client",
 };
 
-const ROUTES = "mmproxy routes show, with the same flags, tells what is missing";
+const ROUTES = "to see what is missing, run mmproxy routes show with the same flags";
 
 /** Why the service was not reached, and what to do; an `errno` of 0 is a timeout. */
 export function connectProblem(errno: number, settings: Pick<Settings, "connectTimeout">): string {
   switch (errno && ERRORS.get(errno)?.name) {
     case 0:
-      return `no answer within ${settings.connectTimeout} s: the service's replies to clients must come back to this host; ${ROUTES}`;
+      return `no answer within ${settings.connectTimeout} s: the upstream's replies to clients must be routed back to this host; ${ROUTES}`;
     case "ECONNREFUSED":
       return `${
         errorText(errno)
-      }: is the service running there, or does a firewall such as fail2ban's reject this client?`;
+      }: is the upstream running, or does a firewall (for example fail2ban) reject this client?`;
     case "EPERM":
     case "EACCES":
       return `${errorText(errno)}: CAP_NET_RAW or CAP_NET_ADMIN is needed`;
@@ -346,7 +346,7 @@ const ERRORS = new Map([
   [22, { name: "EINVAL", text: "invalid argument" }],
   [23, { name: "ENFILE", text: "too many open files in the system" }],
   [24, { name: "EMFILE", text: "too many open files" }],
-  [32, { name: "EPIPE", text: "the reader is gone" }],
+  [32, { name: "EPIPE", text: "broken pipe" }],
   [97, { name: "EAFNOSUPPORT", text: "address family not supported" }],
   [98, { name: "EADDRINUSE", text: "address in use" }],
   [99, { name: "EADDRNOTAVAIL", text: "address not available" }],

@@ -148,7 +148,7 @@ Deno.test("logEvent: gives JSON the fields that the event has", () => {
   assert.equal(level, "warn");
   assert.equal(
     message,
-    "Closed 198.51.100.7:40000: expected a PROXY header, got HTTP request (not a PROXY header: is the sender set to send one?)",
+    "Closed 198.51.100.7:40000: expected a PROXY header, received HTTP request (not a PROXY header: is the sender set to send one?)",
   );
   assert.deepEqual(details, {
     event: "header_refused",
@@ -184,11 +184,11 @@ const SPP = "\x56\xec";
 const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   [
     { kind: EventKind.header_refused, refusal: Refusal.incomplete, peer: PEER },
-    /^Closed 198.*: it ended before its PROXY header was complete \(nothing\)$/,
+    /^Closed 198.*: connection ended before the PROXY header was complete \(nothing\)$/,
   ],
   [
     { kind: EventKind.header_timeout, refusal: Refusal.timeout, value: 5, sample: "PROXY" },
-    /^Closed a peer: no whole PROXY header within 10 s, only text "PROXY"$/,
+    /^Closed a peer: incomplete PROXY header after 10 s; received only text "PROXY"$/,
   ],
   [
     { kind: EventKind.peer_refused, refusal: Refusal.peer_not_allowed, peer: PEER },
@@ -196,25 +196,31 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   ],
   [
     { kind: EventKind.connect_failed, ...ENDPOINTS, errno: 111 },
-    /is the service running there, or does a firewall such as fail2ban's reject this client\?$/,
+    /is the upstream running, or does a firewall \(for example fail2ban\) reject this client\?$/,
   ],
   [{ kind: EventKind.connect_failed, errno: 1 }, /CAP_NET_RAW or CAP_NET_ADMIN is needed$/],
   [
     { kind: EventKind.connect_failed, errno: 113 },
-    /mmproxy routes show, with the same flags, tells what is missing$/,
+    /to see what is missing, run mmproxy routes show with the same flags$/,
   ],
   [
     { kind: EventKind.connect_failed },
-    /no answer within 5 s: .*mmproxy routes show, with the same flags, tells what is missing$/,
+    /no answer within 5 s: .*to see what is missing, run mmproxy routes show with the same flags$/,
   ],
   [{ kind: EventKind.connect_failed, errno: 9999 }, /^Cannot connect .*: error 9999$/],
   [
     { kind: EventKind.port_fallback, ...ENDPOINTS, value: 50_000 },
-    /as \[2001:db8::1\]:50000 from another port: port 50000 is taken$/,
+    /as \[2001:db8::1\]:50000 from an ephemeral port: client port 50000 is in use$/,
   ],
-  [{ kind: EventKind.port_fallback, value: 0 }, /port 0 says nothing$/],
-  [{ kind: EventKind.accept_paused, errno: 24, value: 100 }, /pauses for 100 ms: too many open/],
-  [{ kind: EventKind.family_unavailable, value: 6 }, /^Cannot serve IPv6 clients/],
+  [
+    { kind: EventKind.port_fallback, value: 0 },
+    /from an ephemeral port: the header gives client port 0$/,
+  ],
+  [{ kind: EventKind.accept_paused, errno: 24, value: 100 }, /paused for 100 ms: too many open/],
+  [
+    { kind: EventKind.family_unavailable, value: 6 },
+    /^Refusing IPv6 clients: IPv6 is not available/,
+  ],
   [
     { kind: EventKind.connection_opened, peer: PEER, upstream: UPSTREAM },
     /^Relaying 198.* to \[fe80::2%3\]:443 as the proxy's own address$/,
@@ -227,19 +233,19 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, left_out: 6, sample: "hi" },
-    /^Dropped 7 datagrams, the last from a peer: got text "hi" \(Simple Proxy Protocol: /,
+    /^Dropped 7 datagrams, the last from a peer: received text "hi" \(Simple Proxy Protocol: /,
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, sample: SPP },
-    /got Simple Proxy Protocol header \(see --udp-header spp\)$/,
+    /received Simple Proxy Protocol header \(see --udp-header spp\)$/,
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.no_session, sample: SPP },
-    /got Simple Proxy Protocol header \(see --udp-header spp\)$/,
+    /received Simple Proxy Protocol header \(see --udp-header spp\)$/,
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.spp_short, sample: SPP },
-    /got Simple Proxy Protocol header \(Simple Proxy Protocol: shorter than 38 bytes\)$/,
+    /received Simple Proxy Protocol header \(Simple Proxy Protocol: shorter than 38 bytes\)$/,
   ],
   [
     {
@@ -247,15 +253,15 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
       refusal: Refusal.spp_magic,
       sample: "PROXY UDP",
     },
-    /got PROXY v1 line "PROXY UDP" \(see --udp-header\)$/,
+    /received PROXY v1 line "PROXY UDP" \(see --udp-header\)$/,
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.spp_magic, sample: "hi" },
-    /got text "hi" \(not a Simple Proxy Protocol header: is the sender set to send one\?\)$/,
+    /received text "hi" \(not a Simple Proxy Protocol header: is the sender set to send one\?\)$/,
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, sample: "hi" },
-    /got text "hi" \(not a PROXY header: .* If only into the first, see --udp-header session\)$/,
+    /received text "hi" \(not a PROXY header: .* If only in the first, use --udp-header session\)$/,
   ],
   [
     {
@@ -264,35 +270,35 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
       peer: [4, [198, 51, 100, 7], 41_233],
       client: [4, [127, 0, 0, 1], 5],
     },
-    /^Refused 198\.51\.100\.7:41233: client 127\.0\.0\.1 is a loopback address and the peer is not local; see docs\/trust\.md$/,
+    /^Refused 198\.51\.100\.7:41233: client 127\.0\.0\.1 is a loopback address, and the peer is not on this host; see docs\/trust\.md$/,
   ],
   [
     { kind: EventKind.client_refused, refusal: Refusal.client_own_address, client: CLIENT },
-    /client 2001:db8::1 is an address of this host and the peer is not local; see docs\/trust\.md$/,
+    /client 2001:db8::1 is an address of this host, and the peer is not on this host; see docs\/trust\.md$/,
   ],
   [
     { kind: EventKind.client_refused, refusal: Refusal.client_is_listener, client: PEER },
-    /client 198\.51\.100\.7:40000 is where mmproxy itself, or its upstream, listens; see/,
+    /client 198\.51\.100\.7:40000 is an address on which mmproxy or its upstream listens; see/,
   ],
   [
     { kind: EventKind.client_refused, refusal: Refusal.client_family, client: CLIENT },
-    /client 2001:db8::1 is IPv6 and no --ipv6 upstream is named; further IPv6 clients are counted and not logged$/,
+    /client 2001:db8::1 is IPv6, and no --ipv6 upstream is set; further IPv6 clients are counted but not logged$/,
   ],
   [
     { kind: EventKind.client_refused, refusal: Refusal.client_family, client: PEER },
-    /client 198\.51\.100\.7 is IPv4 and no --ipv4 upstream is named; further IPv4 clients/,
+    /client 198\.51\.100\.7 is IPv4, and no --ipv4 upstream is set; further IPv4 clients/,
   ],
   [
     { kind: EventKind.client_refused, refusal: Refusal.source_mismatch, ...ENDPOINTS },
-    /^Refused 198.*: the connection to \[fe80::2%3\]:443 would not have come from client 2001:db8::1, but from another address; see/,
+    /^Refused 198.*: the connection to \[fe80::2%3\]:443 would have had another source address than client 2001:db8::1; see/,
   ],
   [
     { kind: EventKind.forwarding_loop, refusal: Refusal.forwarding_loop, upstream: UPSTREAM },
-    /^Refused a peer: \[fe80::2%3\]:443 has become an address of this host, where mmproxy itself listens; choose another port/,
+    /^Refused a peer: \[fe80::2%3\]:443 is now an address of this host on which mmproxy itself listens; choose another listen port/,
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.forwarding_loop },
-    /^Dropped a datagram, the last from a peer: the upstream is mmproxy itself: choose another port/,
+    /^Dropped a datagram, the last from a peer: the upstream is mmproxy itself: choose another listen port/,
   ],
   [
     {
@@ -303,10 +309,13 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
     },
     /^Dropped 2 datagrams, the last from a peer: client 198\.51\.100\.7 is the broadcast address of a subnet of this host; see docs\/trust\.md$/,
   ],
-  [{ kind: EventKind.addresses_unknown, errno: 7 }, /^Cannot keep this host's addresses, they are/],
+  [
+    { kind: EventKind.addresses_unknown, errno: 7 },
+    /^This host has too many addresses to cache; mmproxy queries/,
+  ],
   [
     { kind: EventKind.addresses_unknown, errno: 97 },
-    /^Cannot list this host's addresses \(address family not supported \(EAFNOSUPPORT\)\): the kernel is asked about each client/,
+    /^Cannot list this host's addresses \(address family not supported \(EAFNOSUPPORT\)\); mmproxy queries the kernel for each client instead/,
   ],
   [
     {
@@ -314,21 +323,21 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
       refusal: Refusal.v1_mixed_families,
       sample: "PROXY TCP4 ::1",
     },
-    /^Closed a peer: its PROXY header is refused: PROXY v1 line "PROXY TCP4 ::1" \(version 1: an address of another family/,
+    /^Closed a peer: invalid PROXY header: PROXY v1 line "PROXY TCP4 ::1" \(version 1: an address does not match/,
   ],
   [{ kind: EventKind.flow_failed, errno: 13 }, /^Cannot open a flow .*CAP_NET_ADMIN is needed$/],
-  [{ kind: EventKind.flows_full, value: 4 }, /^The table of UDP flows is full at 4:/],
+  [{ kind: EventKind.flows_full, value: 4 }, /^The UDP flow table is full \(4\):/],
   [
     { kind: EventKind.header_evicted, refusal: Refusal.evicted, value: 480, peer: PEER },
-    /^Closed 198.* to make room: its PROXY header was not complete \(nothing\), and its peer had 480/,
+    /^Closed 198.* to free a slot: its PROXY header was incomplete \(nothing\), and its peer had the most such connections \(480\)/,
   ],
   [
     { kind: EventKind.mostly_silent, value: 10 },
-    /^Most connections .*: 10 of the latest timed out .*header_placement=on_first_ack\)$/,
+    /^Most connections .*: 10 of the most recent ones timed out .*header_placement=on_first_ack\)$/,
   ],
   [
     { kind: EventKind.ports_exhausted, ...ENDPOINTS, errno: 99 },
-    /^Cannot connect to .* as \[2001:db8::1\]:50000: no port is free, all of net\.ipv4\.ip_local_/,
+    /^Cannot connect to .* as \[2001:db8::1\]:50000: no free source port: every port in net\.ipv4\.ip_local_/,
   ],
   [{ kind: EventKind.events_lost, value: 9 }, /^9 log lines were lost/],
 ];
@@ -341,7 +350,7 @@ for (const [fields, sentence] of SENTENCES) {
 
 Deno.test("logEvent: a peer that sent no byte is told from one that sent some", () => {
   const silent = lineOf({ kind: EventKind.header_timeout, refusal: Refusal.timeout, peer: PEER });
-  assert.match(silent.message, /^Closed 198.*: no PROXY header, nothing came for 10 s$/);
+  assert.match(silent.message, /^Closed 198.*: no PROXY header: received nothing for 10 s$/);
   assert.equal(silent.details.came, "nothing for 10 s");
   const slow = lineOf({
     kind: EventKind.header_timeout,

@@ -13,8 +13,8 @@ export interface Workers {
 export function healthOf({ workers, serving, stopping }: Workers): Health {
   if (stopping) return { good: true, text: "ok: stopping, open connections may finish" };
   if (serving >= workers) return { good: true, text: "ok" };
-  const up = `${serving} of ${workers} workers run`;
-  return { good: false, text: `not well: ${up}; the log says why (worker_failed)` };
+  const up = `${serving} of ${workers} workers running`;
+  return { good: false, text: `unhealthy: ${up}; see worker_failed in the log` };
 }
 
 /** What is wrong with one listener's upstreams, if anything is. */

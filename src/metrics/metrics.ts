@@ -88,24 +88,24 @@ function listenerFamilies(stats: Stats): Family[] {
   return [
     counter(
       "mmproxy_connections_accepted_total",
-      "TCP connections taken from the listening sockets.",
+      "TCP connections accepted from the listening sockets.",
       count("accepted"),
     ),
     counter(
       "mmproxy_silent_connections_total",
-      "TCP connections on which nothing ever came: probes, or a sender that waits for the client.",
+      "TCP connections that ended without a byte: health checks, or a sender that waits for the client to send first.",
       count("silent"),
     ),
     gauge("mmproxy_connections_active", "TCP connections open now.", count("connections_active")),
     labelled(
       "mmproxy_refused_total",
-      "Connections closed and datagrams dropped before they reached the service, by reason.",
+      "Connections closed and datagrams dropped before they reached the upstream, by reason.",
       "reason",
       [...stats.refusals].filter(([reason]) => reason !== "none"),
     ),
     labelled(
       "mmproxy_headers_total",
-      "PROXY headers accepted, by version; none: a peer was taken without one. UDP: one a flow or session.",
+      "PROXY headers accepted, by version; none: connections relayed without a header. UDP: one for each flow or session.",
       "version",
       [
         ["1", count("headers_v1")],
@@ -116,43 +116,43 @@ function listenerFamilies(stats: Stats): Family[] {
     ),
     counter(
       "mmproxy_headers_without_client_total",
-      "Headers that named no client (LOCAL, UNKNOWN, UNSPEC, unix): served from the proxy's own address.",
+      "Headers without a client address (LOCAL, UNKNOWN, UNSPEC, unix): relayed from the proxy's own address.",
       count("headers_own"),
     ),
     counter(
       "mmproxy_connections_established_total",
-      "TCP connections to the service that were established.",
+      "TCP connections to the upstream that were established.",
       count("connected"),
     ),
     labelled(
       "mmproxy_connect_errors_total",
-      "TCP connections to the service that failed, by error; timeout is the proxy's own connect timeout.",
+      "TCP connections to the upstream that failed, by error; timeout is the proxy's own connect timeout.",
       "error",
       connectErrors(stats),
     ),
     counter(
       "mmproxy_ports_exhausted_total",
-      "TCP connections to the service that failed for want of a free port; EADDRNOTAVAIL counts them too.",
+      "TCP connections to the upstream that failed because no source port was free; also counted as EADDRNOTAVAIL.",
       count("ports_exhausted"),
     ),
     counter(
       "mmproxy_port_fallbacks_total",
-      "Connections and flows that could not have the client's port and took another.",
+      "Connections and flows that used another source port because the client's port was not available.",
       count("port_fallbacks"),
     ),
     counter(
       "mmproxy_idle_timeouts_total",
-      "TCP connections ended because they carried nothing for the idle timeout.",
+      "TCP connections closed because they were idle for the idle timeout.",
       count("idle_timeouts"),
     ),
     counter(
       "mmproxy_accept_pauses_total",
-      "Times that accepting paused for want of file descriptors or memory.",
+      "Times that accepting paused because file descriptors or memory ran out.",
       count("accept_pauses"),
     ),
     {
       name: "mmproxy_bytes_total",
-      help: "Payload bytes relayed; up is from clients to the service.",
+      help: "Payload bytes relayed; up is from clients to the upstream.",
       type: "counter",
       samples: [
         { labels: { protocol: "tcp", direction: "up" }, value: count("bytes_up") },
@@ -163,7 +163,7 @@ function listenerFamilies(stats: Stats): Family[] {
     },
     labelled(
       "mmproxy_datagrams_total",
-      "Datagrams relayed; up is from clients to the service.",
+      "Datagrams relayed; up is from clients to the upstream.",
       "direction",
       [
         ["up", count("datagrams_up")],
@@ -172,19 +172,19 @@ function listenerFamilies(stats: Stats): Family[] {
     ),
     counter(
       "mmproxy_datagrams_lost_total",
-      "Datagrams that the kernel would not take, in either direction.",
+      "Datagrams that the kernel refused to send, in either direction.",
       count("datagrams_lost"),
     ),
     counter(
       "mmproxy_icmp_errors_total",
-      "ICMP errors of the service, reported on a UDP flow.",
+      "ICMP errors from the upstream, reported on a UDP flow.",
       count("upstream_unreachable"),
     ),
     counter("mmproxy_flows_opened_total", "UDP flows opened.", count("flows_opened")),
     gauge("mmproxy_flows_active", "UDP flows open now.", count("flows_active")),
     counter(
       "mmproxy_flows_evicted_total",
-      "UDP flows ended early to make room for newer ones.",
+      "UDP flows evicted for newer ones.",
       count("flows_evicted"),
     ),
     counter(
@@ -194,13 +194,13 @@ function listenerFamilies(stats: Stats): Family[] {
     ),
     histogram(
       "mmproxy_header_duration_seconds",
-      "From a connection's acceptance to its whole header, in whole milliseconds.",
+      "Time from accepting a connection to its complete header, in whole milliseconds.",
       stats,
       "header_time",
     ),
     histogram(
       "mmproxy_connect_duration_seconds",
-      "From the attempt to connect to the service's answer, in whole milliseconds.",
+      "Time from the connection attempt to the upstream's answer, in whole milliseconds.",
       stats,
       "connect_time",
     ),
@@ -210,26 +210,26 @@ function listenerFamilies(stats: Stats): Family[] {
 /** What is the proxy's own. */
 function proxyFamilies(total: Pick<Stats, "get">, around: Surroundings): Family[] {
   return [
-    gauge("mmproxy_workers", "Workers that there should be.", around.workers),
-    gauge("mmproxy_workers_up", "Workers that run.", around.serving),
+    gauge("mmproxy_workers", "Configured number of workers.", around.workers),
+    gauge("mmproxy_workers_up", "Workers running.", around.serving),
     counter(
       "mmproxy_worker_restarts_total",
-      "Workers started again after a failure.",
+      "Workers restarted after a failure.",
       around.restarts,
     ),
     gauge(
       "mmproxy_last_reload_successful",
-      "Whether the last SIGHUP brought a good subnet file; 1 before the first.",
+      "Whether the last reload succeeded; 1 before the first.",
       Number(around.lastReloadGood),
     ),
     counter(
       "mmproxy_log_lines_lost_total",
-      "Log lines lost because they came faster than they were written, or could not be written.",
+      "Log lines lost because they could not be written, or not fast enough.",
       total.get("events_lost") + around.linesLost,
     ),
     {
       name: "mmproxy_build_info",
-      help: "Always 1; the labels say what runs.",
+      help: "Always 1; the labels carry the version.",
       type: "gauge",
       samples: [{
         labels: { version: around.version, deno: around.deno, arch: around.arch },
@@ -238,7 +238,7 @@ function proxyFamilies(total: Pick<Stats, "get">, around: Surroundings): Family[
     },
     gauge(
       "process_start_time_seconds",
-      "When the process started, in seconds since 1970.",
+      "Start time of the process since the Unix epoch in seconds.",
       around.startedAt,
     ),
   ];

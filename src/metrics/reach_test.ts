@@ -37,7 +37,7 @@ Deno.test("findProblems: each of two that are named has to be reached", async ()
   assert.equal((await found(both)).problem, undefined);
   assert.match(
     (await found(both, { 6: "refused" })).problem ?? "",
-    /^cannot connect to \[::1\]:80 as 2001:db8::77: connection refused \(ECONNREFUSED\): is the service running/,
+    /^cannot connect to \[::1\]:80 as 2001:db8::77: connection refused \(ECONNREFUSED\): is the upstream running/,
   );
 });
 

@@ -79,7 +79,7 @@ function troubles(log: Log): Troubles {
       toldAt = now;
       log(
         "warn",
-        `Cannot accept a connection on the metrics port, trying again: ${reason(error)}`,
+        `Cannot accept a connection on the metrics port, retrying: ${reason(error)}`,
         {
           event: "metrics_paused",
           error: reason(error),

@@ -114,7 +114,7 @@ export class Names {
     const address = textOf(before);
     this.#log(
       "warn",
-      `Cannot resolve ${host} (${writtenIn}): ${error}; ${address} stays in use until that works again`,
+      `Cannot resolve ${host} (${writtenIn}): ${error}; ${address} stays in use until the lookup succeeds`,
       { event: "name_unresolved", name: host, address, error },
     );
   }

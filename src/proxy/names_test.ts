@@ -99,7 +99,7 @@ Deno.test("look: a failure keeps the last address, and is told once until it wor
       stage.take(),
       [
         "warn Cannot resolve mail.internal (ipv4 of listener mail): Temporary failure in name " +
-        "resolution; 203.0.113.1 stays in use until that works again",
+        "resolution; 203.0.113.1 stays in use until the lookup succeeds",
       ].slice(0, told),
     );
   }

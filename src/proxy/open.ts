@@ -90,7 +90,7 @@ export function warnOfEveryPeer(
     "warn",
     `${
       whose(config, listener)
-    }Every peer may send headers: name your load balancers with ${option}`,
+    }Every peer may send PROXY headers: list your load balancers in ${option}`,
     { event: "all_allowed", listener: listener.name },
   );
 }
@@ -183,8 +183,8 @@ function advice(
       return `; another program has it (ss -lntup 'sport = :${port}'): stop that, or choose another with ${option}`;
     case Status.loop:
       return file === undefined
-        ? `; choose another port with ${option}, or name the server behind it with -4 or -6`
-        : `; choose another port with ${option}, or name the server behind it`;
+        ? `; choose another port with ${option}, or set the upstream to the server itself with -4 or -6`
+        : `; choose another port with ${option}, or set the upstream to the server itself`;
     case Status.address_not_available:
       return `; ${text} is not an address of this host (ip address): choose one with ${option}`;
     default:

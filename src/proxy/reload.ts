@@ -112,7 +112,7 @@ export class Configuration {
     if (this.#closed) return false;
     const { reread } = this.#parts;
     if (!reread && this.files.length === 0 && !hasNames(this.#config)) {
-      log("warn", "Nothing to reload: the program runs without --allowed-subnets", {
+      log("warn", "Nothing to reload: mmproxy runs without --config and --allowed-subnets", {
         event: "nothing_to_reload",
       });
       return true;
@@ -224,7 +224,7 @@ export class Configuration {
     if (change.removed.length + change.changed.length > 0) this.#freedAt = performance.now();
     for (const { config: { name } } of change.removed) {
       const { drainTimeout } = config;
-      log("info", `${name}: closed; its connections may finish for ${drainTimeout} s`, {
+      log("info", `${name}: closed; its connections have ${drainTimeout} s to finish`, {
         event: "listener_closed",
         listener: name,
       });
@@ -280,8 +280,8 @@ function isExpected(error: unknown): error is Error {
 }
 
 function logKept(kept: readonly string[], log: Log): void {
-  const asItIs = kept.length === 1 ? "it as it is" : "them as they are";
-  log("warn", `Restart to change ${kept.join(", ")}: a running program keeps ${asItIs}`, {
+  const them = kept.length === 1 ? "it" : "them";
+  log("warn", `Restart mmproxy to change ${kept.join(", ")}: a reload does not apply ${them}`, {
     event: "restart_needed",
     keys: kept,
   });

@@ -149,8 +149,8 @@ Deno.test("reload, file: listeners come, change and go in one step", async () =>
   assert.equal(stage.configured[1]?.grace, 7_000);
   assert.equal(stage.open, "1:mail,3:ssh");
   const [closed, kept, reloaded, ...more] = stage.take();
-  assert.equal(closed, "info web: closed; its connections may finish for 7 s");
-  assert.match(kept ?? "", /^warn Restart to change workers: /);
+  assert.equal(closed, "info web: closed; its connections have 7 s to finish");
+  assert.match(kept ?? "", /^warn Restart mmproxy to change workers: /);
   assert.equal(
     reloaded,
     "info Reloaded m.toml: 1 listener added (ssh), 1 listener changed (mail), 1 listener removed (web)",

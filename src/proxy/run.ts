@@ -81,9 +81,11 @@ export async function runService(
     const { shutdownDelay, drainTimeout } = configuration.config;
     const open = stats().get("connections_active");
     const first = shutdownDelay > 0
-      ? `new connections are taken for ${shutdownDelay} s, then `
+      ? `accepting new connections for ${shutdownDelay} s, then `
       : "";
-    const stopping = `Stopping: ${first}${open} connections may finish for ${drainTimeout} s`;
+    const stopping = `Stopping: ${first}${open} ${
+      open === 1 ? "connection has" : "connections have"
+    } ${drainTimeout} s to finish`;
     log("info", stopping, { event: "stopping", value: open });
     manager.stopping(stopping, shutdownDelay + drainTimeout);
     phase.stopping = true;
@@ -171,7 +173,7 @@ interface Phase {
 
 function logMetrics({ metricsAddr }: ProxyConfig, log: Log): void {
   const address = metricsAddr?.text;
-  log("info", `Serving metrics on http://${address}/metrics`, { event: "metrics", address });
+  log("info", `Metrics on http://${address}/metrics`, { event: "metrics", address });
 }
 
 async function logEvents(

@@ -88,7 +88,7 @@ export class ServiceManager {
       if (!(error instanceof NativeError)) throw error;
       if (this.#failed) return;
       this.#failed = true;
-      this.#log("warn", `${error.message}; the service manager may take this for a failed start`, {
+      this.#log("warn", `${error.message}; the service manager may treat this as a failed start`, {
         event: "notify_failed",
         error: error.message,
       });

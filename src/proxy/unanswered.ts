@@ -41,7 +41,7 @@ export function unansweredWatch(
     const whose = name !== undefined && listeners.isMany ? `${name}: ` : "";
     log(
       "warn",
-      `${whose}None of the first ${count} connections to ${upstream} as clients was answered: find out why with: ${command}`,
+      `${whose}None of the first ${count} connections to ${upstream} from client addresses was answered; to find out why, run: ${command}`,
       {
         event: "service_unanswered",
         ...(name !== undefined && { listener: name }),

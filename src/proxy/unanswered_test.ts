@@ -47,8 +47,8 @@ function logged(
 Deno.test("unansweredWatch: the third time-out names the doctor, once", () => {
   assert.deepEqual(logged([TIMED_OUT, TIMED_OUT]), []);
   assert.deepEqual(logged(Array(9).fill(TIMED_OUT)), [
-    "warn None of the first 3 connections to 127.0.0.1:22 as clients was answered: find out why " +
-    "with: mmproxy doctor -4 127.0.0.1:22 -m 5",
+    "warn None of the first 3 connections to 127.0.0.1:22 from client addresses was answered; to find out why, " +
+    "run: mmproxy doctor -4 127.0.0.1:22 -m 5",
   ]);
 });
 

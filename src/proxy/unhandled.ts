@@ -16,7 +16,7 @@ export function logUnhandled(log: Log): void {
 /** Logs a defect of the program. */
 export function logDefect(log: Log, error: unknown): void {
   const text = error instanceof Error ? error.stack ?? error.message : String(error);
-  log("error", `Internal error, the program goes on; please report it: ${text}`, {
+  log("error", `Internal error; mmproxy keeps running, please report it: ${text}`, {
     event: "internal_error",
     error: text,
   });

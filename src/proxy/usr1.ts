@@ -40,7 +40,7 @@ function isAskedFor(library: Native): boolean {
 export function watchUsr1(library: Native, log: Log): () => void {
   return () => {
     if (library.takeUsr1()) {
-      log("error", "Somebody else had a handler for SIGUSR1: please report it", {
+      log("error", "SIGUSR1 already had another handler: please report it", {
         event: "internal_error",
       });
     }
@@ -48,7 +48,7 @@ export function watchUsr1(library: Native, log: Log): () => void {
     if (count === 0) return;
     log(
       "warn",
-      "SIGUSR1 does nothing here: the log goes to standard error and has no file to open again; SIGHUP reads the subnet file again",
+      "SIGUSR1 has no effect: the log goes to standard error, so there is no file to reopen; SIGHUP reloads the subnet file",
       { event: "signal_ignored", signal: "SIGUSR1", value: count },
     );
   };

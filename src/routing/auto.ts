@@ -110,7 +110,7 @@ function removeSteps(set: readonly Step[], table: number, routing: Routing, log:
     if (!(error instanceof RoutingError)) throw error;
     log("warn", error.message, { event: "routes_left" });
   }
-  log("info", sentence("Routes are removed", removed), {
+  log("info", sentence("Routes removed", removed), {
     event: "routes_removed",
     routes: removed.map(describeStep),
   });

@@ -100,7 +100,7 @@ export class Supervisor {
         return;
       }
       pause = nextPause(pause, now() - began);
-      log("error", `Worker ${index} failed: ${failure}; it starts again in ${pause} ms`, {
+      log("error", `Worker ${index} failed: ${failure}; restarting in ${pause} ms`, {
         event: "worker_failed",
         worker: index,
         error: failure,
@@ -109,7 +109,7 @@ export class Supervisor {
       await Promise.race([sleep(pause), this.#stopped.promise]);
       if (this.#stopping) return ready();
       this.#restarts++;
-      log("info", `Worker ${index} starts again`, {
+      log("info", `Worker ${index} restarted`, {
         event: "worker_restarted",
         worker: index,
       });

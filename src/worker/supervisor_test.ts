@@ -148,17 +148,17 @@ Deno.test("start: logs a failure with its pause, then the new start, by the list
   assert.deepEqual(stage.lines, [
     {
       level: "error",
-      message: "Worker 0 failed: boom; it starts again in 100 ms",
+      message: "Worker 0 failed: boom; restarting in 100 ms",
       details: { event: "worker_failed", worker: 0, error: "boom", value: 100 },
     },
     {
       level: "info",
-      message: "Worker 0 starts again",
+      message: "Worker 0 restarted",
       details: { event: "worker_restarted", worker: 0 },
     },
     {
       level: "error",
-      message: "Worker 0 failed: it ended by itself; it starts again in 200 ms",
+      message: "Worker 0 failed: it ended by itself; restarting in 200 ms",
       details: { event: "worker_failed", worker: 0, error: "it ended by itself", value: 200 },
     },
   ]);

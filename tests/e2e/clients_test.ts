@@ -253,18 +253,26 @@ Deno.test("clients: an address that the host gets later is refused from then on,
 
 /** Clients that a peer elsewhere cannot have: the client, the reason, and its words. */
 const IMPOSSIBLE: [client: string, refusal: string, words: string][] = [
-  ["127.0.0.1", "client_loopback", "is a loopback address and the peer is not local"],
-  ["::1", "client_loopback", "is a loopback address and the peer is not local"],
-  [OWN4, "client_own_address", "is an address of this host and the peer is not local"],
-  [OWN6, "client_own_address", "is an address of this host and the peer is not local"],
-  ["0.0.0.0", "client_unspecified", "is no address at all"],
-  ["::", "client_unspecified", "is no address at all"],
-  ["0.1.2.3", "client_this_network", "is in 0.0.0.0/8, which no host can have"],
+  ["127.0.0.1", "client_loopback", "is a loopback address, and the peer is not on this host"],
+  ["::1", "client_loopback", "is a loopback address, and the peer is not on this host"],
+  [OWN4, "client_own_address", "is an address of this host, and the peer is not on this host"],
+  [OWN6, "client_own_address", "is an address of this host, and the peer is not on this host"],
+  ["0.0.0.0", "client_unspecified", "is the unspecified address"],
+  ["::", "client_unspecified", "is the unspecified address"],
+  [
+    "0.1.2.3",
+    "client_this_network",
+    'is in 0.0.0.0/8 ("this network"), which is not a host address',
+  ],
   ["240.0.0.1", "client_reserved", "is in 240.0.0.0/4, which is reserved"],
   ["255.255.255.255", "client_broadcast", "is the broadcast address"],
   ["224.0.0.251", "client_multicast", "is a multicast address"],
   ["ff02::1", "client_multicast", "is a multicast address"],
-  ["fe80::1", "client_link_local", "is a link-local address, and no header says of which link"],
+  [
+    "fe80::1",
+    "client_link_local",
+    "is a link-local address, and a PROXY header cannot carry its interface",
+  ],
 ];
 
 Deno.test("clients: whom a peer elsewhere cannot have, each with its words and counter", async (t) => {
@@ -456,7 +464,7 @@ Deno.test("loops: an upstream that is the program itself stops the start, and th
         stderr.endsWith(
           `mmproxy: Cannot forward to ${filled(to)}: mmproxy itself listens there, on ${
             filled(on)
-          }; choose another port with --listen-addr, or name the server behind it with -4 or -6\n`,
+          }; choose another port with --listen-addr, or set the upstream to the server itself with -4 or -6\n`,
         ),
         stderr,
       );
@@ -545,7 +553,7 @@ Deno.test("clients: a version 1 line of two families is refused in its own words
   assert.equal(event.refusal, "v1_mixed_families");
   assert.match(
     event.message,
-    /^Closed \S+: its PROXY header is refused: PROXY v1 line "PROXY TCP4 [^"]*" \(version 1: an address of another family than the line says, as nginx writes behind another balancer; see docs\/trust\.md\)$/,
+    /^Closed \S+: invalid PROXY header: PROXY v1 line "PROXY TCP4 [^"]*" \(version 1: an address does not match the line's family \(nginx sends this behind another proxy\); see docs\/trust\.md\)$/,
   );
   assert.equal((await set.program.stop()).get("refused_v1_mixed_families"), 2);
 });

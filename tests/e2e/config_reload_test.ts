@@ -190,7 +190,7 @@ Deno.test("reload, file: a wrong one changes nothing, and says every mistake", a
   );
   assert.match((await reload(program)).message, /: 1 as before$/);
   const restart = await program.event("restart_needed");
-  assert.match(restart.message, /^Restart to change workers, sandbox: /);
+  assert.match(restart.message, /^Restart mmproxy to change workers, sandbox: /);
   await program.stop();
 });
 

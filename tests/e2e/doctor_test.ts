@@ -496,7 +496,8 @@ Deno.test("doctor: a running program names it when no client is answered", async
   }
   const told = program.all("service_unanswered");
   assert.equal(told.length, 1);
-  const command = /find out why with: (mmproxy doctor .*)$/.exec(told[0]?.message ?? "")?.[1] ?? "";
+  const command = /to find out why, run: (mmproxy doctor .*)$/.exec(told[0]?.message ?? "")?.[1] ??
+    "";
   const said = await paste(set.host, [`${command} || true`]);
   const mend = /^ {4}(mmproxy routes up .*)$/m.exec(said)?.[1] ?? "";
   await paste(set.host, [mend, command]);

@@ -71,7 +71,7 @@ Deno.test("lifecycle: a connection that does not finish is ended after --drain-t
   const took = performance.now() - begin;
   assert.ok(took >= 2000 && took < 10_000, `${took} ms`);
   const [stopping] = program.all("stopping");
-  assert.equal(stopping?.message, "Stopping: 1 connections may finish for 2 s");
+  assert.equal(stopping?.message, "Stopping: 1 connection has 2 s to finish");
 });
 
 Deno.test("lifecycle: --drain-timeout 0 waits for no connection", async () => {
@@ -105,7 +105,7 @@ Deno.test("lifecycle: --shutdown-delay serves new connections while /readyz says
   const stopping = await program.event("stopping");
   assert.equal(
     stopping.message,
-    "Stopping: new connections are taken for 3 s, then 1 connections may finish for 10 s",
+    "Stopping: accepting new connections for 3 s, then 1 connection has 10 s to finish",
   );
   const ready = await fetch(readyz);
   assert.deepEqual([ready.status, await ready.text()], [503, "not ready: stopping\n"]);

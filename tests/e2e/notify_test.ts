@@ -36,7 +36,7 @@ Deno.test("notify: READY=1 comes when connections are served, STOPPING=1 with th
   assert.deepEqual(stopping.slice(1), [
     // Ten seconds for connections, and as many for what remains.
     "EXTEND_TIMEOUT_USEC=20000000",
-    "STATUS=Stopping: 1 connections may finish for 10 s",
+    "STATUS=Stopping: 1 connection has 10 s to finish",
   ]);
   await client.finish();
   assert.equal(await program.ended(), 0);

@@ -60,7 +60,7 @@ for (const listeners of [1, 2]) {
       waiting.send(v2({ ...CLIENT, port: 40_999 }, BALANCER));
       assert.equal(text(await waiting.next()), `${CLIENT.ip}:40999\n`);
       const { message } = await program.event("header_evicted");
-      assert.match(message, /^Closed 127\.0\.0\.66:\d+ to make room: .* \(nothing\)/);
+      assert.match(message, /^Closed 127\.0\.0\.66:\d+ to free a slot: .* \(nothing\)/);
     } finally {
       await close(silent);
     }

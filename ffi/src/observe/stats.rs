@@ -41,7 +41,7 @@ named! {
         BytesDown, "bytes_down";
         /// TCP connections ended because no byte moved for the idle timeout.
         IdleTimeouts, "idle_timeouts";
-        /// Times that accepting paused for want of file descriptors or memory.
+        /// Times that accepting paused because file descriptors or memory ran out.
         AcceptPauses, "accept_pauses";
         /// Datagrams from clients to the upstream.
         DatagramsUp, "datagrams_up";
@@ -59,7 +59,7 @@ named! {
         FlowsOpened, "flows_opened";
         /// UDP flows open now.
         FlowsActive, "flows_active";
-        /// UDP flows ended early to make room for newer ones.
+        /// UDP flows evicted for newer ones.
         FlowsEvicted, "flows_evicted";
         /// UDP flows that could not be opened.
         FlowErrors, "flow_errors";
