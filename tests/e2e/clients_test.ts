@@ -422,7 +422,7 @@ Deno.test("clients: a family without an upstream is refused, told once and count
   assert.equal(told.length, 1);
   assert.match(
     told[0]?.message ?? "",
-    /^Refused \S+: client 2001:db8:9::7 is IPv6 and no --ipv6 upstream is named; further IPv6 clients are counted and not logged$/,
+    /^Refused \S+: client 2001:db8:9::7 is IPv6, and no --ipv6 upstream is set; further IPv6 clients are counted but not logged$/,
   );
 });
 
@@ -431,7 +431,7 @@ Deno.test("clients: IPv4 clients where only --ipv6 is named", async () => {
   await using set = await Set.up(["-6", `[::1]:${service}`, "-4", "none"]);
   await using _named = await set.net.here.act(() => new TcpService(tellAndEcho, "::1", service));
   const event = await set.assertRefused(v1(CLIENT4, DESTINATION4), "client_family");
-  assert.match(event.message, /client 203\.0\.113\.7 is IPv4 and no --ipv4 upstream is named/);
+  assert.match(event.message, /client 203\.0\.113\.7 is IPv4, and no --ipv4 upstream is set/);
   await set.assertServed(CLIENT6);
 });
 

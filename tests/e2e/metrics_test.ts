@@ -176,7 +176,7 @@ Deno.test("metrics: /healthz says 503 while a worker is down, and restarts are c
     const answer = await observed.get("/healthz");
     return answer.status === 503 && answer.text;
   }, "503");
-  assert.match(down, /0 of 1 workers run; the log says why/);
+  assert.match(down, /^unhealthy: 0 of 1 workers running; see worker_failed/);
   await eventually(async () => (await observed.get("/healthz")).status === 200, "200");
 });
 

@@ -79,7 +79,10 @@ Deno.test("ports: a client without a free port is told from a host without a fam
     );
   });
   const { message, error } = await program.event("ports_exhausted");
-  assert.match(message, /^Cannot connect to 127\.0\.0\.1:\d+ as 192\.0\.2\.180:0: no port is free/);
+  assert.match(
+    message,
+    /^Cannot connect to 127\.0\.0\.1:\d+ as 192\.0\.2\.180:0: no free source port/,
+  );
   assert.equal(error, "EADDRNOTAVAIL");
   const counters = await program.stop();
   assert.ok(counters.get("ports_exhausted") > failures);
