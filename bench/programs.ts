@@ -47,7 +47,6 @@ export const noProxy: Program = {
 /** This program, as its README starts it. */
 export function ours(): Program {
   const args = (place: Place) => [
-    ...["run", "--no-prompt", "--allow-ffi", "main.ts"],
     ...["-l", place.listen, "-4", place.v4, "-6", place.v6],
     ...["-p", place.protocol, "-a", place.subnets],
   ];
@@ -55,15 +54,10 @@ export function ours(): Program {
     name: "ours",
     protocols: ["tcp", "udp"],
     version: `Deno ${Deno.version.deno}`,
-    description: ["deno", ...args(DESCRIBED)].join(" "),
-    command: (place) => {
-      const [run, ...rest] = args(place);
-      return [
-        Deno.execPath(),
-        run ?? "",
-        ...rest.map((word) => word === "main.ts" ? ROOT + word : word),
-      ];
-    },
+    description: ["mmproxy", ...args(DESCRIBED)].join(" "),
+    command: (
+      place,
+    ) => ["env", `MMPROXY_DENO=${Deno.execPath()}`, `${ROOT}bin/mmproxy`, ...args(place)],
   };
 }
 

@@ -44,7 +44,7 @@ export async function layOut(target: string, libraries: readonly string[] = []):
   for (const library of libraries) checkName(library);
   await Deno.remove(target, { recursive: true }).catch(ignoreMissing);
   await Deno.mkdir(join(target, "deploy"), { recursive: true });
-  for (const name of ["main.ts", "src", "deno.lock", ...PAPERS]) {
+  for (const name of ["main.ts", "bin", "src", "deno.lock", ...PAPERS]) {
     await copy(join(ROOT, name), join(target, name));
   }
   for (const name of DEPLOYMENT) {

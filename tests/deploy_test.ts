@@ -30,7 +30,7 @@ function secondsToEnd(args: readonly string[]): number {
 /** What every container of the image is started with. */
 function entryPoint(): string[] {
   const words = quoted(/^ENTRYPOINT (\[.*\])$/m.exec(read("Dockerfile"))?.[1]);
-  return words.slice(words.indexOf("/opt/mmproxy/main.ts") + 1);
+  return words.slice(words.indexOf("/opt/mmproxy/bin/mmproxy") + 1);
 }
 
 Deno.test("deploy: a container ends before docker stop kills it, after 10 seconds", () => {

@@ -26,7 +26,7 @@ function commandsOf(page: string): string[] {
   return [...read(page).matchAll(/^```sh\n([^]*?)^```/gm)]
     .flatMap(([, block = ""]) => block.replaceAll("\\\n", " ").split("\n"))
     .map((line) => line.replace(/\s+#\s.*$/, ""))
-    .map((line) => /^(?:sudo )?(?:deno run --allow-ffi main\.ts|mmproxy) (.*)$/.exec(line)?.[1])
+    .map((line) => /^(?:sudo )?mmproxy (.*)$/.exec(line)?.[1])
     .filter((flags) => flags !== undefined)
     // Not a command to type: "…" stands for flags of the reader's, and an end-to-end test runs the
     // README's block with "$".

@@ -267,7 +267,7 @@ export const OPTIONS: Table = {
   metricsAddr: {
     of: "proxy",
     flags: "--metrics-addr <addr>",
-    help: "where /metrics, /healthz and /readyz are served over HTTP; needs --allow-net=<addr>",
+    help: "where /metrics, /healthz and /readyz are served over HTTP",
     heeders: DOCTOR,
     parse: address,
   },

@@ -52,8 +52,8 @@ export async function serveMetrics(
   if (Deno.permissions.querySync({ name: "net", host }).state !== "granted") {
     // A compiled binary has the permissions that it was compiled with.
     const remedy = Deno.build.standalone
-      ? `which this binary lacks: use deno run --allow-ffi --allow-net=${host} main.ts`
-      : `add --allow-net=${host} before main.ts`;
+      ? `which this binary lacks: use a release's bin/mmproxy`
+      : `start it with bin/mmproxy, or add --allow-net=${host} before main.ts`;
     throw new StartError(`${OPTION}: listening on ${host} needs a permission: ${remedy}`);
   }
   // Only now: who serves no metrics need not load it.

@@ -1,19 +1,16 @@
 /** The doctor on a host of its own: whole, and broken in one way after the other. */
 import assert from "node:assert/strict";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { freePort } from "./support/endpoints.ts";
 import { v2 } from "./support/headers.ts";
 import { Host } from "./support/host.ts";
-import { Program, runToEnd } from "./support/program.ts";
+import { ON_PATH, Program, runToEnd } from "./support/program.ts";
 import { Scratch } from "./support/real_peers.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { eventually } from "./support/time.ts";
 import { tell, UdpService } from "./support/udp.ts";
 
-const MAIN = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "main.ts");
-/** How these tests start what an operator calls `mmproxy`; they are root already. */
-const SHELL = `mmproxy() { '${Deno.execPath()}' run -q --allow-ffi --cached-only '${MAIN}' "$@"; }
+/** They are root already, and find mmproxy where an operator has put it: on the PATH. */
+const SHELL = `${ON_PATH}
 sudo() { "$@"; }`;
 
 interface Check {

@@ -90,7 +90,6 @@ async function startWithDelay(service: TcpService, delay: string): Promise<[Prog
   const metrics = show({ ip: "127.0.0.1", port: freePort() });
   const program = await Program.start({
     args: ["-4", service.address, "--shutdown-delay", delay, "--metrics-addr", metrics],
-    permissions: [`--allow-net=${metrics}`],
   });
   return [program, `http://${metrics}/readyz`];
 }

@@ -53,7 +53,6 @@ trust = [{ from = "127.0.0.1", header = "require" }]
     const program = await Program.start({
       config: file,
       args,
-      permissions: [`--allow-net=${metrics}`],
     });
     return new Two(program, scratch, mail, dns, `http://${metrics}`, file, ports);
   }

@@ -19,7 +19,6 @@ class Observed implements AsyncDisposable {
     const address = show({ ip: "127.0.0.1", port });
     const program = await Program.start({
       args: ["-4", service.address, "--metrics-addr", address],
-      permissions: [`--allow-net=${address}`],
       ...(files !== undefined && { shell: `ulimit -n ${files}; exec "$@"` }),
     });
     return new Observed(program, port);

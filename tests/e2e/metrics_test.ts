@@ -28,7 +28,6 @@ async function start(args: string[], root?: string): Promise<Observed> {
   const address = show({ ip: "127.0.0.1", port: freePort() });
   const program = await Program.start({
     args: [...args, "--metrics-addr", address],
-    permissions: [`--allow-net=${address}`],
     logLevel: "info",
     ...(root !== undefined && { root }),
   });

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { text, v2 } from "./support/headers.ts";
+import { ON_PATH } from "./support/program.ts";
 import { eventually, pause } from "./support/time.ts";
 import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
@@ -20,12 +21,10 @@ async function example(): Promise<string> {
 Deno.test("readme: the example of mmproxy-rs runs as written", async () => {
   await run(["ip", "address", "add", `${ADDRESS}/32`, "dev", "lo"]);
   // Root already, and the routes are those that every test has: only those two lines may fail.
-  const shell =
-    `sudo() { case $1 in ip) "$@" || true ;; deno) shift; exec "$DENO" "$@" ;; esac; }\n`;
+  const shell = `${ON_PATH}\nsudo() { case $1 in ip) "$@" || true ;; *) exec "$@" ;; esac; }\n`;
   const program = new Deno.Command("sh", {
     args: ["-e", "-c", shell + await example()],
     cwd: ROOT,
-    env: { DENO: Deno.execPath() },
     stdout: "null",
     stderr: "null",
   }).spawn();

@@ -19,6 +19,7 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
     "CHANGELOG.md",
     "LICENSE",
     "README.md",
+    "bin",
     "deno.json",
     "deno.lock",
     "deploy",

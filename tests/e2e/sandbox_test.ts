@@ -219,7 +219,6 @@ Deno.test("sandbox: by default every thread is confined, and the log says so", a
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({
     args: ["-4", service.address, "--metrics-addr", `127.0.0.1:${freePort()}`],
-    permissions: ["--allow-net"],
   });
   await assertConfined(program.pid, NET_RAW | NET_BIND_SERVICE);
   const { message, level, sandbox, capabilities } = sandboxEvent(program);

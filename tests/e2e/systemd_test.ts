@@ -4,15 +4,16 @@ import { fileURLToPath } from "node:url";
 import { installed, realPeerTest, Scratch } from "./support/real_peers.ts";
 
 const DEPLOY = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "deploy");
+const LAUNCHER = join(DEPLOY, "..", "bin", "mmproxy");
 const DOCS = join(DEPLOY, "..", "docs", "systemd.md");
 const NEEDS = { "systemd-analyze": installed("systemd-analyze") };
 const DROP_INS = ["low-ports.conf", "net-admin.conf", "routes.conf"];
 
 /** The unit with these drop-ins, where systemd-analyze finds both; the path of the unit. */
 async function unit(scratch: Scratch, dropIns: readonly string[]): Promise<string> {
-  // The unit's Deno need not be installed here, and verify asks for it.
+  // The unit's program need not be installed here, and verify asks for it.
   const read = async (path: string) =>
-    (await Deno.readTextFile(path)).replaceAll("/usr/local/bin/deno", Deno.execPath());
+    (await Deno.readTextFile(path)).replaceAll("/opt/mmproxy/bin/mmproxy", LAUNCHER);
   const path = await scratch.write("mmproxy.service", await read(join(DEPLOY, "mmproxy.service")));
   await Deno.mkdir(`${path}.d`);
   for (const name of dropIns) {

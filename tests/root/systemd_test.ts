@@ -195,9 +195,7 @@ realPeerTest(
     await assert.rejects(machine.systemctl("start", "mmproxy"), /failed because/);
     await machine.override(
       deny,
-      "ExecStart=",
-      "ExecStart=/usr/bin/env --ignore-signal=USR1 /usr/local/bin/deno run --quiet --no-prompt --cached-only --allow-ffi " +
-        "--v8-flags=--jitless /opt/mmproxy/main.ts $MMPROXY_OPTIONS",
+      "Environment=DENO_V8_FLAGS=--jitless",
     );
     await machine.systemctl("start", "mmproxy");
     await assertSeenOverTcp(listen, CLIENT, BALANCER);

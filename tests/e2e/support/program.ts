@@ -43,7 +43,7 @@ export interface Start {
   /** A shell command in front, ended by `exec "$@"`, for example a smaller limit of open files. */
   shell?: string;
   v8Flags?: string;
-  /** Permissions beside `--allow-ffi`, as Deno's flags. */
+  /** Permissions beside `--allow-ffi`, as Deno's flags: without `bin/mmproxy`, which gives its own. */
   permissions?: string[];
   /** The directory that holds `main.ts`; by default this repository. */
   root?: string;
@@ -238,12 +238,22 @@ export function command(args: string[], start: Omit<Start, "args">): Deno.Comman
 
 /** The words that start the program with exactly these flags. */
 export function commandLine(args: string[], start: Omit<Start, "args"> = {}): string[] {
-  const permissions = ["--allow-ffi", ...start.permissions ?? []];
-  const flags = ["run", "--quiet", "--no-prompt", ...permissions, "--cached-only"];
-  if (start.v8Flags !== undefined) flags.push(`--v8-flags=${start.v8Flags}`);
-  const program = start.binary === undefined
-    ? [start.deno ?? Deno.execPath(), ...flags, join(start.root ?? ROOT, "main.ts")]
-    : [start.binary];
+  const program = start.binary === undefined ? launched(start) : [start.binary];
   const whole = [...program, ...args];
   return start.shell === undefined ? whole : ["sh", "-c", start.shell, "sh", ...whole];
 }
+
+/** `bin/mmproxy`, or Deno itself where a test says what it may. */
+function launched(start: Omit<Start, "args">): string[] {
+  const deno = start.deno ?? Deno.execPath();
+  const root = start.root ?? ROOT;
+  if (start.permissions) {
+    const flags = ["run", "--quiet", "--no-prompt", "--allow-ffi", "--cached-only"];
+    return [deno, ...flags, ...start.permissions, join(root, "main.ts")];
+  }
+  const v8 = start.v8Flags === undefined ? [] : [`DENO_V8_FLAGS=${start.v8Flags}`];
+  return ["env", `MMPROXY_DENO=${deno}`, ...v8, join(root, "bin/mmproxy")];
+}
+
+/** A shell's command that puts `mmproxy` on the PATH, as its users have it. */
+export const ON_PATH = `export MMPROXY_DENO='${Deno.execPath()}' PATH='${ROOT}/bin':"$PATH"`;

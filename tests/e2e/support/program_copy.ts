@@ -14,7 +14,7 @@ export class ProgramCopy implements AsyncDisposable {
   /** Copies what the program is run from; no library is found from there. */
   static async make(): Promise<ProgramCopy> {
     const root = await Deno.makeTempDir({ prefix: "mmproxy-copy-" });
-    for (const name of ["main.ts", "deno.json", "deno.lock", "src"]) {
+    for (const name of ["bin", "main.ts", "deno.json", "deno.lock", "src"]) {
       await copy(join(ROOT, name), join(root, name));
     }
     return new ProgramCopy(root);

@@ -36,7 +36,6 @@ export class Stalled implements AsyncDisposable {
     const child = command(
       ["-l", show({ ip: "127.0.0.1", port }), "--metrics-addr", metrics, ...args],
       {
-        permissions: [`--allow-net=${metrics}`],
         shell: `mkfifo ${pipe} && ${before} && exec 3<>${pipe} 2>${pipe} "$@"`,
         ...(root !== undefined && { root }),
       },

@@ -55,20 +55,17 @@ async function config(
   args: readonly string[],
   noNewPrivileges: boolean,
 ): Promise<unknown> {
-  const format = ["--format", "{{json .Config.Entrypoint}}"];
-  const entry = await runTool("podman", [
+  const inspected = await runTool("podman", [
     ...storage(),
-    "image",
-    "inspect",
-    ...format,
-    Image.mmproxy,
+    ...["image", "inspect", "--format", "{{json .Config}}", Image.mmproxy],
   ]);
+  const { Entrypoint, Env } = JSON.parse(inspected) as { Entrypoint: string[]; Env: string[] };
   return {
     ociVersion: "1.0.2",
     process: {
       user: { uid: USER, gid: USER },
-      args: [...JSON.parse(entry) as string[], ...args],
-      env: ["NO_COLOR=1"],
+      args: [...Entrypoint, ...args],
+      env: Env,
       cwd: "/opt/mmproxy",
       capabilities: { bounding: CAPABILITIES, effective: CAPABILITIES, permitted: CAPABILITIES },
       noNewPrivileges,
