@@ -1,4 +1,5 @@
 /** mmproxy: PROXY protocol in, the client's own address out. */
+import { fileURLToPath } from "node:url";
 import project from "./deno.json" with { type: "json" };
 import { parseArguments } from "./src/cli/arguments.ts";
 import { readConfiguration } from "./src/cli/setup.ts";
@@ -6,6 +7,7 @@ import { UsageError } from "./src/cli/usage_error.ts";
 import { ConfigError } from "./src/config/mistakes.ts";
 import { ControlError, runControl } from "./src/control/command.ts";
 import { runDoctor } from "./src/doctor/command.ts";
+import { HelpError, page, topicList } from "./src/help/pages.ts";
 import { withoutNames } from "./src/proxy/names.ts";
 import { keepDebuggerShut } from "./src/proxy/usr1.ts";
 import { lostLines, openLog } from "./src/log/log.ts";
@@ -40,6 +42,13 @@ async function main(args: readonly string[]): Promise<number> {
       console.log(`${path}: ${summary(loadConfig(path, (path) => library.readFile(path)))}`);
       return 0;
     }
+    if (request.kind === "help") {
+      const read = (path: string) =>
+        new TextDecoder().decode(library.readFile(fileURLToPath(new URL(path, import.meta.url))));
+      const { topic } = request;
+      console.log((topic === undefined ? topicList(read) : page(topic, read)).trimEnd());
+      return 0;
+    }
     if (request.kind === "control") {
       return await runControl(request, library, (text) => console.log(text));
     }
@@ -71,7 +80,7 @@ async function main(args: readonly string[]): Promise<number> {
     }
   } catch (error) {
     if (error instanceof UsageError || error instanceof ConfigError) return fail(error.message, 2);
-    const known = [LibraryError, StartError, RoutingError, ControlError];
+    const known = [LibraryError, StartError, RoutingError, ControlError, HelpError];
     if (known.some((kind) => error instanceof kind)) return fail((error as Error).message, 1);
     const text = error instanceof Error ? error.stack ?? error.message : String(error);
     return fail(`internal error, please report it: ${text}`, 1);

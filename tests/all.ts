@@ -57,7 +57,16 @@ const STEPS: readonly Step[] = [
   { title: "Rust tests", command: ["cargo", "test", "--workspace"], count: countCargo },
   {
     title: "TypeScript tests",
-    command: [DENO, "test", "-A", `--junit-path=${JUNIT}`, "src/", "bench/", ...UNIT_TESTS],
+    command: [
+      DENO,
+      "test",
+      "-A",
+      `--junit-path=${JUNIT}`,
+      "src/",
+      "bench/",
+      "deploy/",
+      ...UNIT_TESTS,
+    ],
     count: countJunit,
   },
   {

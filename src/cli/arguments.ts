@@ -8,6 +8,7 @@ import {
 } from "@commander-js/extra-typings";
 import { checkCommand, type CheckRequest } from "./check.ts";
 import { controlCommands, type ControlRequest } from "./control.ts";
+import { helpCommand, type HelpRequest } from "./help.ts";
 import { type Heeder, type Key, namesOf, type Row, ROWS } from "./options.ts";
 import { readSetup, type Setup, type Typed, type TypedOptions } from "./setup.ts";
 import { UsageError } from "./usage_error.ts";
@@ -22,6 +23,7 @@ export type Request =
   | DoctorRequest
   | CheckRequest
   | ControlRequest
+  | HelpRequest
   | { readonly kind: "print"; readonly text: string };
 
 /** `routes up|down|show`. */
@@ -69,6 +71,11 @@ export function parseArguments(args: readonly string[], version: string): Reques
   return request;
 }
 
+/** Every command with its options, to describe and not to run: for the man page and completions. */
+export function describeCommands() {
+  return command("", () => {}, {});
+}
+
 /** The whole command line; each command tells `asked` what it was asked for. */
 function command(
   version: string,
@@ -83,7 +90,8 @@ function command(
     .usage(
       "[options]\n       mmproxy routes up|down|show [options]\n       mmproxy doctor [options]\n" +
         "       mmproxy check --config <path>\n" +
-        "       mmproxy status|connections|close|reload|top --control <path>",
+        "       mmproxy status|connections|close|reload|top --control <path>\n" +
+        "       mmproxy help [topic]",
     )
     .helpOption("-h, --help", "print this help")
     .helpCommand(false)
@@ -101,6 +109,7 @@ function command(
   for (const command of controlCommands(asked)) {
     program.addCommand(command.copyInheritedSettings(program));
   }
+  program.addCommand(helpCommand(asked).copyInheritedSettings(program));
   return program;
 }
 

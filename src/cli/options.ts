@@ -24,7 +24,11 @@ import { UsageError } from "./usage_error.ts";
 export type Heeder = "routes" | "doctor";
 
 /** Reads what was typed. Throws a `UsageError` that names the flag, the value and what was expected. */
-type Parse<T> = (text: string, names: string) => T;
+interface Parse<T> {
+  (text: string, names: string): T;
+  /** The words that it takes, where it takes no others. */
+  readonly choices?: readonly string[];
+}
 
 /** One option. */
 export interface Row<T = unknown> {
@@ -369,9 +373,10 @@ function table(text: string, names: string): number {
 }
 
 function choice<T extends string>(...choices: readonly T[]): Parse<T> {
-  return (text, names) =>
+  const parse = (text: string, names: string) =>
     choices.find((choice) => choice === text.toLowerCase()) ??
       wrong(names, text, choices.join(", ").replace(/, ([^,]*)$/, " or $1"));
+  return Object.assign(parse, { choices });
 }
 
 function refuse(names: string, value: string, { text }: Problem): never {
