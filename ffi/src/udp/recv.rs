@@ -226,7 +226,8 @@ pub unsafe fn receive_many(fd: RawFd, messages: &mut [libc::mmsghdr]) -> io::Res
                 fd,
                 messages.as_mut_ptr(),
                 messages.len() as u32,
-                libc::MSG_DONTWAIT,
+                // musl declares the flags unsigned.
+                libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             )
         };

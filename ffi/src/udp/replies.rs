@@ -233,7 +233,8 @@ impl Replies {
                 socket,
                 self.send_messages.as_mut_ptr(),
                 count as u32,
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                // musl declares the flags unsigned.
+                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         })?;
         Ok(sent as usize)

@@ -370,7 +370,10 @@ const DENIED_HERE: &[c_long] = &[
     libc::SYS_kexec_file_load,
 ];
 #[cfg(target_arch = "aarch64")]
-const DENIED_HERE: &[c_long] = &[libc::SYS_renameat, libc::SYS_kexec_file_load];
+const DENIED_HERE: &[c_long] = &[libc::SYS_renameat, KEXEC_FILE_LOAD];
+/// kexec_file_load(2) in asm-generic/unistd.h; libc does not name it for musl.
+#[cfg(target_arch = "aarch64")]
+const KEXEC_FILE_LOAD: c_long = 294;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const DENIED_HERE: &[c_long] = &[];
 
