@@ -16,16 +16,23 @@ export const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const BUILT = join(ROOT, "target/release/libmmproxy.so");
 
 /** What a release holds beside the program. */
-const PAPERS = ["LICENSE", "README.md", "CHANGELOG.md"];
+const PAPERS = ["LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs"];
 /** Of `deploy/`. */
 const DEPLOYMENT = [
+  "install.sh",
+  "mmproxy.toml",
+  "man",
+  "completions",
+  "compose.yaml",
+  "helm",
+  "kubernetes",
   "mmproxy.service",
   "mmproxy.service.d",
   "grafana-dashboard.json",
   "prometheus-alerts.yaml",
 ];
 /** Packages that only tests import. */
-const TESTING = new Set(["@valibot/to-json-schema", "fast-check"]);
+export const TESTING = new Set(["@valibot/to-json-schema", "fast-check"]);
 
 /** A release that cannot be made; the message is one line that says why. */
 export class ReleaseError extends Error {
@@ -37,10 +44,15 @@ export class ReleaseError extends Error {
  *
  * @param target the folder, which is made anew
  * @param libraries files that are put beside `main.ts` under their own names
+ * @param withOwn whether that which was built here, for this machine, is put there too
  * @throws {ReleaseError} when a library's name is not one that the program looks for, or a package
  *   cannot be had
  */
-export async function layOut(target: string, libraries: readonly string[] = []): Promise<void> {
+export async function layOut(
+  target: string,
+  libraries: readonly string[] = [],
+  withOwn = true,
+): Promise<void> {
   for (const library of libraries) checkName(library);
   await Deno.remove(target, { recursive: true }).catch(ignoreMissing);
   await Deno.mkdir(join(target, "deploy"), { recursive: true });
@@ -51,8 +63,9 @@ export async function layOut(target: string, libraries: readonly string[] = []):
     await copy(join(ROOT, "deploy", name), join(target, "deploy", name));
   }
   await installPackages(target);
-  await Deno.copyFile(BUILT, join(target, `libmmproxy-${Deno.build.arch}.so`));
   for (const library of libraries) await Deno.copyFile(library, join(target, basename(library)));
+  const own = `libmmproxy-${Deno.build.arch}.so`;
+  if (withOwn) await run(["strip", "--strip-debug", "-o", join(target, own), BUILT], ROOT);
 }
 
 /**
@@ -119,10 +132,32 @@ async function copy(from: string, to: string): Promise<void> {
  *
  * @throws {ReleaseError} when it fails
  */
-export async function run(command: readonly string[], cwd: string): Promise<void> {
+export async function run(
+  command: readonly string[],
+  cwd: string,
+  env: Record<string, string> = {},
+): Promise<void> {
   const [program = "", ...args] = command;
-  const { success } = await new Deno.Command(program, { args, cwd, stdin: "null" }).spawn().status;
+  const { success } = await new Deno.Command(program, { args, cwd, env, stdin: "null" })
+    .spawn().status;
   if (!success) throw new ReleaseError(`Cannot make the release: ${command.join(" ")} failed`);
+}
+
+/**
+ * Packs a folder, the same bytes from the same files.
+ *
+ * @param parent the folder that `name` is in
+ */
+export async function pack(parent: string, name: string, archive: string): Promise<void> {
+  const anyone = ["--owner=0", "--group=0", "--numeric-owner", "--sort=name"];
+  const { stdout } = await new Deno.Command("git", {
+    args: ["log", "-1", "--format=%ct"],
+    cwd: ROOT,
+  }).output();
+  const committed = new TextDecoder().decode(stdout).trim();
+  const time = committed === "" ? [] : [`--mtime=@${committed}`];
+  const command = ["tar", "--create", "--use-compress-program=gzip -n", `--file=${archive}`];
+  await run([...command, ...anyone, ...time, name], parent);
 }
 
 function ignoreMissing(error: unknown): void {
@@ -141,8 +176,7 @@ async function main(args: string[]): Promise<void> {
   await layOut(values.into ?? join(dist, name), positionals);
   if (values.into !== undefined) return console.log(values.into);
   const archive = `${name}.tar.gz`;
-  const anyone = ["--owner=0", "--group=0", "--numeric-owner", "--sort=name"];
-  await run(["tar", "--create", "--gzip", `--file=${archive}`, ...anyone, name], dist);
+  await pack(dist, name, join(dist, archive));
   console.log(`dist/${name} and dist/${archive}`);
 }
 

@@ -22,7 +22,7 @@ _mmproxy() {
     close) words="--control --config --listener --client -h --help" ;;
     reload) words="--control --config -h --help" ;;
     top) words="--control --config -h --help" ;;
-    help) words="moving config routes connections control doctor systemd sandbox containers trust logs metrics dscp proxy-protocol performance sshd postfix game-server dns aws-nlb cloudflare-spectrum frp -h --help" ;;
+    help) words="install moving config routes connections control doctor systemd sandbox containers trust logs metrics dscp proxy-protocol performance sshd postfix game-server dns aws-nlb cloudflare-spectrum frp -h --help" ;;
     *) words="-4 --ipv4 -6 --ipv6 -a --allowed-subnets -c --close-after -l --listen-addr --workers --listeners -p --protocol -m --mark --header-timeout --connect-timeout --keepalive --idle-timeout --drain-timeout --shutdown-delay --udp-header --log-level --log-format --auto-routes --watch --table --sandbox --metrics-addr --control --config --version -h --help" ;;
   esac
   if ((COMP_CWORD == 1)); then

@@ -86,5 +86,5 @@ complete -c mmproxy -n '__fish_seen_subcommand_from reload' -s h -l help -d 'pri
 complete -c mmproxy -n '__fish_seen_subcommand_from top' -l control -r -F -d 'the running program'\''s --control'
 complete -c mmproxy -n '__fish_seen_subcommand_from top' -l config -r -F -d 'its configuration file, whose control says it'
 complete -c mmproxy -n '__fish_seen_subcommand_from top' -s h -l help -d 'print this help'
-complete -c mmproxy -n '__fish_seen_subcommand_from help' -a 'moving config routes connections control doctor systemd sandbox containers trust logs metrics dscp proxy-protocol performance sshd postfix game-server dns aws-nlb cloudflare-spectrum frp'
+complete -c mmproxy -n '__fish_seen_subcommand_from help' -a 'install moving config routes connections control doctor systemd sandbox containers trust logs metrics dscp proxy-protocol performance sshd postfix game-server dns aws-nlb cloudflare-spectrum frp'
 complete -c mmproxy -n '__fish_seen_subcommand_from help' -s h -l help -d 'print this help'

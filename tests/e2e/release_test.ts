@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { dirname, join } from "node:path";
 import { layOut, ReleaseError } from "../../deploy/release.ts";
 import { show } from "./support/endpoints.ts";
 import { v2 } from "./support/headers.ts";
@@ -17,12 +18,14 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
   const names = Array.from(Deno.readDirSync(root), ({ name }) => name).sort();
   assert.deepEqual(names, [
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE",
     "README.md",
     "bin",
     "deno.json",
     "deno.lock",
     "deploy",
+    "docs",
     LIBRARY,
     "main.ts",
     "node_modules",
@@ -33,6 +36,18 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
       name.endsWith("_test.ts")
     ),
   );
+
+  for (const page of ["README.md", ...pagesOf(root, "docs"), ...pagesOf(root, "docs/recipes")]) {
+    const text = await Deno.readTextFile(`${root}/${page}`);
+    for (const [, target = ""] of text.matchAll(/\]\((?!https?:|#)([^)#\s]+)[^)]*\)/g)) {
+      // The tests are in the repository alone.
+      if (/^(\.\.\/)+tests\//.test(target)) continue;
+      const path = join(root, dirname(page), target);
+      assert.doesNotThrow(() => Deno.statSync(path), `${page}: ${target}`);
+    }
+  }
+  const core = (await Deno.stat(`${root}/${LIBRARY}`)).size;
+  assert.ok(core < 3_000_000, `${core} bytes: not stripped`);
 
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({
@@ -53,6 +68,12 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
   assert.equal(ended.code, 1);
   assert.ok(ended.stderr.includes(`${root}/${LIBRARY} (no such file)`), ended.stderr);
 });
+
+/** The pages in a folder of a release. */
+function pagesOf(root: string, folder: string): string[] {
+  return [...Deno.readDirSync(`${root}/${folder}`)].map(({ name }) => `${folder}/${name}`)
+    .filter((name) => name.endsWith(".md"));
+}
 
 Deno.test("release: takes a library for another processor, and refuses a name that is never looked for", async () => {
   await using scratch = await Scratch.make();
