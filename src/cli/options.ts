@@ -3,6 +3,7 @@
  * is parsed, the help of each command, and command lines to paste.
  */
 import { parseAddress } from "../config/address.ts";
+import { addressHint } from "../config/address_hint.ts";
 import { BOUNDS, type Bounds, KERNEL_TABLES, MOST_SOCKET_PATH } from "../config/bounds.ts";
 import type { AllowedSubnets, ListenerConfig, ProxyConfig } from "../config/model.ts";
 import {
@@ -94,7 +95,7 @@ export const OPTIONS: Table = {
   ipv4: {
     of: "listener",
     flags: "-4, --ipv4 <addr>",
-    help: "where IPv4 traffic is forwarded; none refuses IPv4 clients, as -6 alone does",
+    help: "upstream of IPv4 clients; none refuses them, as -6 alone does",
     heeders: ROUTES,
     default: DEFAULTS.ipv4,
     parse: upstream(4),
@@ -103,7 +104,7 @@ export const OPTIONS: Table = {
   ipv6: {
     of: "listener",
     flags: "-6, --ipv6 <addr>",
-    help: "where IPv6 traffic is forwarded; none refuses IPv6 clients, as -4 alone does",
+    help: "upstream of IPv6 clients; none refuses them, as -4 alone does",
     heeders: ROUTES,
     default: DEFAULTS.ipv6,
     parse: upstream(6),
@@ -112,7 +113,7 @@ export const OPTIONS: Table = {
   allowedSubnets: {
     of: "listener",
     flags: "-a, --allowed-subnets <path>",
-    help: "file with the subnets of the proxies that may send headers (default: all may)",
+    help: "file with the subnets of the load balancers that may send headers (default: all may)",
     heeders: DOCTOR,
     parse: (path): AllowedSubnets => ({ kind: "file", path }),
     texts: ({ allowedSubnets }) => allowedSubnets?.kind === "file" ? [allowedSubnets.path] : [],
@@ -120,7 +121,7 @@ export const OPTIONS: Table = {
   closeAfter: {
     of: "listener",
     flags: "-c, --close-after <n>",
-    help: "seconds after which an idle UDP flow ends",
+    help: "seconds after which an idle UDP flow expires",
     heeders: RUN,
     default: DEFAULTS.closeAfter,
     parse: number(BOUNDS.closeAfter, "seconds"),
@@ -166,7 +167,7 @@ export const OPTIONS: Table = {
   headerTimeout: {
     of: "listener",
     flags: "--header-timeout <s>",
-    help: "seconds for a whole TCP header, 3 at least",
+    help: "seconds for a complete TCP header, minimum 3",
     heeders: RUN,
     default: DEFAULTS.headerTimeout,
     parse: number(BOUNDS.headerTimeout, "seconds"),
@@ -174,7 +175,7 @@ export const OPTIONS: Table = {
   connectTimeout: {
     of: "listener",
     flags: "--connect-timeout <s>",
-    help: "seconds for the service to accept",
+    help: "seconds for the upstream to accept",
     heeders: DOCTOR,
     default: DEFAULTS.connectTimeout,
     parse: number(BOUNDS.connectTimeout, "seconds"),
@@ -182,9 +183,8 @@ export const OPTIONS: Table = {
   keepalive: {
     of: "listener",
     flags: "--keepalive <s>",
-    help:
-      "seconds of silence after which a TCP connection's host is asked whether it is there, on both " +
-      "sides; 0: as the system says",
+    help: "seconds of silence after which TCP keepalive probes are sent, on both sides; 0: the " +
+      "system's setting",
     heeders: RUN,
     default: DEFAULTS.keepalive,
     parse: number(BOUNDS.keepalive, "seconds"),
@@ -192,7 +192,7 @@ export const OPTIONS: Table = {
   idleTimeout: {
     of: "listener",
     flags: "--idle-timeout <s>",
-    help: "seconds without a byte after which a TCP connection ends; 0: never",
+    help: "seconds without a byte after which a TCP connection is closed; 0: never",
     heeders: RUN,
     default: DEFAULTS.idleTimeout,
     parse: number(BOUNDS.idleTimeout, "seconds"),
@@ -200,7 +200,7 @@ export const OPTIONS: Table = {
   drainTimeout: {
     of: "proxy",
     flags: "--drain-timeout <s>",
-    help: "seconds that connections may go on after SIGTERM or SIGINT",
+    help: "seconds that open connections may finish in after SIGTERM or SIGINT",
     heeders: RUN,
     default: DEFAULTS.drainTimeout,
     parse: number(BOUNDS.drainTimeout, "seconds"),
@@ -208,7 +208,7 @@ export const OPTIONS: Table = {
   shutdownDelay: {
     of: "proxy",
     flags: "--shutdown-delay <s>",
-    help: "seconds that new connections are still taken before that, while /readyz says no",
+    help: "seconds that new connections are still accepted before that, while /readyz answers 503",
     heeders: RUN,
     default: DEFAULTS.shutdownDelay,
     parse: number(BOUNDS.shutdownDelay, "seconds"),
@@ -241,7 +241,7 @@ export const OPTIONS: Table = {
   autoRoutes: {
     of: "proxy",
     flags: "--auto-routes",
-    help: "set the routes that replies need at the start, remove them at the end",
+    help: "set the routes for replies at the start, remove them at the end",
     heeders: DOCTOR,
   },
   watch: {
@@ -253,7 +253,7 @@ export const OPTIONS: Table = {
   table: {
     of: "proxy",
     flags: "--table <n>",
-    help: "the routing table of those routes",
+    help: "routing table of those routes",
     heeders: ROUTES,
     default: DEFAULTS.table,
     parse: table,
@@ -262,8 +262,8 @@ export const OPTIONS: Table = {
     of: "proxy",
     flags: "--sandbox <mode>",
     help:
-      "what the program gives up before it serves. auto: as much as the system allows; on: all of " +
-      "it, or do not start; off: nothing",
+      "privileges dropped before the first connection. auto: as many as the system allows; on: all, " +
+      "or do not start; off: none",
     heeders: DOCTOR,
     default: DEFAULTS.sandbox,
     parse: choice<SandboxMode>("auto", "on", "off"),
@@ -271,7 +271,7 @@ export const OPTIONS: Table = {
   metricsAddr: {
     of: "proxy",
     flags: "--metrics-addr <addr>",
-    help: "where /metrics, /healthz and /readyz are served over HTTP",
+    help: "address of /metrics, /healthz and /readyz over HTTP",
     heeders: DOCTOR,
     parse: address,
   },
@@ -279,10 +279,22 @@ export const OPTIONS: Table = {
     of: "proxy",
     flags: "--control <path>",
     help:
-      "a unix socket by which status, connections, close, reload and top ask the running program",
+      "unix socket on which the running program answers status, connections, close, reload and top",
     heeders: RUN,
     parse: socketPath,
   },
+};
+
+/** The headings of the help. */
+export const GROUPS: Readonly<Record<string, readonly Key[]>> = {
+  "Traffic:": ["listen", "protocol", "ipv4", "ipv6", "allowedSubnets", "udpHeader"],
+  "Routing of replies:": ["autoRoutes", "table", "mark"],
+  "Time limits:": [
+    ...(["headerTimeout", "connectTimeout", "keepalive", "idleTimeout", "closeAfter"] as const),
+    ...(["drainTimeout", "shutdownDelay"] as const),
+  ],
+  "Log, metrics and control:": ["logLevel", "logFormat", "metricsAddr", "control"],
+  "Process:": ["workers", "sandbox", "watch"],
 };
 
 /** The rows with their keys, in the order of the help. */
@@ -335,13 +347,18 @@ function portRange(text: string, names: string): PortRange {
     wrong(
       names,
       text,
-      `an IP address and a port or a range of ports, for example ${DEFAULTS.listenAddr}`,
+      `an IP address and a port or a range of ports, for example ${DEFAULTS.listenAddr}` +
+        addressHint(text, "listen"),
     );
 }
 
 function address(text: string, names: string): Address {
   return parseAddress(text) ??
-    wrong(names, text, `an IP address and port, for example ${DEFAULTS.ipv4}`);
+    wrong(
+      names,
+      text,
+      `an IP address and port, for example 127.0.0.1:9100${addressHint(text, "metrics")}`,
+    );
 }
 
 /** Reads the path of a unix socket. */

@@ -1,6 +1,9 @@
 /** IP addresses and ports as text: strict forms in, the kernel's bytes out, and back. */
 import ipaddr from "ipaddr.js";
 import type { Address } from "./options.ts";
+import { SCOPE, scopeOf } from "./scope.ts";
+
+const ADDRESS = new RegExp(String.raw`^(?:\[([^\]%]+)(?:%(${SCOPE}))?\]|([^:[\]]+)):(\d{1,5})$`);
 
 /**
  * An address in its strict form: four decimals, or RFC 4291 text; no shorthand, octal or hex parts.
@@ -21,19 +24,23 @@ export function parseIp(text: string): { family: 4 | 6; bytes: number[] } | unde
 }
 
 /**
- * `a.b.c.d:port` or `[v6]:port`, the port from 1 to 65535; `[fe80::1%3]:port` with an interface's
- * number.
+ * `a.b.c.d:port` or `[v6]:port`, the port from 1 to 65535; `[fe80::1%eth0]:port` with an interface's
+ * name or number.
  */
 export function parseAddress(text: string): Address | undefined {
-  const match = /^(?:\[([^\]%]+)(?:%(\d{1,9}))?\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
+  const match = ADDRESS.exec(text);
   if (!match) return undefined;
-  const [, v6, scope = "0", v4, portText] = match;
+  const [, v6, scopeText = "0", v4, portText] = match;
   const ip = parseIp(v6 ?? v4 ?? "");
+  const scope = scopeOf(scopeText);
   const port = Number(portText);
-  if (!ip || (ip.family === 6) !== (v6 !== undefined) || port < 1 || port > 65_535) {
+  if (
+    !ip || scope === undefined || (ip.family === 6) !== (v6 !== undefined) || port < 1 ||
+    port > 65_535
+  ) {
     return undefined;
   }
-  return { ...ip, port, scope: Number(scope), text };
+  return { ...ip, port, scope, text };
 }
 
 /** An address's text: IPv6 compressed (RFC 5952) and, with a port, in brackets. */

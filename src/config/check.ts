@@ -22,7 +22,7 @@ export function loadConfig(path: string, readFile: ReadFile): ProxyConfig {
     ),
   );
   const mistakes = [...files].flatMap((file) => subnetMistakes(file, readFile));
-  if (mistakes.length > 0) throw new ConfigError(mistakes);
+  if (mistakes.length > 0) throw new ConfigError(mistakes, config.logFormat);
   return config;
 }
 

@@ -32,7 +32,7 @@ export function readConfig(text: string, name: string): ProxyConfig {
   const common = readDefaults(defaults, mistakes);
   const listeners = readListeners(listener, mistakes).map((own) => withDefaults(own, common));
   checkListeners(listeners, proxy, mistakes);
-  mistakes.throwIfAny();
+  mistakes.throwIfAny(top["log-format"] === "json" ? "json" : "text");
   return proxyOf(proxy, listeners.map(listenerOf));
 }
 

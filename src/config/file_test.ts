@@ -338,7 +338,7 @@ const WRONG: readonly (readonly [name: string, text: string, mistakes: readonly 
       '1: workers = 0: expected a whole number from 1 to 1024, or "auto"',
       '2: listeners = "all": expected a whole number from 1 to 1024, or "auto"; the table of a listener is [[listener]]',
       '2: listeners = "all": says the same as workers: leave one of them',
-      '3: metrics-addr = "localhost:1": expected an IP address and port, for example 127.0.0.1:9100',
+      '3: metrics-addr = "localhost:1": expected an IP address and port, for example 127.0.0.1:9100; did you mean 127.0.0.1:1, or [::1]:1 for IPv6?',
       "4: table = 254: expected a table of its own: 252 to 255 are the kernel's",
       '5: control = "": expected a path of 1 to 107 bytes',
     ],
@@ -362,8 +362,8 @@ const WRONG: readonly (readonly [name: string, text: string, mistakes: readonly 
     "each wrong address of a list",
     '[[listener]]\nlisten = [\n  "0.0.0.0:0",\n  "[::]"]\nipv4 = "a"',
     [
-      '3: listen = "0.0.0.0:0": expected an IP address with a port or a range of ports, for example 0.0.0.0:8443 or [::]:30000-30999',
-      '4: listen = "[::]": expected an IP address with a port or a range of ports, for example 0.0.0.0:8443 or [::]:30000-30999',
+      '3: listen = "0.0.0.0:0": expected an IP address with a port or a range of ports, for example 0.0.0.0:8443 or [::]:30000-30999; a port is from 1 to 65535',
+      '4: listen = "[::]": expected an IP address with a port or a range of ports, for example 0.0.0.0:8443 or [::]:30000-30999; did you mean [::]:8443?',
     ],
   ],
   ["two listeners of one name", `${ONE}name = "a"\n${ONE.replace("8443", "1")}name = "a"`, [

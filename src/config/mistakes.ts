@@ -1,4 +1,5 @@
 /** What is wrong with a configuration: all of it at once, a line each. */
+import type { LogFormat } from "./options.ts";
 import type { Path, Positions } from "./positions.ts";
 
 /** One thing that is wrong. */
@@ -18,7 +19,8 @@ export interface Mistake {
 /** A configuration that cannot be taken; the message has a line for each mistake. */
 export class ConfigError extends Error {
   override readonly name = "ConfigError";
-  constructor(readonly mistakes: readonly Mistake[]) {
+  /** @param logFormat the form of log that the configuration asks for, if so much is known */
+  constructor(readonly mistakes: readonly Mistake[], readonly logFormat?: LogFormat) {
     super(mistakes.map(sentence).join("\n"));
   }
 }
@@ -62,10 +64,11 @@ export class Mistakes {
   }
 
   /** @throws {ConfigError} with every mistake in the order of its line, if there are any */
-  throwIfAny(): void {
+  throwIfAny(logFormat: LogFormat): void {
     if (this.#found.length === 0) return;
     throw new ConfigError(
       this.#found.toSorted((one, other) => (one.line ?? 0) - (other.line ?? 0)),
+      logFormat,
     );
   }
 

@@ -4,13 +4,14 @@
  */
 import * as v from "valibot";
 import { parseAddress } from "./address.ts";
+import { addressHint } from "./address_hint.ts";
 import { BOUNDS, type Bounds, KERNEL_TABLES, MOST_SOCKET_PATH } from "./bounds.ts";
 import { parseDestination } from "./destinations.ts";
 import { type AllowedSubnets, MODEL_DEFAULTS } from "./model.ts";
 import { unknownKey } from "./nearest.ts";
-import { DEFAULTS } from "./options.ts";
+import { type Address, DEFAULTS } from "./options.ts";
 import { Problem } from "./problem.ts";
-import { parsePortRange } from "./ranges.ts";
+import { parsePortRange, type PortRange } from "./ranges.ts";
 import { parseSubnet } from "./subnet.ts";
 import { duplicates, HEADER_RULES, longestFirst } from "./trust.ts";
 import { parseUpstream } from "./upstreams.ts";
@@ -40,8 +41,8 @@ export const LISTENER = {
     ),
     v.description("The label in log and metrics; by default the first address"),
   )),
-  listen: v.optional(each(LISTS.listen, LISTEN, parsePortRange, "Where to listen")),
-  "listen-addr": v.optional(each(LISTS.listen, LISTEN, parsePortRange, "The same as listen")),
+  listen: v.optional(each(LISTS.listen, LISTEN, listenRange, "Where to listen")),
+  "listen-addr": v.optional(each(LISTS.listen, LISTEN, listenRange, "The same as listen")),
   protocol: choice(["tcp", "udp", "both"], DEFAULTS.protocol, "The protocol to accept"),
   "udp-header": choice(
     ["datagram", "session", "spp"],
@@ -118,7 +119,11 @@ export const PROXY = {
     v.string(address()),
     v.description("Where /metrics, /healthz and /readyz are served over HTTP"),
     v.examples(["127.0.0.1:9100"]),
-    read(parseAddress, address()),
+    read(
+      (text): Address | Problem =>
+        parseAddress(text) ?? new Problem(address() + addressHint(text, "metrics")),
+      "",
+    ),
   )),
   "log-level": choice(
     ["error", "warn", "info", "access", "debug"],
@@ -234,6 +239,10 @@ function choice<const Choice extends string>(
 
 function address(): string {
   return "expected an IP address and port, for example 127.0.0.1:9100";
+}
+
+function listenRange(text: string): PortRange | Problem {
+  return parsePortRange(text) ?? new Problem(LISTEN + addressHint(text, "listen"));
 }
 
 function controlPath(): string {

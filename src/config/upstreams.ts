@@ -1,8 +1,10 @@
 /** The server behind a listener, as it is written: an address or a host name, with or without ports. */
 import { isMapped, parseIp } from "./address.ts";
+import { addressHint } from "./address_hint.ts";
 import type { Address } from "./options.ts";
 import { Problem } from "./problem.ts";
 import { parsePorts, type Ports } from "./ranges.ts";
+import { SCOPE, scopeOf } from "./scope.ts";
 
 /**
  * The upstream's ports. `same`: the port that was listened on; a single one takes all; a range is matched
@@ -38,6 +40,12 @@ const FORMS = {
   4: "an IPv4 address or a host name, with or without a port or a range of ports, for example 127.0.0.1:443",
   6: "an IPv6 address or a host name, with or without a port or a range of ports, for example [::1]:443",
 } as const;
+/** An address without ports may come without brackets. */
+const PARTS = [
+  String.raw`^\[([^[\]%]*:[^[\]%]*)(?:%(${SCOPE}))?\](?::(.*))?$`,
+  String.raw`^([^[%]*:[^[%]*:[^[%]*)(?:%(${SCOPE}))?$`,
+  "^([^[:]*)()(?::(.*))?$",
+].map((source) => new RegExp(source));
 const UNIX =
   "a unix socket cannot be an upstream, because a unix peer has no address to take the " +
   "client's place: name an IP address and port";
@@ -51,17 +59,19 @@ const UNIX =
 export function parseUpstream(text: string, family: 4 | 6): Upstream | typeof NONE | Problem {
   if (text.toLowerCase() === NONE) return NONE;
   if (/^unix:|^@|\//.test(text)) return new Problem(UNIX);
-  const [host = "", scope = "", portText] = split(text);
+  const [host = "", scopeText, portText] = split(text);
   const ports = portText === undefined ? "same" : parsePorts(portText);
-  if (!ports) return new Problem(`expected ${FORMS[family]}`);
+  const scope = scopeOf(scopeText || "0");
+  const unread = () => new Problem(`expected ${FORMS[family]}${addressHint(text, "upstream")}`);
+  if (!ports || scope === undefined) return unread();
   const ip = parseIp(host);
   if (ip === undefined) {
-    if (!isHostName(host)) return new Problem(`expected ${FORMS[family]}`);
+    if (!isHostName(host)) return unread();
     return { kind: "name", host: host.toLowerCase(), ports, text };
   }
   const wrong = wrongAddress(ip, family, text);
   if (wrong !== undefined) return new Problem(`expected ${FORMS[family]}${wrong}`);
-  return { kind: "address", address: { ...ip, scope: Number(scope) }, ports, text };
+  return { kind: "address", address: { ...ip, scope }, ports, text };
 }
 
 /** The port of the upstream for a port that was listened on, which is `index` of the distinct ones. */
@@ -70,12 +80,10 @@ export function upstreamPort(ports: UpstreamPorts, listened: number, index: numb
   return ports.first === ports.last ? ports.first : ports.first + index;
 }
 
-/** Host, scope and ports, as far as a text has them. An address without ports may come without brackets. */
+/** Host, scope and ports, as far as a text has them. */
 function split(text: string): (string | undefined)[] {
-  const parts = /^\[([^[\]%]*:[^[\]%]*)(?:%(\d{1,9}))?\](?::(.*))?$/.exec(text) ??
-    /^([^[%]*:[^[%]*:[^[%]*)(?:%(\d{1,9}))?$/.exec(text) ??
-    /^([^[:]*)()(?::(.*))?$/.exec(text) ?? [];
-  return parts.slice(1);
+  const parts = PARTS.map((form) => form.exec(text)).find((found) => found !== null);
+  return parts?.slice(1) ?? [];
 }
 
 /** What is wrong with an address as an upstream for a family. */

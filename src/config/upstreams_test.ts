@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { addressHint } from "./address_hint.ts";
 import { Problem } from "./problem.ts";
 import { parseUpstream, type Upstream, upstreamPort } from "./upstreams.ts";
 
@@ -88,7 +89,7 @@ const WRONG: readonly (readonly [text: string, family: 4 | 6, problem: string])[
   ["[::1", 6, FORM6],
   ["[::1]:", 6, FORM6],
   ["[::1]443", 6, FORM6],
-  ["::1%eth0", 6, FORM6],
+  ["::1%eth9", 6, FORM6],
   ["2001:db8::zz", 6, FORM6],
   ["::1", 4, `${FORM4}: this one is IPv6, which is for ipv6`],
   ["127.0.0.1:443", 6, `${FORM6}: this one is IPv4, which is for ipv4`],
@@ -104,7 +105,8 @@ const WRONG: readonly (readonly [text: string, family: 4 | 6, problem: string])[
 
 for (const [text, family, problem] of WRONG) {
   Deno.test(`parseUpstream: refuses ${JSON.stringify(text)} for IPv${family}`, () => {
-    assert.deepEqual(parseUpstream(text, family), new Problem(problem));
+    const hint = problem === FORM4 || problem === FORM6 ? addressHint(text, "upstream") : "";
+    assert.deepEqual(parseUpstream(text, family), new Problem(problem + hint));
   });
 }
 
