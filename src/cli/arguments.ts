@@ -6,11 +6,20 @@ import {
   Option,
   type OutputConfiguration,
 } from "@commander-js/extra-typings";
+import {
+  type Environment,
+  inherit,
+  listOf,
+  NO_ENVIRONMENT,
+  switchOf,
+  variableOf,
+} from "./environment.ts";
 import { checkCommand, type CheckRequest } from "./check.ts";
 import { controlCommands, type ControlRequest } from "./control.ts";
 import { helpCommand, type HelpRequest } from "./help.ts";
-import { type Heeder, type Key, namesOf, type Row, ROWS } from "./options.ts";
+import { GROUPS, type Heeder, type Key, namesOf, type Row, ROWS } from "./options.ts";
 import { readSetup, type Setup, type Typed, type TypedOptions } from "./setup.ts";
+import { flagsOf, suggestion } from "./suggestion.ts";
 import { UsageError } from "./usage_error.ts";
 
 const ROUTES_ACTIONS = ["up", "down", "show"] as const;
@@ -48,50 +57,76 @@ export interface DoctorRequest {
  *
  * @param args the words behind the program's name
  * @param version what `--version` prints
+ * @param environment gives the options that are not typed
  * @throws {UsageError} naming the flag, its value and what was expected
  */
-export function parseArguments(args: readonly string[], version: string): Request {
+export function parseArguments(
+  args: readonly string[],
+  version: string,
+  environment: Environment = NO_ENVIRONMENT,
+): Request {
   let printed = "";
   // Set by whichever command was asked for: without one, commander throws.
   let request!: Request;
-  const program = command(version, (asked) => request = asked, {
+  const program = command(version, (asked) => request = asked, environment, {
     writeOut: (text) => printed += text,
     writeErr: () => {},
     // Left to itself, it asks the environment about colours, which needs --allow-env.
     getOutHasColors: () => false,
+    getOutHelpWidth: () => HELP_WIDTH,
   });
   try {
     program.parse([...args], { from: "user" });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return { kind: "print", text: printed };
-    const problem = error.message.replace(/^error: |\.$/g, "").replaceAll("\n", " ");
-    throw new UsageError(`${capitalise(problem)}; see --help`);
+    throw new UsageError(`${problemOf(error, program, args)}; see --help`);
   }
   return request;
 }
 
 /** Every command with its options, to describe and not to run: for the man page and completions. */
 export function describeCommands() {
-  return command("", () => {}, {});
+  return command("", () => {}, NO_ENVIRONMENT, {});
+}
+
+/** What commander refuses, in one line, and what was probably meant. */
+function problemOf(error: CommanderError, program: Command, args: readonly string[]): string {
+  const problem = capitalise(error.message.replace(/^error: |\.$/g, "").replaceAll("\n", " "));
+  switch (error.code) {
+    case "commander.unknownOption": {
+      const [, word = ""] = /'([^']*)'/.exec(problem) ?? [];
+      return problem + suggestion(word.replace(/=.*$/, ""), flagsOf(program, args));
+    }
+    case "commander.excessArguments": {
+      const word = program.args[0];
+      // A command's own arguments are its own to count.
+      if (word === undefined || program.commands.some((command) => command.name() === word)) {
+        return problem;
+      }
+      const names = program.commands.map((command) => command.name());
+      const short = args.find((arg) => flagsOf(program, args).includes(`-${arg}`));
+      if (short !== undefined) return `Option ${short} has two dashes: -${short}`;
+      return `Unknown command '${word}'${suggestion(word, names)}`;
+    }
+  }
+  return problem;
 }
 
 /** The whole command line; each command tells `asked` what it was asked for. */
 function command(
   version: string,
   asked: (request: Request) => void,
+  environment: Environment,
   output: OutputConfiguration,
 ) {
   const program = withOptions(new Command("mmproxy"))
     .description(
-      "Takes PROXY protocol headers off TCP connections and UDP datagrams, and relays them to a " +
-        "service from the client's own address.",
+      "Removes the PROXY protocol header from TCP connections and UDP datagrams, and forwards them to " +
+        "an upstream from the client's own address.",
     )
     .usage(
-      "[options]\n       mmproxy routes up|down|show [options]\n       mmproxy doctor [options]\n" +
-        "       mmproxy check --config <path>\n" +
-        "       mmproxy status|connections|close|reload|top --control <path>\n" +
-        "       mmproxy help [topic]",
+      "[options]\n       mmproxy <command> [options]\n       mmproxy help [topic]",
     )
     .helpOption("-h, --help", "print this help")
     .helpCommand(false)
@@ -100,25 +135,26 @@ function command(
     // Flags behind a subcommand's name are the subcommand's.
     .enablePositionalOptions()
     .allowExcessArguments(false)
+    .showSuggestionAfterError(false)
     .exitOverride()
     .configureOutput(output);
-  program.action(() => asked({ kind: "run", setup: setupOf(program) }));
-  program.addCommand(routesCommand(asked).copyInheritedSettings(program));
-  program.addCommand(doctorCommand(asked).copyInheritedSettings(program));
-  program.addCommand(checkCommand(asked).copyInheritedSettings(program));
-  for (const command of controlCommands(asked)) {
+  program.action(() => asked({ kind: "run", setup: setupOf(program, environment) }));
+  program.addCommand(routesCommand(asked, environment).copyInheritedSettings(program));
+  program.addCommand(doctorCommand(asked, environment).copyInheritedSettings(program));
+  for (const command of [checkCommand(asked), ...controlCommands(asked)]) {
+    inherit(command, environment);
     program.addCommand(command.copyInheritedSettings(program));
   }
   program.addCommand(helpCommand(asked).copyInheritedSettings(program));
   return program;
 }
 
-function routesCommand(asked: (request: Request) => void) {
+function routesCommand(asked: (request: Request) => void, environment: Environment) {
   const routes = withOptions(new Command("routes"), "routes");
   return routes
     .description(
-      "Sets (up), removes (down) or checks (show) the routing that brings the service's replies to " +
-        "clients back to this program. Takes the flags that the program itself is started with.",
+      "Sets (up), removes (down) or checks (show) the routing that brings the upstream's replies to " +
+        "clients back to this program. Takes the flags that the program is started with.",
     )
     .addArgument(new Argument("<action>", "what to do").choices(ROUTES_ACTIONS))
     .option("--dry-run", "print the commands that do the same, and do nothing")
@@ -126,43 +162,60 @@ function routesCommand(asked: (request: Request) => void) {
       asked({
         kind: "routes",
         action,
-        setup: setupOf(routes),
+        setup: setupOf(routes, environment),
         dryRun: flags.dryRun === true,
       })
     );
 }
 
-function doctorCommand(asked: (request: Request) => void) {
+function doctorCommand(asked: (request: Request) => void, environment: Environment) {
   const doctor = withOptions(new Command("doctor"), "doctor");
   return doctor
     .description(
-      "Checks whether the program would work, and prints the commands that mend what is wrong. Takes " +
-        "the flags that the program itself is started with, and changes nothing.",
+      "Checks whether the program would work, and prints the commands that fix what is wrong. Takes " +
+        "the flags that the program is started with, and changes nothing.",
     )
     .option("--json", "print one JSON document")
     .action((flags) =>
-      asked({ kind: "doctor", setup: setupOf(doctor), json: flags.json === true })
+      asked({ kind: "doctor", setup: setupOf(doctor, environment), json: flags.json === true })
     );
 }
 
 /** Gives a command the options of a run; its help names those that it heeds. */
 function withOptions(command: Command, heeder?: Heeder): Command {
-  for (const [, row] of ROWS) {
+  for (const [heading, row] of inGroups()) {
     const isHidden = heeder !== undefined && !row.heeders.includes(heeder);
-    for (const option of optionsOf(row)) command.addOption(option.hideHelp(isHidden));
+    for (const option of optionsOf(row)) {
+      command.addOption(option.hideHelp(isHidden).helpGroup(heading));
+    }
   }
   return command.addOption(
     new Option(
       "--config <path>",
-      "a TOML file with any number of listeners, in place of the flags for one; docs/config.md",
-    ),
+      "TOML file with any number of listeners, in place of the flags for one (docs/config.md)",
+    ).helpGroup(PROCESS),
   );
+}
+
+/** The rows below their headings; those that have none come last, below the process's. */
+function inGroups(): [heading: string, row: Row][] {
+  const rows = new Map(ROWS);
+  const grouped = Object.entries(GROUPS).flatMap(([heading, keys]) =>
+    keys.map((key) => [heading, key] as const)
+  );
+  const known = new Set(grouped.map(([, key]) => key));
+  const others = ROWS.filter(([key]) => !known.has(key)).map(([key]) => [PROCESS, key] as const);
+  return [...grouped, ...others].flatMap(([heading, key]) => {
+    const row = rows.get(key);
+    return row ? [[heading, row]] : [];
+  });
 }
 
 /** Commander's options of a row: itself, and its alias. */
 function optionsOf(row: Row): Option[] {
   const option = new Option(row.flags, row.help);
-  if (row.default !== undefined) option.default(row.default);
+  // The second is for the help, which would put the first into quotes.
+  if (row.default !== undefined) option.default(row.default, row.default);
   if (row.many) {
     // What was there before the first is the default.
     option.argParser((text, before: unknown) => Array.isArray(before) ? [...before, text] : [text]);
@@ -176,15 +229,24 @@ interface Parsed {
 }
 
 /** @throws {UsageError} */
-function setupOf(command: Parsed): Setup {
-  const rows = ROWS.map(([key, row]): [Key, Typed] => [key, typedOf(command, row)]);
-  const { config } = command.opts() as { config?: string };
+function setupOf(command: Parsed, environment: Environment): Setup {
+  const rows = ROWS.map(([key, row]): [Key, Typed] => [key, typedOf(command, row, environment)]);
+  const { config = environment(variableOf("--config")) } = command.opts() as { config?: string };
   return readSetup(Object.fromEntries(rows) as TypedOptions, config);
 }
 
-function typedOf(command: Parsed, row: Row): Typed {
-  const [own, alias] = [row, row.alias].map((given) => given && found(command, given));
-  if (!own) throw new Error(`no option ${row.flags}`);
+/** What is typed goes before what the environment has. */
+function typedOf(command: Parsed, row: Row, environment: Environment): Typed {
+  const typed = chosen(row, (given) => found(command, given));
+  return typed.isTyped
+    ? typed
+    : chosen(row, (given) => inherited(row, given, environment) ?? typed);
+}
+
+/** An option's value by its own name or by its alias. */
+function chosen(row: Row, find: (given: Pick<Row, "flags">) => Typed): Typed {
+  const own = find(row);
+  const alias = row.alias && find(row.alias);
   if (!alias?.isTyped) return own;
   if (own.isTyped) {
     throw new UsageError(`Options ${own.names} and ${alias.names}: they are one, name it once`);
@@ -202,13 +264,35 @@ function found(command: Parsed, given: Pick<Row, "flags">): Typed {
   };
 }
 
+/** What the environment has for an option. A switch that is off there is as one that is not typed. */
+function inherited(
+  row: Row,
+  given: Pick<Row, "flags">,
+  environment: Environment,
+): Typed | undefined {
+  const names = variableOf(given.flags);
+  const text = environment(names);
+  if (text === undefined) return undefined;
+  if (!row.parse) return switchOf(names, text) ? { isTyped: true, value: true, names } : undefined;
+  return { isTyped: true, value: row.many ? listOf(text) : text, names };
+}
+
+/** Fits a terminal of 80 columns, the narrowest that is common. */
+const HELP_WIDTH = 79;
+const PROCESS = "Process:";
 const EPILOGUE = `
 Example:
-  mmproxy -l 0.0.0.0:8443 -4 127.0.0.1:443 -a /etc/mmproxy/subnets --auto-routes
+  mmproxy -l 0.0.0.0:8443 -4 127.0.0.1:443 -a subnets.txt --auto-routes
 
-Signals: SIGINT or SIGTERM stops accepting after --shutdown-delay and lets connections finish for up to
---drain-timeout; a second one ends at once. SIGHUP reads the subnet file again. SIGUSR1 does nothing.
-Exit codes: 0 stopped, 1 cannot run, 2 wrong command line.`;
+Every flag is also a variable: MMPROXY_LISTEN_ADDR is --listen-addr. A flag
+goes before its variable, and a variable before the file of --config.
+
+Signals: SIGINT or SIGTERM stops accepting after --shutdown-delay and lets
+open connections finish for up to --drain-timeout; a second one ends the
+program at once. SIGHUP reloads the configuration and subnet files. SIGUSR1
+has no effect.
+Exit codes: 0 stopped; 1 cannot run now; 2 a wrong command line or file, or
+a missing permission: starting it again does not help.`;
 
 function capitalise(text: string): string {
   return text.charAt(0).toUpperCase() + text.slice(1);

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import project from "../../deno.json" with { type: "json" };
 import { parseArguments } from "./arguments.ts";
+import { GROUPS, OPTIONS } from "./options.ts";
 import { UsageError } from "./usage_error.ts";
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 
@@ -104,7 +105,7 @@ Deno.test("parseArguments: --metrics-addr is an address of either family, and no
   assert.equal(configOf("--metrics-addr 127.0.0.1:9100").metricsAddr?.port, 9100);
   assert.match(
     refusalOf(["--metrics-addr", "localhost:9100"]),
-    /^Option --metrics-addr: "localhost:9100" is not an IP address and port, for example 127\.0\.0\.1:443$/,
+    /^Option --metrics-addr: "localhost:9100" is not an IP address and port, for example 127\.0\.0\.1:9100; did you mean 127\.0\.0\.1:9100, or \[::1\]:9100 for IPv6\?$/,
   );
 });
 
@@ -316,7 +317,11 @@ for (const [names, expected, values] of WRONG) {
     Deno.test(`parseArguments: ${names} refuses ${JSON.stringify(value)} in one line`, () => {
       for (const name of names.split(", ")) {
         assert.equal(
-          refusalOf([name, value]),
+          // What was probably meant, is tested where it is said.
+          refusalOf([name, value]).replace(
+            /; (did you mean|a port is|ports are|a host name) .*$/,
+            "",
+          ),
           `Option ${names}: ${JSON.stringify(value)} is not ${expected}`,
         );
       }
@@ -326,14 +331,14 @@ for (const [names, expected, values] of WRONG) {
 
 const UNREADABLE: readonly (readonly [line: string, message: string])[] = [
   ["--frob", "Unknown option '--frob'; see --help"],
-  ["--listner 2", "Unknown option '--listner' (Did you mean --listeners?); see --help"],
+  ["--listner 2", "Unknown option '--listner' (did you mean --listeners?); see --help"],
   ["-4", "Option '-4, --ipv4 <addr>' argument missing; see --help"],
   [
     "routes sideways",
     "Command-argument value 'sideways' is invalid for argument 'action'. Allowed choices are up, down, show; see --help",
   ],
   ["routes", "Missing required argument 'action'; see --help"],
-  ["run", "Too many arguments. Expected 0 arguments but got 1: run; see --help"],
+  ["run", "Unknown command 'run'; see --help"],
 ];
 
 for (const [line, message] of UNREADABLE) {
@@ -354,7 +359,7 @@ Deno.test("parseArguments: --help names every flag with its default", () => {
   assert(help.includes("-a, --allowed-subnets"));
   assert(help.includes("--auto-routes"));
   for (const value of FLAG_DEFAULTS.filter((value) => value !== false)) {
-    assert(help.replace(/\s+/g, " ").includes(`(default: "${value}")`), `${value}`);
+    assert(help.replace(/\s+/g, " ").includes(`(default: ${value})`), `${value}`);
   }
 });
 
@@ -418,3 +423,141 @@ Deno.test("parseArguments: check takes a file, and nothing else", () => {
   assert.match(refusalOf(words("check --config a -m 1")), /^Unknown option '-m'/);
   assert.match(textOf("check --help"), /^Usage: mmproxy check \[options\]\n/);
 });
+
+/** What flags and variables come to. */
+function withEnvironment(line: string, variables: Record<string, string>) {
+  return parseArguments(words(line), "1.2.3", (name) => variables[name]);
+}
+
+Deno.test("environment: every option has a variable, named as its flag", () => {
+  const asked: string[] = [];
+  parseArguments([], "1.2.3", (name) => {
+    asked.push(name);
+    return undefined;
+  });
+  const long = textOf("--help").matchAll(/^ {2}(?:-\w, )?--([a-z0-9-]+) /gm);
+  const flags = Array.from(long, ([, name = ""]) => name).filter((name) => name !== "version");
+  assert(flags.length > 20);
+  const names = flags.filter((name) => name !== "help").map((name) =>
+    `MMPROXY_${name.toUpperCase().replaceAll("-", "_")}`
+  );
+  assert.deepEqual(new Set(asked), new Set(names));
+});
+
+Deno.test("environment: values, lists and switches come as they are typed", () => {
+  const request = withEnvironment("-p udp", {
+    MMPROXY_IPV4: "192.0.2.1:53",
+    MMPROXY_LISTEN_ADDR: "0.0.0.0:53, [::]:53",
+    MMPROXY_LISTENERS: "3",
+    MMPROXY_AUTO_ROUTES: "true",
+    MMPROXY_WATCH: "0",
+    MMPROXY_PROTOCOL: "tcp",
+  });
+  assert(request.kind === "run" && request.setup.kind === "flags");
+  const { config } = request.setup;
+  const [listener] = config.listeners;
+  assert.equal(listener?.ipv4?.text, "192.0.2.1:53");
+  assert.equal(listener?.ipv6, undefined, "-4 alone refuses IPv6 clients");
+  assert.deepEqual(listener?.listen.map(({ text }) => text), ["0.0.0.0:53", "[::]:53"]);
+  assert.equal(listener?.protocol, "udp", "a flag goes before the environment");
+  assert.equal(config.workers, 3);
+  assert.equal(config.autoRoutes, true);
+  assert.equal(config.watch, false);
+});
+
+Deno.test("environment: a flag goes before the variable of its alias", () => {
+  const request = withEnvironment("--workers 2", { MMPROXY_LISTENERS: "3" });
+  assert(request.kind === "run" && request.setup.kind === "flags");
+  assert.equal(request.setup.config.workers, 2);
+});
+
+Deno.test("environment: goes before the file, which alone says what a listener does", () => {
+  const request = withEnvironment("", { MMPROXY_CONFIG: "f.toml", MMPROXY_LOG_LEVEL: "debug" });
+  assert(request.kind === "run" && request.setup.kind === "file");
+  assert.equal(request.setup.path, "f.toml");
+  assert.deepEqual(request.setup.overrides, { logLevel: "debug" });
+  assert.throws(
+    () => withEnvironment("", { MMPROXY_CONFIG: "f.toml", MMPROXY_IPV4: "127.0.0.1:1" }),
+    new UsageError("Option MMPROXY_IPV4: with --config the file says it for each listener"),
+  );
+});
+
+Deno.test("environment: what is wrong names the variable", () => {
+  for (
+    const [variable, value, message] of [
+      ["MMPROXY_MARK", "x", 'Option MMPROXY_MARK: "x" is not a whole number from 0 to 4294967295'],
+      ["MMPROXY_WATCH", "on", 'Option MMPROXY_WATCH: "on" is not true or false'],
+    ] as const
+  ) {
+    assert.throws(() => withEnvironment("", { [variable]: value }), new UsageError(message));
+  }
+});
+
+Deno.test("environment: routes, doctor, check and the commands that ask have it, too", () => {
+  for (const line of ["doctor", "routes show"]) {
+    const request = withEnvironment(line, { MMPROXY_IPV4: "192.0.2.1:53" });
+    assert(request.kind === "doctor" || request.kind === "routes");
+    assert(request.setup.kind === "flags");
+    assert.equal(request.setup.config.listeners[0]?.ipv4?.text, "192.0.2.1:53");
+  }
+  const socketOf = (line: string, variables: Record<string, string>) => {
+    const request = withEnvironment(line, variables);
+    assert(request.kind === "control");
+    return request.socket;
+  };
+  const control = { MMPROXY_CONTROL: "/run/c" };
+  assert.deepEqual(socketOf("status", control), { path: "/run/c" });
+  assert.deepEqual(socketOf("status --control /run/d", control), { path: "/run/d" });
+  assert.deepEqual(socketOf("status --config f", control), { config: "f" });
+  assert.deepEqual(socketOf("status", { MMPROXY_CONFIG: "f" }), { config: "f" });
+  const check = withEnvironment("check", { MMPROXY_CONFIG: "f" });
+  assert(check.kind === "check" && check.path === "f");
+});
+
+const COMMANDS = [
+  "",
+  "routes ",
+  "doctor ",
+  "check ",
+  "status ",
+  "connections ",
+  "close ",
+  "reload ",
+];
+
+for (const command of COMMANDS) {
+  Deno.test(`help: ${command}--help fits 80 columns, and quotes no default`, () => {
+    const help = textOf(`${command}--help`);
+    for (const line of help.split("\n")) assert(line.length < 80, line);
+    assert(!help.includes('(default: "'));
+    assert(!/\b(service|whole|mend)/.test(help.replaceAll(/systemd service/g, "")), help);
+  });
+}
+
+Deno.test("help: every option has a heading of its own", () => {
+  const grouped = Object.values(GROUPS).flat();
+  assert.deepEqual(grouped.toSorted(), Object.keys(OPTIONS).toSorted());
+  const help = textOf("--help");
+  for (const heading of Object.keys(GROUPS)) assert(help.includes(`\n${heading}\n`), heading);
+});
+
+const SUGGESTIONS: [line: string, message: string][] = [
+  ["--listen 0.0.0.0:1", "Unknown option '--listen' (did you mean --listen-addr?); see --help"],
+  [
+    "--drain-tiemout=3",
+    "Unknown option '--drain-tiemout=3' (did you mean --drain-timeout?); see --help",
+  ],
+  ["--allowed x", "Unknown option '--allowed' (did you mean --allowed-subnets?); see --help"],
+  ["doctor --jsn", "Unknown option '--jsn' (did you mean --json?); see --help"],
+  ["-q", "Unknown option '-q'; see --help"],
+  ["-mark 123", "Option -mark has two dashes: --mark; see --help"],
+  ["doctr", "Unknown command 'doctr' (did you mean doctor?); see --help"],
+  ["statu --control x", "Unknown command 'statu' (did you mean status?); see --help"],
+  ["frobnicate", "Unknown command 'frobnicate'; see --help"],
+];
+
+for (const [line, message] of SUGGESTIONS) {
+  Deno.test(`parseArguments: ${line} is refused, with what was probably meant`, () => {
+    assert.equal(refusalOf(words(line)), message);
+  });
+}

@@ -14,11 +14,11 @@ export type Setup =
 
 /** What commander found for an option. */
 export interface Typed {
-  /** Whether it was typed; otherwise the value is its default. */
+  /** Whether it was typed, or the environment has it; otherwise the value is its default. */
   readonly isTyped: boolean;
   /** `true` for a switch; undefined where there is no default. */
   readonly value: string | readonly string[] | true | undefined;
-  /** The names of the flag that was typed: that of an option or its alias. */
+  /** The names of the flag that was typed, of an option or its alias; or the variable. */
   readonly names: string;
 }
 
@@ -59,7 +59,7 @@ function overridesOf(typed: TypedOptions): Partial<ProxyConfig> {
   const [ofListener] = given.filter(([, { of }]) => of === "listener");
   if (ofListener) {
     throw new UsageError(
-      `Option ${namesOf(ofListener[1])}: with --config the file says it for each listener`,
+      `Option ${typed[ofListener[0]].names}: with --config the file says it for each listener`,
     );
   }
   return valuesOf(given, typed);
