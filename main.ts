@@ -2,38 +2,42 @@
 import { fileURLToPath } from "node:url";
 import project from "./deno.json" with { type: "json" };
 import { parseArguments } from "./src/cli/arguments.ts";
+import { PROCESS_ENVIRONMENT } from "./src/cli/environment.ts";
+import { failureOf, formatAskedFor } from "./src/cli/failure.ts";
 import { readConfiguration } from "./src/cli/setup.ts";
-import { UsageError } from "./src/cli/usage_error.ts";
 import { ConfigError } from "./src/config/mistakes.ts";
-import { ControlError, runControl } from "./src/control/command.ts";
+import { setInterfaces } from "./src/config/scope.ts";
+import { runControl } from "./src/control/command.ts";
 import { runDoctor } from "./src/doctor/command.ts";
-import { HelpError, page, topicList } from "./src/help/pages.ts";
+import { page, topicList } from "./src/help/pages.ts";
 import { withoutNames } from "./src/proxy/names.ts";
 import { keepDebuggerShut } from "./src/proxy/usr1.ts";
-import { lostLines, openLog } from "./src/log/log.ts";
+import { failureLines, lostLines, openLog } from "./src/log/log.ts";
 import { LogOutput } from "./src/log/output.ts";
-import { LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
+import { type Library, LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
 import { KernelRouting } from "./src/routing/kernel.ts";
-import { RoutingError } from "./src/routing/plan.ts";
 import { runRoutes } from "./src/routing/command.ts";
 import { runService } from "./src/proxy/run.ts";
-import { StartError } from "./src/proxy/start_error.ts";
 
 /** How long an end waits for the log's reader. */
 const FLUSH_MS = 1_000;
 
 /** The log's, once it is open. */
 let output: LogOutput | undefined;
+/** Once it is loaded. */
+let native: Library | undefined;
 
 /** Runs a command line; the process's exit code. */
 async function main(args: readonly string[]): Promise<number> {
+  let format = formatAskedFor(args, PROCESS_ENVIRONMENT);
+  let isRun = false;
   try {
-    const request = parseArguments(args, project.version);
+    const request = parseArguments(args, project.version, PROCESS_ENVIRONMENT);
     if (request.kind === "print") {
       console.log(request.text.trimEnd());
       return 0;
     }
-    const library = loadLibrary(libraryPlaces(new URL("./", import.meta.url)));
+    const library = load();
     await keepDebuggerShut(library);
     if (request.kind === "check") {
       // Only now: who has no file need not load what reads one.
@@ -55,9 +59,11 @@ async function main(args: readonly string[]): Promise<number> {
     const config = await readConfiguration(request.setup, library);
     switch (request.kind) {
       case "run": {
-        const { logLevel, logFormat } = config;
-        const lines = output = new LogOutput(library, (count) => lostLines(count, logFormat));
-        const log = openLog(logLevel, logFormat, (line) => lines.write(line));
+        isRun = true;
+        format = config.logFormat;
+        const form = { format, journal: library.stderrIsJournal() };
+        const lines = output = new LogOutput(library, (count) => lostLines(count, form));
+        const log = openLog(config.logLevel, form, (line) => lines.write(line));
         const { setup } = request;
         const reread = () => readConfiguration(setup, library);
         await runService(config, library, log, lines, setup.kind === "file" ? reread : undefined);
@@ -79,20 +85,30 @@ async function main(args: readonly string[]): Promise<number> {
         );
     }
   } catch (error) {
-    if (error instanceof UsageError || error instanceof ConfigError) return fail(error.message, 2);
-    const known = [LibraryError, StartError, RoutingError, ControlError, HelpError];
-    if (known.some((kind) => error instanceof kind)) return fail((error as Error).message, 1);
-    const text = error instanceof Error ? error.stack ?? error.message : String(error);
-    return fail(`internal error, please report it: ${text}`, 1);
+    const { message, code } = failureOf(error, isRun);
+    if (error instanceof ConfigError) format = error.logFormat ?? format;
+    const lines = failureLines(message, code, { format, journal: isJournal() });
+    if (output) output.write(lines);
+    else Deno.stderr.writeSync(new TextEncoder().encode(lines));
+    return code;
   }
 }
 
-function fail(message: string, code: number): number {
-  // Of a configuration every mistake has a line.
-  const lines = message.split("\n").map((line) => `mmproxy: ${line}\n`).join("");
-  if (output) output.write(lines);
-  else Deno.stderr.writeSync(new TextEncoder().encode(lines));
-  return code;
+/** Whether what fails is said in the journal; asked also before there is a library, or where it is missing. */
+function isJournal(): boolean {
+  try {
+    return load().stderrIsJournal();
+  } catch (error) {
+    if (error instanceof LibraryError) return false;
+    throw error;
+  }
+}
+
+/** For scopes that are names. */
+setInterfaces(() => new TextDecoder().decode(load().readFile("/proc/self/net/if_inet6")));
+
+function load(): Library {
+  return native ??= loadLibrary(libraryPlaces(new URL("./", import.meta.url)));
 }
 
 if (import.meta.main) {

@@ -41,7 +41,7 @@ use control::{client, server};
 use observe::log_queue;
 use proxy::port::{self, Transport};
 use proxy::{handles, sandbox, Records};
-use system::{files, notify, probe, resolve, usr1, watch};
+use system::{files, journal, notify, probe, resolve, usr1, watch};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
 /// aligned to 8.
@@ -205,6 +205,13 @@ pub unsafe extern "C" fn notify(state: Buffer, length: u32) -> i32 {
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn watchdog_ms() -> u32 {
     notify::watchdog_ms()
+}
+
+/// Whether standard error goes to systemd's journal: 1 or 0.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn stderr_is_journal() -> i32 {
+    journal::on_stderr()
 }
 
 /// Prepares a proxy; returns its handle. Nothing listens yet.

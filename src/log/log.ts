@@ -18,6 +18,13 @@ export interface Details {
 /** Writes one line. */
 export type Log = (level: LevelName, message: string, details: Details) => void;
 
+/** How a line is written. */
+export interface Form {
+  readonly format: LogFormat;
+  /** For systemd's journal, which has a time and a priority of its own. */
+  readonly journal: boolean;
+}
+
 /** LogTape has no "access" level: it lies between info and debug, where LogTape has debug and trace. */
 const LOGTAPE: Record<LevelName, LogLevel> = {
   error: "error",
@@ -26,15 +33,19 @@ const LOGTAPE: Record<LevelName, LogLevel> = {
   access: "debug",
   debug: "trace",
 };
-const NAMES = new Map(Object.entries(LOGTAPE).map(([ours, theirs]) => [theirs, ours]));
+/** The journal's priorities (sd-daemon(3)). */
+const PRIORITIES: Record<LevelName, number> = { error: 3, warn: 4, info: 6, access: 6, debug: 7 };
+const NAMES = new Map(
+  Object.entries(LOGTAPE).map(([ours, theirs]) => [theirs, ours as LevelName]),
+);
 
 /**
  * Sets the log up, once.
  *
  * @param write takes whole lines, and holds nobody up
  */
-export function openLog(level: LevelName, format: LogFormat, write: (line: string) => void): Log {
-  const line = FORMATS[format];
+export function openLog(level: LevelName, form: Form, write: (line: string) => void): Log {
+  const line = writerOf(form);
   configureSync({
     reset: true,
     sinks: { lines: (record: LogRecord) => write(line(record)) },
@@ -48,17 +59,33 @@ export function openLog(level: LevelName, format: LogFormat, write: (line: strin
 }
 
 /** The line that stands for `count` lines which found no room. */
-export function lostLines(count: number, format: LogFormat): string {
+export function lostLines(count: number, form: Form): string {
   const lines = count === 1 ? "1 line was" : `${count} lines were`;
   const message = `${lines} left out here: standard error did not take them`;
   const details = { event: "log_lines_lost", value: count };
-  return FORMATS[format]({ category: ["mmproxy"], ...recordOf("warn", message, details) });
+  return lineOf("warn", message, details, form);
 }
 
-const FORMATS: Record<LogFormat, (record: LogRecord) => string> = {
-  text: formatText,
-  json: formatJson,
-};
+/** The lines of a failure, before there is a log or after it: one for each line of the message. */
+export function failureLines(message: string, code: number, form: Form): string {
+  // Without a log, a line begins as other programs' do.
+  const isPlain = form.format === "text" && !form.journal;
+  return message.split("\n").map((line) =>
+    isPlain
+      ? `mmproxy: ${line}\n`
+      : lineOf("error", line, { event: "failed", exit_code: code }, form)
+  ).join("");
+}
+
+function lineOf(level: LevelName, message: string, details: Details, form: Form): string {
+  return writerOf(form)({ category: ["mmproxy"], ...recordOf(level, message, details) });
+}
+
+function writerOf({ format, journal }: Form): (record: LogRecord) => string {
+  if (!journal) return format === "json" ? formatJson : formatText;
+  const line = format === "json" ? formatJson : formatMessage;
+  return (record) => `<${PRIORITIES[levelName(record)]}>${line(record)}`;
+}
 
 function emit(logger: Logger, level: LevelName, message: string, details: Details): void {
   logger.emit(recordOf(level, message, details));
@@ -78,10 +105,13 @@ function recordOf(level: LevelName, message: string, details: Details) {
 /** `2026-11-23T06:22:18.123Z WARN  message` */
 function formatText(record: LogRecord): string {
   const level = levelName(record).toUpperCase().padEnd(6);
-  // One event, one line: what a message quotes cannot start another.
+  return `${new Date(record.timestamp).toISOString()} ${level} ${formatMessage(record)}`;
+}
+
+/** One event, one line: what a message quotes cannot start another. */
+function formatMessage(record: LogRecord): string {
   // deno-lint-ignore no-control-regex
-  const message = record.message.join("").replaceAll(/[\x00-\x1f\x7f]+/g, " ");
-  return `${new Date(record.timestamp).toISOString()} ${level} ${message}\n`;
+  return `${record.message.join("").replaceAll(/[\x00-\x1f\x7f]+/g, " ")}\n`;
 }
 
 function formatJson(record: LogRecord): string {
@@ -91,6 +121,6 @@ function formatJson(record: LogRecord): string {
   return JSON.stringify({ time, level: levelName(record), event, message, ...rest }) + "\n";
 }
 
-function levelName(record: LogRecord): string {
-  return NAMES.get(record.level) ?? record.level;
+function levelName(record: LogRecord): LevelName {
+  return NAMES.get(record.level) ?? "error";
 }

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import type { LevelName, LogFormat } from "../config/options.ts";
-import { openLog } from "./log.ts";
+import { failureLines, openLog } from "./log.ts";
 
 /** A log at `level`, and the lines that it has written. */
-function open(level: LevelName, format: LogFormat) {
+function open(level: LevelName, format: LogFormat, journal = false) {
   const lines: string[] = [];
-  return { log: openLog(level, format, (line) => lines.push(line)), lines };
+  return { log: openLog(level, { format, journal }, (line) => lines.push(line)), lines };
 }
 
 const TIME = String.raw`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`;
@@ -59,4 +59,35 @@ Deno.test("openLog: a newline in a message or field forges no JSON line", () => 
   assert.equal(line.indexOf("\n"), line.length - 1);
   const { event, message, error } = JSON.parse(line);
   assert.deepEqual([event, message, error], ["any", `Message ${forged}`, forged]);
+});
+
+Deno.test("openLog: the journal gets a priority, and neither time nor level", () => {
+  const { log, lines } = open("debug", "text", true);
+  for (const level of LEVELS) log(level, "Two\nlines", { event: "any" });
+  assert.deepEqual(lines, [3, 4, 6, 6, 7].map((priority) => `<${priority}>Two lines\n`));
+});
+
+Deno.test("openLog: JSON in the journal is JSON behind a priority", () => {
+  const { log, lines } = open("info", "json", true);
+  log("warn", "A line", { event: "any" });
+  const [, priority, rest = ""] = /^<(\d)>(.*)\n$/.exec(lines[0] ?? "") ?? [];
+  assert.equal(priority, "4");
+  assert.equal(JSON.parse(rest).message, "A line");
+});
+
+Deno.test("failureLines: as other programs do, as JSON, and for the journal", () => {
+  const message = "one\ntwo";
+  const text = { format: "text", journal: false } as const;
+  assert.equal(failureLines(message, 2, text), "mmproxy: one\nmmproxy: two\n");
+  assert.equal(failureLines(message, 2, { ...text, journal: true }), "<3>one\n<3>two\n");
+  const json = failureLines(message, 2, { format: "json", journal: false }).trimEnd().split("\n");
+  for (const [index, line] of json.entries()) {
+    const { time: _, ...fields } = JSON.parse(line);
+    assert.deepEqual(fields, {
+      level: "error",
+      event: "failed",
+      message: ["one", "two"][index],
+      exit_code: 2,
+    });
+  }
 });

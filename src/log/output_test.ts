@@ -85,10 +85,10 @@ Deno.test("LogOutput: a flush tells what is untold and waits no longer than it m
 
 Deno.test("lostLines: is a line of either format", () => {
   assert.match(
-    lostLines(2, "text"),
+    lostLines(2, { format: "text", journal: false }),
     /^\S+Z WARN {3}2 lines were left out here: standard error did not take them\n$/,
   );
-  const { time: _, ...fields } = JSON.parse(lostLines(1, "json"));
+  const { time: _, ...fields } = JSON.parse(lostLines(1, { format: "json", journal: false }));
   assert.deepEqual(fields, {
     level: "warn",
     event: "log_lines_lost",

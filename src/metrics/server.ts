@@ -54,7 +54,9 @@ export async function serveMetrics(
     const remedy = Deno.build.standalone
       ? `which this binary lacks: use a release's bin/mmproxy`
       : `start it with bin/mmproxy, or add --allow-net=${host} before main.ts`;
-    throw new StartError(`${OPTION}: listening on ${host} needs a permission: ${remedy}`);
+    throw new StartError(`${OPTION}: listening on ${host} needs a permission: ${remedy}`, {
+      lasting: true,
+    });
   }
   // Only now: who serves no metrics need not load it.
   const client = await import("prom-client");
@@ -65,6 +67,7 @@ export async function serveMetrics(
   } catch (error) {
     throw new StartError(`${OPTION}: cannot listen on ${address.text}: ${reason(error)}`, {
       cause: error,
+      lasting: error instanceof Deno.errors.PermissionDenied,
     });
   }
 }

@@ -505,4 +505,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 1192344576;
+export const ABI_VERSION = 2212938346;

@@ -209,6 +209,11 @@ export class Library {
     return this.#native.watchdog_ms();
   }
 
+  /** Whether standard error goes to systemd's journal. */
+  stderrIsJournal(): boolean {
+    return this.#native.stderr_is_journal() === 1;
+  }
+
   /** Prepares a proxy; its handle. `config`: a `ProxyConfig`. */
   openProxy(config: Uint8Array<ArrayBuffer>): number {
     return this.#unwrap(this.#native.open_proxy(config, config.length));

@@ -165,6 +165,10 @@ export const symbols = {
     parameters: ["u32", "u32", "buffer", "u32"],
     result: "i32",
   },
+  stderr_is_journal: {
+    parameters: [],
+    result: "i32",
+  },
   stop: {
     parameters: ["u32", "u32"],
     result: "i32",

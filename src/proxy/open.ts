@@ -142,7 +142,7 @@ function firstSubnets(
     const option = config.file === undefined
       ? "Option -a, --allowed-subnets"
       : `${config.file}, listener ${listener.name}, allowed-subnets`;
-    throw new StartError(`${option}: ${error.message}`, { cause: error });
+    throw new StartError(`${option}: ${error.message}`, { cause: error, lasting: true });
   }
 }
 

@@ -121,6 +121,7 @@ export function enterSandbox(
   if (missing && options.sandbox === "on") {
     throw new StartError(
       `Option --sandbox on: ${missing}; allow it where this runs, or use --sandbox auto (docs/sandbox.md)`,
+      { lasting: true },
     );
   }
   const details = {

@@ -61,11 +61,11 @@ for (const { family, client, proxy } of CLIENTS) {
 for (
   const [named, capability] of [["none", ""], ["the wrong one", ",+net_bind_service"]] as const
 ) {
-  Deno.test(`capabilities: with ${named} the start ends with 1 and one line that names it`, async () => {
+  Deno.test(`capabilities: with ${named} the start ends with 2 and one line that names it`, async () => {
     const ended = await runToEnd(["-l", `127.0.0.1:${freePort()}`], {
       shell: withOnly(capability),
     });
-    assert.equal(ended.code, 1, ended.stderr);
+    assert.equal(ended.code, 2, ended.stderr);
     assert.match(
       ended.stderr,
       /^mmproxy: Cannot use the clients' addresses: [^\n]*CAP_NET_RAW[^\n]*\n$/,

@@ -458,7 +458,7 @@ Deno.test("loops: an upstream that is the program itself stops the start, and th
       const filled = (text: string) => text.replaceAll("P", port);
       const flags = filled(line.replaceAll("-p", "-~")).replaceAll("-~", "-p").split(" ");
       const { code, stderr } = await net.here.act(() => runToEnd(flags));
-      assert.equal(code, 1);
+      assert.equal(code, 2);
       assert.match(stderr, /^[^\n]*\n?(mmproxy: [^\n]*\n)$/);
       assert.ok(
         stderr.endsWith(
@@ -480,7 +480,7 @@ Deno.test("loops: an upstream that is the program itself stops the start, and th
     const at = `127.0.0.1:${freePort()}`;
     const flags = ["-l", `0.0.0.0:${freePort()}`, "-4", at, "--metrics-addr", at];
     const { code, stderr } = await net.here.act(() => runToEnd(flags));
-    assert.equal(code, 1);
+    assert.equal(code, 2);
     assert.match(stderr, /mmproxy itself serves its metrics there, on 127\.0\.0\.1:\d+/);
   });
 });

@@ -250,26 +250,40 @@ Deno.test("metrics: /readyz of UDP alone", async () => {
 });
 
 /** Runs it to its end: it must not start, and say why in one line. */
-async function refused(address: string, permissions: string[], ...words: RegExp[]): Promise<void> {
+async function refused(
+  address: string,
+  { permissions, expected }: { permissions: string[]; expected: number },
+  ...words: RegExp[]
+): Promise<void> {
   const listen = show({ ip: "127.0.0.1", port: freePort() });
   const args = ["-l", listen, "-a", "/dev/null", "--metrics-addr", address];
   await using scratch = await Scratch.make();
   args[3] = await scratch.write("subnets.txt", "127.0.0.1\n");
   const { code, stderr } = await runToEnd(args, { permissions });
-  assert.equal(code, 1, stderr);
+  assert.equal(code, expected, stderr);
   assert.equal(stderr.trimEnd().split("\n").length, 1, stderr);
   for (const word of [/^mmproxy: Option --metrics-addr: /, ...words]) assert.match(stderr, word);
 }
 
 Deno.test("metrics: without --allow-net it says which flag is missing", async () => {
-  await refused("127.0.0.1:9100", [], /add --allow-net=127\.0\.0\.1:9100 before main\.ts$/m);
-  await refused("[::1]:9100", ["--allow-net=127.0.0.1:9100"], /add --allow-net=\[::1\]:9100 /);
+  const refusing = (permissions: string[]) => ({ permissions, expected: 2 });
+  await refused(
+    "127.0.0.1:9100",
+    refusing([]),
+    /add --allow-net=127\.0\.0\.1:9100 before main\.ts$/m,
+  );
+  await refused(
+    "[::1]:9100",
+    refusing(["--allow-net=127.0.0.1:9100"]),
+    /add --allow-net=\[::1\]:9100 /,
+  );
 });
 
 Deno.test("metrics: a busy port and an address of another host are said in one line", async () => {
   await using taken = new TcpService(tellAndEcho);
-  await refused(taken.address, ["--allow-net"], /another program has it/);
-  await refused("192.0.2.99:9100", ["--allow-net"], /not an address of this host/);
+  const allowed = { permissions: ["--allow-net"], expected: 1 };
+  await refused(taken.address, allowed, /another program has it/);
+  await refused("192.0.2.99:9100", allowed, /not an address of this host/);
 });
 
 Deno.test("metrics: everything that the dashboard and the alerts ask for is exported", async () => {

@@ -318,7 +318,7 @@ for (
       ["-l", `127.0.0.1:${freePort()}`, "--sandbox", "on", "--auto-routes", "--table", `${table}`],
       { shell: without(call) },
     );
-    assert.equal(code, 1, stderr);
+    assert.equal(code, 2, stderr);
     const last = stderr.trimEnd().split("\n").at(-1);
     assert.equal(
       last,

@@ -57,8 +57,8 @@ class Machine implements AsyncDisposable {
     return await this.systemctl("show", "--value", "--property", property, "mmproxy");
   }
 
-  async journal(): Promise<string> {
-    return await this.container.exec("journalctl", "--no-pager", "--unit=mmproxy");
+  async journal(...args: string[]): Promise<string> {
+    return await this.container.exec("journalctl", "--no-pager", "--unit=mmproxy", ...args);
   }
 
   /** Lines of the unit that are added or replaced. */
@@ -138,7 +138,18 @@ realPeerTest(
     await assert.rejects(machine.systemctl("restart", "mmproxy"), /failed because/);
     await pause(1500);
     assert.equal(await machine.show("ActiveState"), "failed");
-    assert.match(await machine.journal(), /mmproxy: Unknown option '--nonsense'/);
+    assert.match(
+      await machine.journal("--priority=err"),
+      / mmproxy\[\d+\]: Unknown option '--nonsense'/,
+    );
+
+    // Nor is one that lacks a permission, which does not come by itself.
+    await machine.override("AmbientCapabilities=", "CapabilityBoundingSet=");
+    await assert.rejects(machine.systemctl("restart", "mmproxy"), /failed because/);
+    await pause(1500);
+    assert.equal(await machine.show("ActiveState"), "failed");
+    assert.equal(await machine.show("ExecMainStatus"), "2");
+    assert.equal(await machine.show("NRestarts"), "0");
   },
 );
 
@@ -181,6 +192,15 @@ realPeerTest("systemd: a reload is taken, and the program goes on", NEEDS, async
   }, "the new subnets");
   assert.equal(await machine.show("ActiveState"), "active");
   assert.equal(await machine.show("MainPID"), pid);
+
+  await machine.scratch.write("etc/subnets", "198.51.100.0/24\nnonsense\n");
+  await assert.rejects(machine.systemctl("reload", "mmproxy"), /Job for mmproxy.service failed/);
+  assert.equal(await machine.show("ActiveState"), "active");
+  assert.equal(await machine.show("MainPID"), pid);
+  // Its priority, its name, and one time alone.
+  const grave = await machine.journal("--priority=warning", "--identifier=mmproxy");
+  assert.match(grave, /^\w{3} \d\d \S+ \S+ mmproxy\[\d+\]: [^\n]*line 2[^\n]*nonsense/m);
+  assert.doesNotMatch(grave, /\dT\d\d:|WARN|ERROR|Listening on/);
 });
 
 realPeerTest(

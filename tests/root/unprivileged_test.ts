@@ -63,11 +63,11 @@ for (const { family, client, proxy } of CLIENTS) {
   });
 }
 
-Deno.test("unprivileged: nobody without a capability is told what is missing, and the exit is 1", async () => {
+Deno.test("unprivileged: nobody without a capability is told what is missing, and the exit is 2", async () => {
   await using scratch = await Scratch.make();
   const start = asNobody(await installedFor(scratch), "");
   const ended = await runToEnd(["-l", `127.0.0.1:${freePort()}`], start);
-  assert.equal(ended.code, 1, ended.stderr);
+  assert.equal(ended.code, 2, ended.stderr);
   assert.match(
     ended.stderr,
     /^mmproxy: Cannot use the clients' addresses: [^\n]*CAP_NET_RAW[^\n]*\n$/,

@@ -1,6 +1,7 @@
 //! The operating system beside the network: files, host names, the service manager, signals, locks.
 
 pub mod files;
+pub mod journal;
 pub mod notify;
 pub mod probe;
 pub mod resolve;
