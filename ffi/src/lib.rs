@@ -34,14 +34,14 @@ use abi::errors::{self, guard, Error};
 use abi::layout::{
     self, protocol, status, ConnectionRecord, DestinationRecord, Endpoint, Event, ListenerRecord,
     PortRecord, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest, SelectionRecord,
-    SurveyRecord, TrustRecord,
+    SurveyRecord, TrustRecord, UsageRecord,
 };
 
 use control::{client, server};
 use observe::log_queue;
 use proxy::port::{self, Transport};
 use proxy::{handles, sandbox, Records};
-use system::{files, journal, notify, probe, resolve, usr1, watch};
+use system::{files, journal, notify, probe, resolve, usage, usr1, watch};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
 /// aligned to 8.
@@ -561,6 +561,24 @@ unsafe fn sandboxed(
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn socket_owner(inode: u32) -> i32 {
     guard(|| Ok(files::socket_owner(inode).unwrap_or(0) as i32))
+}
+
+/// Writes what this process uses of the system: memory, descriptors, CPU time.
+///
+/// # Safety
+/// `record` is valid for writing `length` bytes: one `UsageRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn process_usage(record: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `UsageRecord`.
+        let record: &mut [UsageRecord] = unsafe { records_mut(record, length)? };
+        let [record] = record else {
+            return Err(Error::invalid("the usage needs room for one record"));
+        };
+        *record = usage::usage()?;
+        Ok(0)
+    })
 }
 
 /// Tries once to reach an upstream, plainly or as a client, and waits for the outcome: 0 when a TCP

@@ -5,6 +5,7 @@
 import { errorName } from "../log/events.ts";
 import { BUCKETS_MS } from "../native/layout.ts";
 import type { Buckets, CounterName, HistogramName, Stats } from "../native/stats.ts";
+import type { Usage } from "../native/usage.ts";
 
 /** One value with its labels. */
 export interface Sample {
@@ -37,6 +38,8 @@ export interface Surroundings {
   readonly lastReloadGood: boolean;
   /** Log lines that standard error did not take. */
   readonly linesLost: number;
+  /** Nothing where the system does not say. */
+  readonly usage?: Usage;
 }
 
 /** The counters of one listener. */
@@ -241,6 +244,22 @@ function proxyFamilies(total: Pick<Stats, "get">, around: Surroundings): Family[
       "Start time of the process since the Unix epoch in seconds.",
       around.startedAt,
     ),
+    ...around.usage ? usageFamilies(around.usage) : [],
+  ];
+}
+
+/** The process, under the names that Prometheus's own clients use. */
+function usageFamilies(usage: Usage): Family[] {
+  return [
+    counter(
+      "process_cpu_seconds_total",
+      "User and system CPU time of all threads, in seconds.",
+      usage.cpuSeconds,
+    ),
+    gauge("process_resident_memory_bytes", "Memory in use, in bytes.", usage.residentBytes),
+    gauge("process_virtual_memory_bytes", "Address space in use, in bytes.", usage.virtualBytes),
+    gauge("process_open_fds", "Open file descriptors.", usage.openFiles),
+    gauge("process_max_fds", "Limit of open file descriptors.", usage.fileLimit),
   ];
 }
 

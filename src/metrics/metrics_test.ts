@@ -169,3 +169,25 @@ Deno.test("families: names follow Prometheus's conventions, and each has a help 
   assert.equal(new Set(all.map(({ name }) => name)).size, all.length);
   assert.equal(new Set(all.map(({ help }) => help)).size, all.length);
 });
+
+Deno.test("families: what the process uses, and nothing where the system does not say", () => {
+  const names = (families: Family[]) =>
+    families.map(({ name }) => name).filter((name) => name.startsWith("process_"));
+  assert.deepEqual(names(shown()), ["process_start_time_seconds"]);
+  const usage = {
+    virtualBytes: 5,
+    residentBytes: 4,
+    openFiles: 3,
+    fileLimit: 1024,
+    cpuSeconds: 1.5,
+  };
+  const told = shown(NUMBERED, { ...AROUND, usage });
+  const samples = told.slice(-5).map(({ name, type, samples }) => [name, type, samples[0]?.value]);
+  assert.deepEqual(samples, [
+    ["process_cpu_seconds_total", "counter", 1.5],
+    ["process_resident_memory_bytes", "gauge", 4],
+    ["process_virtual_memory_bytes", "gauge", 5],
+    ["process_open_fds", "gauge", 3],
+    ["process_max_fds", "gauge", 1024],
+  ]);
+});

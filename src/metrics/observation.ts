@@ -3,9 +3,9 @@ import project from "../../deno.json" with { type: "json" };
 import type { ProxyConfig } from "../config/model.ts";
 import { workerCount } from "../config/workers.ts";
 import { healthOf, Readiness, type Workers } from "./health.ts";
-import { families } from "./metrics.ts";
+import { families, type Surroundings } from "./metrics.ts";
 import { type MetricsServer, serveMetrics } from "./server.ts";
-import type { Library } from "../native/library.ts";
+import { type Library, NativeError } from "../native/library.ts";
 import type { Stats } from "../native/stats.ts";
 import type { Listeners } from "../proxy/listeners.ts";
 import { reachAll } from "./reach.ts";
@@ -67,9 +67,20 @@ export async function observe(
           restarts: supervisor.restarts,
           lastReloadGood: phase.lastReloadGood,
           linesLost: output.lost,
+          ...usageOf(library),
         },
       ),
     health: () => healthOf(workers()),
     readiness: (listener) => readiness.get(listener),
   }, log);
+}
+
+/** What the process uses; nothing where /proc is not there. */
+function usageOf(library: Pick<Library, "usage">): Pick<Surroundings, "usage"> {
+  try {
+    return { usage: library.usage() };
+  } catch (error) {
+    if (error instanceof NativeError) return {};
+    throw error;
+  }
 }

@@ -172,6 +172,16 @@ export const SURVEY = {
   size: 12,
 } as const;
 
+/** Byte offsets of a `UsageRecord`; numbers in host byte order. */
+export const USAGE = {
+  virtual_bytes: 0,
+  resident_bytes: 8,
+  open_files: 16,
+  file_limit: 24,
+  cpu_us: 32,
+  size: 40,
+} as const;
+
 /** How far a connection is. */
 export const Phase = {
   header: 0,
@@ -505,4 +515,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 2212938346;
+export const ABI_VERSION = 84328160;

@@ -9,9 +9,11 @@ import {
   SANDBOX,
   Status,
   SURVEY,
+  USAGE,
 } from "./layout.ts";
 import { Stats, STATS_LENGTH } from "./stats.ts";
 import { symbols } from "./symbols.ts";
+import { decodeUsage, type Usage } from "./usage.ts";
 
 /** Of a host name; more are left out. */
 const MOST_ADDRESSES = 64;
@@ -416,6 +418,13 @@ export class Library {
       this.#native.stats(proxy, listener, new Uint8Array(values.buffer), values.byteLength),
     );
     return new Stats(values);
+  }
+
+  /** What this process uses of the system now. */
+  usage(): Usage {
+    const record = new Uint8Array(USAGE.size);
+    this.#unwrap(this.#native.process_usage(record, record.length));
+    return decodeUsage(record);
   }
 
   /** The rules that look in a routing table, and its routes: `RoutingRecord`s. */

@@ -124,6 +124,10 @@ export const symbols = {
     result: "i32",
     nonblocking: true,
   },
+  process_usage: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
   raise_file_limit: {
     parameters: [],
     result: "u32",

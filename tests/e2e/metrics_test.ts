@@ -130,6 +130,33 @@ Deno.test("metrics: count what UDP flows did", async () => {
   assert.equal(samples.get("mmproxy_flows_opened_total"), 1);
 });
 
+Deno.test("metrics: what the process uses, in the sandbox too", async () => {
+  await using service = new TcpService(tellAndEcho);
+  await using observed = await start(["-4", service.address, "--sandbox", "on"]);
+  const before = (await observed.scrape()).samples;
+  const of = (samples: ReadonlyMap<string, number>, name: string) =>
+    samples.get(`process_${name}`) ?? assert.fail(`no process_${name}`);
+  const status = await Deno.readTextFile(`/proc/${observed.program.pid}/status`);
+  const resident = Number(/VmRSS:\s*(\d+) kB/.exec(status)?.[1]) * 1024;
+  const ratio = of(before, "resident_memory_bytes") / resident;
+  assert.ok(ratio > 0.5 && ratio < 2, `${ratio} of what the kernel says`);
+  assert.ok(of(before, "virtual_memory_bytes") > resident);
+  const limits = await Deno.readTextFile(`/proc/${observed.program.pid}/limits`);
+  assert.equal(of(before, "max_fds"), Number(/Max open files\s+(\d+)/.exec(limits)?.[1]));
+  const clients = await Promise.all(
+    Array.from({ length: 20 }, () => Stream.connect(observed.program.listen.port)),
+  );
+  try {
+    await becomes(observed, "mmproxy_connections_active", clients.length);
+    const after = (await observed.scrape()).samples;
+    const opened = of(after, "open_fds") - of(before, "open_fds");
+    assert.ok(opened >= clients.length && opened < 2 * clients.length, `${opened} descriptors`);
+    assert.ok(of(after, "cpu_seconds_total") > of(before, "cpu_seconds_total"));
+  } finally {
+    for (const client of clients) client[Symbol.dispose]();
+  }
+});
+
 Deno.test("metrics: a reload that fails shows until one succeeds", async () => {
   await using scratch = await Scratch.make();
   const path = await scratch.write("subnets.txt", "127.0.0.1\n");
@@ -319,6 +346,49 @@ realPeerTest(
       await promtool(["check", "rules", file]),
       new RegExp(`${rules.length} rules found`),
     );
+  },
+);
+
+realPeerTest(
+  "metrics: the alerts fire for an instance that is down, one that is absent, and one that restarts",
+  { promtool: installed("promtool") },
+  async () => {
+    await using scratch = await Scratch.make();
+    const up = 'up{job="mmproxy", instance="one:9100"}';
+    const started = 'process_start_time_seconds{job="mmproxy", instance="one:9100"}';
+    /** Samples, a minute each, and which of the three alerts fire after `at`. */
+    const check = (series: Record<string, string>, at: string, firing: string[]) => ({
+      interval: "1m",
+      input_series: Object.entries(series).map(([series, values]) => ({ series, values })),
+      alert_rule_test: ["MmproxyDown", "MmproxyAbsent", "MmproxyRestarting"].map((alertname) => ({
+        alertname,
+        eval_time: at,
+        exp_alerts: firing.includes(alertname) ? [expected(alertname)] : [],
+      })),
+    });
+    const whose = { job: "mmproxy", instance: "one:9100" };
+    const expected = (alertname: string) => ({
+      exp_labels: {
+        severity: "page",
+        ...(alertname === "MmproxyAbsent" ? { job: "mmproxy" } : whose),
+      },
+      exp_annotations: { summary: summaries.get(alertname)?.replace(/{{.*?}}/, "one:9100") },
+    });
+    const summaries = new Map(
+      [...(await Deno.readTextFile(ALERTS)).matchAll(/alert: (\w+)\n[^]*?summary: "(.*)"/g)]
+        .map(([, name = "", summary = ""]) => [name, summary]),
+    );
+    const tests = [
+      check({ [up]: "1x20", [started]: "1000x20" }, "20m", []),
+      check({ [up]: "1 1 1 0 0 0" }, "5m", ["MmproxyDown"]),
+      check({ [up]: "1 1 1 0 1 1" }, "5m", []),
+      check({ [up]: "1 1 1 _ _ _ _ _ _ _ _ _ _ _" }, "14m", ["MmproxyAbsent"]),
+      check({ [up]: "1x20", [started]: "1x3 2x3 3x3 4x11" }, "15m", ["MmproxyRestarting"]),
+      check({ [up]: "1x20", [started]: "1x9 2x11" }, "15m", []),
+    ];
+    const rules = fileURLToPath(ALERTS);
+    const file = await scratch.write("t.yml", JSON.stringify({ rule_files: [rules], tests }));
+    await promtool(["test", "rules", file]);
   },
 );
 

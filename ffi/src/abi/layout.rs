@@ -272,6 +272,20 @@ pub struct SurveyRecord {
     pub silent: u32,
 }
 
+/// What this process uses of the system.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageRecord {
+    pub virtual_bytes: u64,
+    pub resident_bytes: u64,
+    /// Descriptors.
+    pub open_files: u64,
+    /// How many there may be.
+    pub file_limit: u64,
+    /// User and system time of all threads, in microseconds.
+    pub cpu_us: u64,
+}
+
 /// How far a connection is.
 pub mod phase {
     /// Its header is not complete.
@@ -718,6 +732,16 @@ fn describe_body() -> String {
     );
     offsets!(out, "SELECTION", SelectionRecord, address, prefix, listener, closes);
     offsets!(out, "SURVEY", SurveyRecord, found, listed, silent);
+    offsets!(
+        out,
+        "USAGE",
+        UsageRecord,
+        virtual_bytes,
+        resident_bytes,
+        open_files,
+        file_limit,
+        cpu_us,
+    );
     codes!(
         out,
         "Phase",

@@ -6,5 +6,6 @@ pub mod notify;
 pub mod probe;
 pub mod resolve;
 pub mod sync;
+pub mod usage;
 pub mod usr1;
 pub mod watch;
