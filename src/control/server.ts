@@ -2,7 +2,6 @@
 import { Problem } from "../config/problem.ts";
 import { CONNECTION } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
-import type { Stats } from "../native/stats.ts";
 import type { Listeners } from "../proxy/listeners.ts";
 import { busiest } from "./clients.ts";
 import { countsOf } from "./counts.ts";
@@ -17,9 +16,9 @@ import {
   type Reloaded,
   type Request,
   type Selection,
-  type Status,
 } from "./protocol.ts";
 import { decodeConnection, decodeSurvey, encodeSelection } from "./records.ts";
+import { statusOf, type StatusSource } from "./status.ts";
 
 /** Looks so often whether it was closed. */
 const WAIT_MS = 60_000;
@@ -29,17 +28,13 @@ const MOST_SUMMED = 65_536;
 const SLACK = 256;
 
 /** What the commands are about. */
-export interface Controlled {
+export interface Controlled extends StatusSource {
   readonly library: Pick<
     Library,
     "answerRequest" | "closeControl" | "nextRequest" | "openControl" | "survey"
   >;
   readonly proxy: number;
   readonly listeners: Pick<Listeners, "age" | "name" | "open">;
-  /** The counters of a listener by its number; 0: those of the proxy. */
-  readonly stats: (listener: number) => Stats;
-  /** What the status says beside listeners and counters. */
-  readonly state: () => Omit<Status, "listeners" | "total">;
   /** Does what SIGHUP does. */
   readonly reload: () => Promise<Reloaded>;
   /** Takes a defect of an answer. */
@@ -119,23 +114,6 @@ async function run(
       return { status: statusOf(controlled), clients: busiest(connections, request.clients) };
     }
   }
-}
-
-function statusOf({ listeners, stats, state }: Controlled): Status {
-  return {
-    ...state(),
-    total: countsOf(stats(0)),
-    listeners: listeners.open.map(({ id, config }) => ({
-      name: config.name,
-      listen: config.listen.map(({ text }) => text),
-      protocol: config.protocol,
-      upstreams: config.upstream === "destination"
-        ? ["destination"]
-        : [config.ipv4, config.ipv6].flatMap((upstream) => upstream ? [upstream.text] : []),
-      uptime: listeners.age(id) / 1000,
-      ...countsOf(stats(id)),
-    })),
-  };
 }
 
 async function list(
