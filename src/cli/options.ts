@@ -271,7 +271,7 @@ export const OPTIONS: Table = {
   metricsAddr: {
     of: "proxy",
     flags: "--metrics-addr <addr>",
-    help: "address of /metrics, /healthz and /readyz over HTTP",
+    help: "address of the status page, /metrics, /healthz and /readyz over HTTP",
     heeders: DOCTOR,
     parse: address,
   },

@@ -64,3 +64,10 @@ export function isMapped(bytes: readonly number[]): boolean {
   return bytes.slice(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff &&
     bytes[11] === 0xff;
 }
+
+/** Whether only this host can reach an address: 127.0.0.0/8 and ::1. */
+export function isLoopback({ family, bytes }: Pick<Address, "family" | "bytes">): boolean {
+  if (family === 4) return bytes[0] === 127;
+  if (isMapped(bytes)) return bytes[12] === 127;
+  return bytes.every((byte, index) => byte === (index === 15 ? 1 : 0));
+}

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { formatAddress, isMapped, parseAddress, parseIp } from "./address.ts";
+import { formatAddress, isLoopback, isMapped, parseAddress, parseIp } from "./address.ts";
 
 const V6_LOOPBACK = [...new Array(15).fill(0), 1];
 const MAPPED = [...new Array(10).fill(0), 0xff, 0xff, 192, 0, 2, 1];
@@ -130,4 +130,17 @@ Deno.test("isMapped: holds for ::ffff:0:0/96 alone", () => {
   assert.equal(isMapped(V6_LOOPBACK), false);
   assert.equal(isMapped([1, ...MAPPED.slice(1)]), false);
   assert.equal(isMapped([...MAPPED.slice(0, 10), 0xff, 0xfe, 192, 0, 2, 1]), false);
+});
+
+Deno.test("isLoopback: 127.0.0.0/8 and ::1, also mapped, and nothing else", () => {
+  const isLocal = (text: string) => {
+    const address = parseAddress(text) ?? assert.fail(text);
+    return isLoopback(address);
+  };
+  for (const text of ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"]) {
+    assert.ok(isLocal(text), text);
+  }
+  for (const text of ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::2]:1", "[::ffff:192.0.2.1]:1"]) {
+    assert.ok(!isLocal(text), text);
+  }
 });

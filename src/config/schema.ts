@@ -117,7 +117,7 @@ export const PROXY = {
   ),
   "metrics-addr": v.optional(v.pipe(
     v.string(address()),
-    v.description("Where /metrics, /healthz and /readyz are served over HTTP"),
+    v.description("Where the status page, /metrics, /healthz and /readyz are served over HTTP"),
     v.examples(["127.0.0.1:9100"]),
     read(
       (text): Address | Problem =>

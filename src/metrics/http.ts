@@ -8,6 +8,8 @@
 export interface Question {
   readonly method: "GET" | "HEAD";
   readonly path: string;
+  /** Whom the request is for (RFC 9110, section 7.2), as it was sent. */
+  readonly host?: string;
 }
 
 /** What comes back, as text. */
@@ -16,6 +18,8 @@ export interface Answer {
   readonly body: string;
   /** `text/plain` unless it is said. */
   readonly type?: string;
+  /** More fields of its head. */
+  readonly headers?: Readonly<Record<string, string>>;
 }
 
 /** For the whole head of a request, and again for reading the answer. */
@@ -31,6 +35,7 @@ const REASONS: Record<number, string> = {
   400: "Bad Request",
   404: "Not Found",
   405: "Method Not Allowed",
+  421: "Misdirected Request",
   431: "Request Header Fields Too Large",
   500: "Internal Server Error",
   503: "Service Unavailable",
@@ -169,13 +174,15 @@ export function parseHead(head: string): Question | number {
   const [, method, target = ""] = /^([A-Z]+) (\S+) HTTP\/\d\.\d$/.exec(line ?? "") ?? [];
   if (method === undefined) return 400;
   if (method !== "GET" && method !== "HEAD") return 405;
-  // An absolute form has a path, too (RFC 9112, section 3.2.2).
-  const path = /^(?:https?:\/\/[^/?#]*)?(\/[^?#]*)/.exec(target)?.[1];
-  return path === undefined ? 400 : { method, path };
+  // An absolute form has a path, too, and its host counts (RFC 9112, section 3.2.2).
+  const [, authority, path] = /^(?:https?:\/\/([^/?#]*))?(\/[^?#]*)/.exec(target) ?? [];
+  if (path === undefined) return 400;
+  const host = authority ?? /\nhost:[ \t]*([^\r\n]*)/i.exec(head)?.[1];
+  return { method, path, ...(host !== undefined && { host }) };
 }
 
 /** The bytes of a response, as text. */
-export function respond({ status, body, type }: Answer, method: "GET" | "HEAD"): string {
+export function respond({ status, body, type, headers }: Answer, method: "GET" | "HEAD"): string {
   const head = [
     `HTTP/1.1 ${status} ${REASONS[status] ?? ""}`,
     `content-type: ${type ?? "text/plain; charset=utf-8"}`,
@@ -183,6 +190,7 @@ export function respond({ status, body, type }: Answer, method: "GET" | "HEAD"):
     "cache-control: no-store",
     "connection: close",
     ...(status === 405 ? ["allow: GET, HEAD"] : []),
+    ...Object.entries(headers ?? {}).map(([name, value]) => `${name}: ${value}`),
   ];
   return `${head.join("\r\n")}\r\n\r\n${method === "HEAD" ? "" : body}`;
 }

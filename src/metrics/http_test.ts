@@ -2,9 +2,23 @@ import assert from "node:assert/strict";
 import { type Answering, HttpServer, parseHead, respond } from "./http.ts";
 
 const HEADS: [head: string, asked: ReturnType<typeof parseHead>][] = [
-  ["GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", { method: "GET", path: "/metrics" }],
+  ["GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", { method: "GET", path: "/metrics", host: "x" }],
+  ["GET / HTTP/1.1\r\nA: b\r\nhOST:[::1]:80\r\n\r\n", {
+    method: "GET",
+    path: "/",
+    host: "[::1]:80",
+  }],
+  ["GET http://x:1/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {
+    method: "GET",
+    path: "/",
+    host: "x:1",
+  }],
   ["HEAD /healthz?verbose HTTP/1.0\r\n\r\n", { method: "HEAD", path: "/healthz" }],
-  ["GET http://127.0.0.1:9100/readyz HTTP/1.1\n\n", { method: "GET", path: "/readyz" }],
+  ["GET http://127.0.0.1:9100/readyz HTTP/1.1\n\n", {
+    method: "GET",
+    path: "/readyz",
+    host: "127.0.0.1:9100",
+  }],
   ["GET http://127.0.0.1:9100 HTTP/1.1\r\n\r\n", 400],
   ["GET * HTTP/1.1\r\n\r\n", 400],
   ["POST /metrics HTTP/1.1\r\n\r\n", 405],

@@ -1,10 +1,11 @@
 /** What the metrics port shows of a proxy: its counters, its workers, its reach. */
 import project from "../../deno.json" with { type: "json" };
 import type { ProxyConfig } from "../config/model.ts";
+import type { StatusSource } from "../control/status.ts";
 import { workerCount } from "../config/workers.ts";
 import { healthOf, Readiness, type Workers } from "./health.ts";
 import { families, type Surroundings } from "./metrics.ts";
-import { type MetricsServer, serveMetrics } from "./server.ts";
+import { serveMetrics } from "./server.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import type { Stats } from "../native/stats.ts";
 import type { Listeners } from "../proxy/listeners.ts";
@@ -21,13 +22,25 @@ export interface Phase {
 
 /** What is shown. */
 export interface Observed {
+  /** As it was at the start, and as it is now. */
   readonly config: ProxyConfig;
-  readonly listeners: Pick<Listeners, "open">;
+  readonly current: () => ProxyConfig;
+  readonly listeners: Pick<Listeners, "age" | "open">;
   readonly supervisor: Pick<Supervisor, "serving" | "restarts">;
   readonly phase: Phase;
   readonly output: Pick<LogOutput, "lost">;
   /** The counters of a listener by its number; 0: their sum and the proxy's own. */
   readonly stats: (id: number) => Stats;
+  /** As for the control socket. */
+  readonly state: StatusSource["state"];
+}
+
+/** What is served. */
+export interface Observation {
+  /** Notes a line of the native core's events for the status page. */
+  readonly note: Log;
+  /** Ends it at once: a question that waits for its answer is not waited for. */
+  close(): void;
 }
 
 /**
@@ -36,10 +49,10 @@ export interface Observed {
  * @throws {StartError} when it cannot listen there
  */
 export async function observe(
-  { config, listeners, supervisor, phase, output, stats }: Observed,
+  { config, current, listeners, supervisor, phase, output, stats, state }: Observed,
   library: Library,
   log: Log,
-): Promise<MetricsServer | undefined> {
+): Promise<Observation | undefined> {
   if (!config.metricsAddr) return undefined;
   const count = workerCount(config.workers);
   const workers = (): Workers => ({
@@ -52,7 +65,18 @@ export async function observe(
     workers,
     () => performance.now(),
   );
-  return await serveMetrics(config.metricsAddr, {
+  const health = () => healthOf(workers());
+  // Only now: who serves no page need not load it.
+  const { StatusSite } = await import("../status/site.ts");
+  const site = new StatusSite({
+    listeners,
+    stats,
+    state,
+    config: current,
+    health,
+    readiness: (listener) => readiness.get(listener),
+  });
+  const server = await serveMetrics(config.metricsAddr, {
     families: () =>
       families(
         listeners.open.map(({ id, config }) => ({ listener: config.name, stats: stats(id) })),
@@ -70,9 +94,17 @@ export async function observe(
           ...usageOf(library),
         },
       ),
-    health: () => healthOf(workers()),
+    health,
     readiness: (listener) => readiness.get(listener),
+    page: (question) => site.answer(question),
   }, log);
+  return {
+    note: site.note,
+    close: () => {
+      server.close();
+      site.close();
+    },
+  };
 }
 
 /** What the process uses; nothing where /proc is not there. */

@@ -1,4 +1,7 @@
-/** `--metrics-addr`: /metrics for Prometheus, /healthz and /readyz for whoever restarts and routes. */
+/**
+ * `--metrics-addr`: /metrics for Prometheus, /healthz and /readyz for whoever restarts and routes, and the
+ * status page for people.
+ */
 import { formatAddress } from "../config/address.ts";
 import { METRICS_CONNECTIONS } from "../config/limits.ts";
 import type { Address } from "../config/options.ts";
@@ -20,6 +23,8 @@ export interface Sources {
   readonly health: () => Health;
   /** Of one listener or of all; nothing where there is no such listener. */
   readonly readiness: (listener?: string) => Promise<Health | undefined>;
+  /** The status page's answer; nothing where the path is not the page's. */
+  readonly page: (question: Question) => Promise<Answer | undefined>;
 }
 
 /** A running server. */
@@ -33,7 +38,8 @@ const MINUTE_MS = 60_000;
 type PromClient = typeof import("prom-client");
 
 const OPTION = "Option --metrics-addr";
-const INDEX = "mmproxy\n/metrics  counters for Prometheus\n/healthz  workers are up\n" +
+const INDEX =
+  "mmproxy\n/         status page\n/metrics  counters for Prometheus\n/healthz  workers are up\n" +
   "/readyz   every upstream answers, too; /readyz/<listener>: those of one listener\n";
 
 /**
@@ -95,10 +101,11 @@ function troubles(log: Log): Troubles {
 
 /** Answers a question. */
 async function answer(
-  { path }: Question,
+  question: Question,
   sources: Sources,
   client: PromClient,
 ): Promise<Answer> {
+  const { path } = question;
   switch (path) {
     case "/metrics":
       return await metrics(sources.families(), client);
@@ -106,13 +113,10 @@ async function answer(
       return health(sources.health());
     case "/readyz":
       return readiness(await sources.readiness());
-    case "/":
-      return { status: 200, body: INDEX };
   }
   const name = /^\/readyz\/([^/]+)$/.exec(path)?.[1];
-  return name === undefined
-    ? { status: 404, body: `Not here\n${INDEX}` }
-    : readiness(await sources.readiness(decoded(name)));
+  if (name !== undefined) return readiness(await sources.readiness(decoded(name)));
+  return await sources.page(question) ?? { status: 404, body: `Not here\n${INDEX}` };
 }
 
 function readiness(found: Health | undefined): Answer {

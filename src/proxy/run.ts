@@ -1,5 +1,6 @@
 /** A proxy from its start to its end: the native core, the workers, signals and the log. */
 import { watchUsr1 } from "./usr1.ts";
+import { isLoopback } from "../config/address.ts";
 import { accessLog } from "../log/access.ts";
 import { AutoRoutes } from "../routing/auto.ts";
 import { markOf, type ProxyConfig } from "../config/model.ts";
@@ -65,8 +66,15 @@ export async function runService(
     now: () => performance.now(),
     sleep: (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds)),
   });
+  const state = () => ({
+    ...aboutProgram(config),
+    workers: { configured: workers.length, serving: supervisor.serving },
+    stopping: phase.stopping,
+    lastReloadGood: phase.lastReloadGood,
+  });
+  const current = () => configuration.config;
   const metrics = await observe(
-    { config, listeners, supervisor, phase, output, stats },
+    { config, current, listeners, supervisor, phase, output, stats, state },
     library,
     log,
   );
@@ -122,16 +130,11 @@ export async function runService(
     proxy,
     listeners,
     stats,
-    state: () => ({
-      ...aboutProgram(config),
-      workers: { configured: workers.length, serving: supervisor.serving },
-      stopping: phase.stopping,
-      lastReloadGood: phase.lastReloadGood,
-    }),
+    state,
     reload: () => reload(),
     defect: (error) => logDefect(log, error),
   });
-  const logging = logEvents(config, listeners, library, proxy, log, output, phase);
+  const logging = logEvents(config, listeners, library, proxy, log, output, phase, metrics?.note);
   const { ready, ended } = supervisor.start(library.path, workers);
   await ready;
   // A signal may have come meanwhile.
@@ -172,8 +175,17 @@ interface Phase {
 }
 
 function logMetrics({ metricsAddr }: ProxyConfig, log: Log): void {
-  const address = metricsAddr?.text;
-  log("info", `Metrics on http://${address}/metrics`, { event: "metrics", address });
+  if (!metricsAddr) return;
+  const { text } = metricsAddr;
+  const details = { event: "metrics", address: text };
+  log("info", `Status page on http://${text}/, metrics on http://${text}/metrics`, details);
+  if (isLoopback(metricsAddr)) return;
+  log(
+    "warn",
+    `Other hosts can reach http://${text}/, which needs no password: it shows addresses of clients, ` +
+      "and the configuration; listen on a loopback address, or let a firewall admit the monitoring alone",
+    { ...details, event: "metrics_exposed" },
+  );
 }
 
 async function logEvents(
@@ -184,6 +196,7 @@ async function logEvents(
   log: Log,
   output: LogOutput,
   phase: Readonly<Phase>,
+  note?: Log,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
   const watchUnanswered = unansweredWatch(
@@ -196,6 +209,12 @@ async function logEvents(
     ? accessLog(library, proxy, listeners, log)
     : undefined;
   const usr1 = watchUsr1(library, log);
+  const tell: Log = note
+    ? (level, message, details) => {
+      log(level, message, details);
+      note(level, message, details);
+    }
+    : log;
   for (;;) {
     // Asked before the events: those of the last moments are still to be fetched.
     const last = phase.over;
@@ -205,7 +224,7 @@ async function logEvents(
       for (let index = 0; index < count; index++) {
         const event = readEvent(records, index * EVENT.size);
         if (!event) continue;
-        logEvent(log, event, listeners);
+        logEvent(tell, event, listeners);
         watchUnanswered(event);
       }
       logAccess?.();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
 import { layOut, ReleaseError } from "../../deploy/release.ts";
-import { show } from "./support/endpoints.ts";
+import { freePort, show } from "./support/endpoints.ts";
 import { v2 } from "./support/headers.ts";
 import { Program, runToEnd } from "./support/program.ts";
 import { Scratch } from "./support/real_peers.ts";
@@ -50,9 +50,11 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
   assert.ok(core < 3_000_000, `${core} bytes: not stripped`);
 
   await using service = new TcpService(tellAndEcho);
+  const metrics = show({ ip: "127.0.0.1", port: freePort() });
   await using program = await Program.start({
     root,
-    args: ["-4", service.address],
+    args: ["-4", service.address, "--metrics-addr", metrics],
+    permissions: [`--allow-net=${metrics}`],
     // The tests' own cache is out of its reach.
     shell: 'unset DENO_DIR XDG_CACHE_HOME; export HOME=/proc/nowhere; exec "$@"',
   });
@@ -60,6 +62,12 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
   await client.send(v2(CLIENT, BALANCER));
   assert.equal(await client.line(), show(CLIENT));
   client[Symbol.dispose]();
+  // The status page and its charts, from the packages beside the program.
+  for (const path of ["", "page/page.js", "page/uplot.js", "status.json"]) {
+    const answer = await fetch(`http://${metrics}/${path}`);
+    assert.equal(answer.status, 200, path);
+    assert.ok((await answer.text()).length > 500, path);
+  }
   await program.stop();
 
   // The library beside main.ts is the one that was taken: without it there is none.
