@@ -5,6 +5,7 @@ import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArguments } from "../src/cli/arguments.ts";
 import { UsageError } from "../src/cli/usage_error.ts";
+import { imageOf, origin, pictures } from "../docs/pictures/render.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const PAGES = ["README.md", "CONTRIBUTING.md", ...pagesBelow("docs")];
@@ -123,5 +124,15 @@ Deno.test("docs: the indexes name every page", () => {
       if (!isFile || !name.endsWith(".md") || name === "README.md") continue;
       assert.ok(read(index ?? "").includes(`](${name})`), `${index} leads to ${name}`);
     }
+  }
+});
+
+Deno.test("docs: every picture is made of its source as it is now, and shown", async () => {
+  const shown = PAGES.map(read).join("\n");
+  assert.ok(pictures().length >= 6);
+  for (const name of pictures()) {
+    const image = await Deno.readTextFile(imageOf(name));
+    assert.equal(image.split("\n")[0], await origin(name), `${name}: deno task pictures`);
+    assert.ok(shown.includes(`images/${name}.svg)`), `no page shows ${name}`);
   }
 });
