@@ -153,6 +153,7 @@ realPeerTest(
 
     await shown.program.stop();
     await shows("#trouble", /^No answer from mmproxy/);
+    assert.notDeepEqual(page.complaints, [], "a complaint would have been seen");
   },
 );
 
