@@ -105,7 +105,7 @@ Deno.test("metrics port: a want of descriptors there ends nothing", async () => 
   const idle = await Promise.all(Array.from({ length: 60 }, () => observed.ask("GET /")));
   try {
     const told = await program.event("metrics_paused");
-    assert.match(told.message, /metrics port, trying again: Too many open files/);
+    assert.match(told.message, /metrics port, retrying: Too many open files/);
     await observed.isWell(10_000);
     await assertEchoes(clients);
   } finally {
