@@ -8,8 +8,10 @@ const RESERVED_FILES = 48;
 const RESERVED_FILES_A_WORKER = 12;
 /** Connections that the metrics port has at once. */
 export const METRICS_CONNECTIONS = 32;
-/** Those, the port itself, and the sockets with which readiness tries the upstreams. */
-const RESERVED_FILES_FOR_METRICS = METRICS_CONNECTIONS + 3;
+/** Upstreams that readiness tries at once: each takes a descriptor and a thread of the runtime. */
+export const READINESS_PROBES = 8;
+/** Those, and the port itself. */
+const RESERVED_FILES_FOR_METRICS = METRICS_CONNECTIONS + READINESS_PROBES + 1;
 /** The control socket, its wake-up and its connections. */
 const RESERVED_FILES_FOR_CONTROL = 12;
 const MOST_FLOWS = 65_536;

@@ -23,64 +23,109 @@ export interface Reached {
   readonly problem: string | undefined;
 }
 
-/** In place of a name: no listener has an empty one. */
-const EVERY = "";
+/** Tries a spoofed connection to the upstreams of a listener; what is wrong, if anything is. */
+export type Probe = (listener: string) => Promise<string | undefined>;
 
-/** Tries a spoofed connection to the upstreams of every listener. */
-export type Probe = () => Promise<readonly Reached[]>;
+/** No answer is older than this. */
+export const FRESH_MS = 5_000;
+/** How long a request waits for results that are not fresh. */
+export const WAIT_MS = 1_000;
 
-/** A result is taken for the present for so long; asked later, the next one is begun meanwhile. */
-const FRESH_MS = 5_000;
-/** Who asks after this waits for the next result. */
-const STALE_MS = 30_000;
+/** What is known of one listener. */
+interface Known {
+  found?: { readonly problem: string | undefined; readonly at: number };
+  running?: Promise<void>;
+}
+
+/** What readiness is about. */
+export interface Subjects {
+  /** The listeners now, by name. */
+  readonly listeners: () => readonly string[];
+  readonly workers: () => Workers;
+  readonly probe: Probe;
+}
 
 /**
- * Remembers what the last probe found, so that a request costs none and a flood of them no more than one
- * in five seconds. Probes run only while somebody asks: they are connections that the service sees.
+ * Remembers what the last probe of each listener found, for five seconds: a flood of requests costs one
+ * probe in that time. Probes run only while somebody asks: they are connections that the upstream sees.
  */
 export class Readiness {
-  readonly #probe: Probe;
-  readonly #workers: () => Workers;
+  readonly #subjects: Subjects;
   readonly #now: () => number;
-  #found: { readonly reached: readonly Reached[]; readonly at: number } | undefined;
-  #running: Promise<void> | undefined;
+  readonly #wait: typeof timeout;
+  readonly #known = new Map<string, Known>();
 
-  /** @param now milliseconds, only ever growing */
-  constructor(probe: Probe, workers: () => Workers, now: () => number) {
-    this.#probe = probe;
-    this.#workers = workers;
+  /**
+   * @param now milliseconds, only ever growing
+   * @param wait what a test moves in place of the clock
+   */
+  constructor(subjects: Subjects, now: () => number, wait = timeout) {
+    this.#subjects = subjects;
     this.#now = now;
+    this.#wait = wait;
   }
 
   /**
-   * Whether connections would be served.
+   * Whether connections would be served. It answers within a second: a listener without a fresh result by
+   * then is not ready.
    *
    * @param listener of which listener; of every one without it
    * @returns nothing where there is no such listener
    */
   async get(listener?: string): Promise<Health | undefined> {
-    const workers = this.#workers();
+    const workers = this.#subjects.workers();
     if (workers.stopping) return { good: false, text: "not ready: stopping" };
     const health = healthOf(workers);
     if (!health.good) return health;
-    const age = this.#found === undefined ? Infinity : this.#now() - this.#found.at;
-    if (age >= FRESH_MS) this.#running ??= this.#run();
-    if (age >= STALE_MS) await this.#running;
-    const reached = this.#found?.reached ?? [];
-    return readinessOf(
-      listener === undefined
-        ? reached
-        : reached.filter((one) => one.listener === listener || one.listener === EVERY),
-    );
+    const listeners = this.#subjects.listeners();
+    this.#forget(listeners);
+    const asked = listener === undefined
+      ? listeners
+      : listeners.filter((name) => name === listener);
+    const running = asked.flatMap((name) => this.#isFresh(name) ? [] : [this.#refresh(name)]);
+    if (running.length > 0) await this.#wait(WAIT_MS, Promise.all(running));
+    return readinessOf(asked.map((name) => ({ listener: name, problem: this.#problemOf(name) })));
   }
 
-  async #run(): Promise<void> {
-    const reached = await this.#probe().catch((error): Reached[] => [
-      { listener: EVERY, problem: `the check failed: ${error}` },
-    ]);
-    this.#found = { reached, at: this.#now() };
-    this.#running = undefined;
+  /** A listener that a reload removed. */
+  #forget(listeners: readonly string[]): void {
+    const names = new Set(listeners);
+    for (const name of this.#known.keys()) {
+      if (!names.has(name)) this.#known.delete(name);
+    }
   }
+
+  #isFresh(name: string): boolean {
+    const found = this.#known.get(name)?.found;
+    return found !== undefined && this.#now() - found.at < FRESH_MS;
+  }
+
+  /** The probe of a listener that runs, begun if there is none. */
+  #refresh(name: string): Promise<void> {
+    let known = this.#known.get(name);
+    if (!known) this.#known.set(name, known = {});
+    return known.running ??= this.#run(name, known);
+  }
+
+  async #run(name: string, known: Known): Promise<void> {
+    const problem = await this.#subjects.probe(name).catch((error) => `the check failed: ${error}`);
+    known.found = { problem, at: this.#now() };
+    delete known.running;
+  }
+
+  #problemOf(name: string): string | undefined {
+    return this.#isFresh(name)
+      ? this.#known.get(name)?.found?.problem
+      : `no result within ${WAIT_MS / 1000} s, the check is still waiting for the upstream`;
+  }
+}
+
+/** Waits for an event, no longer than so many milliseconds. */
+async function timeout(milliseconds: number, event: Promise<unknown>): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, milliseconds);
+  await Promise.race([event, promise]);
+  clearTimeout(timer);
 }
 
 /** What was found in words; of more than one listener each on a line of its own. */

@@ -11,68 +11,127 @@ Deno.test("healthOf: well while every worker runs, and while it stops", () => {
   assert.match(text, /1 of 2 workers run/);
 });
 
-/** A readiness whose clock, workers and probe a test moves. */
+/** A readiness whose clock, workers and probes a test moves. */
 class Stage {
   clock = 0;
   workers = WELL;
-  problem: string | undefined;
-  probes = 0;
-  /** Ends the probe that runs. */
-  finish: () => void = () => {};
+  listeners = ["mail"];
+  /** The probes that were begun, by listener. */
+  readonly probes: string[] = [];
+  readonly #running = new Map<string, (problem: string | undefined) => void>();
+  #expire: () => void = () => {};
   readonly readiness = new Readiness(
-    () => {
-      this.probes++;
-      return new Promise((found) =>
-        this.finish = () => found([{ listener: "mail", problem: this.problem }])
-      );
+    {
+      listeners: () => this.listeners,
+      workers: () => this.workers,
+      probe: (listener) => {
+        this.probes.push(listener);
+        return new Promise((found) => this.#running.set(listener, found));
+      },
     },
-    () => this.workers,
     () => this.clock,
+    async (milliseconds, event) => {
+      assert.equal(milliseconds, 1_000);
+      await Promise.race([event, new Promise<void>((resolve) => this.#expire = resolve)]);
+    },
   );
 
-  /** Asks, and lets the probe that this begins come to its end. */
-  async ask(): Promise<string> {
+  /** Ends the probe that runs. */
+  async finish(problem?: string, listener = "mail"): Promise<void> {
+    this.#running.get(listener)?.(problem);
+    await settled();
+  }
+
+  /** Asks, lets the probe that this begins end, and the text of the answer. */
+  async ask(problem?: string): Promise<string> {
     const answer = this.readiness.get();
-    this.finish();
-    const { good, text } = await answer ?? assert.fail();
-    // Whatever was begun meanwhile is over before the next question.
-    await new Promise((settled) => setTimeout(settled));
-    assert.equal(good, text === "ready");
-    return text;
+    await this.finish(problem);
+    return textOf(await answer);
+  }
+
+  /** Asks, and lets the second go by. */
+  async askInVain(listener?: string): Promise<string> {
+    const answer = this.readiness.get(listener);
+    this.#expire();
+    return textOf(await answer);
   }
 }
 
-Deno.test("Readiness: the first question waits for a probe", async () => {
+const settled = () => new Promise((settled) => setTimeout(settled));
+
+function textOf(health: { good: boolean; text: string } | undefined): string {
+  const { good, text } = health ?? assert.fail();
+  assert.equal(good, text.startsWith("ready"));
+  return text;
+}
+
+Deno.test("Readiness: the first request waits for a probe", async () => {
   const stage = new Stage();
   assert.equal(await stage.ask(), "ready");
-  assert.equal(stage.probes, 1);
+  assert.deepEqual(stage.probes, ["mail"]);
 });
 
-Deno.test("Readiness: a flood of questions makes one probe in five seconds", async () => {
+Deno.test("Readiness: a flood of requests makes one probe in five seconds", async () => {
   const stage = new Stage();
   const flood = Array.from({ length: 50 }, () => stage.readiness.get());
-  stage.finish();
+  await stage.finish();
   await Promise.all(flood);
   stage.clock = 4_999;
-  await stage.ask();
-  assert.equal(stage.probes, 1);
+  assert.equal(textOf(await stage.readiness.get()), "ready");
+  assert.equal(stage.probes.length, 1);
   stage.clock = 5_000;
   await stage.ask();
-  assert.equal(stage.probes, 2);
+  assert.equal(stage.probes.length, 2);
 });
 
-Deno.test("Readiness: an old result is given while the next is found, a stale one is not", async () => {
+Deno.test("Readiness: asked every 20 seconds, it says what is the case now", async () => {
   const stage = new Stage();
-  await stage.ask();
-  stage.problem = "no answer";
-  stage.clock = 10_000;
-  assert.equal((await stage.readiness.get())?.text, "ready", "it does not wait");
-  stage.finish();
-  await new Promise((settled) => setTimeout(settled));
-  assert.equal(await stage.ask(), "not ready: no answer");
-  stage.problem = undefined;
+  assert.equal(await stage.ask(), "ready");
+  stage.clock = 20_000;
+  assert.equal(await stage.ask("no answer"), "not ready: no answer");
   stage.clock = 40_000;
   assert.equal(await stage.ask(), "ready");
+});
+
+Deno.test("Readiness: a request waits one second, and an old result is not its answer", async () => {
+  const stage = new Stage();
+  assert.match(await stage.askInVain(), /^not ready: no result within 1 s/);
+  await stage.finish();
+  assert.equal(textOf(await stage.readiness.get()), "ready");
+  stage.clock = 5_000;
+  assert.match(await stage.askInVain(), /^not ready: no result within 1 s/);
+  assert.match(await stage.askInVain(), /^not ready: no result within 1 s/);
+  assert.equal(stage.probes.length, 2, "a probe that runs is not begun again");
+  await stage.finish();
+  assert.equal(textOf(await stage.readiness.get()), "ready");
+});
+
+Deno.test("Readiness: a listener whose upstream is slow does not hold up another", async () => {
+  const stage = new Stage();
+  stage.listeners = ["mail", "web"];
+  const both = stage.askInVain();
+  await stage.finish();
+  assert.match(
+    await both,
+    /^not ready: 1 of 2 listeners\nmail: ready\nweb: not ready: no result within 1 s.*$/,
+  );
+  stage.clock = 5_000;
+  const mail = stage.readiness.get("mail");
+  await stage.finish();
+  assert.equal(textOf(await mail), "ready");
+  assert.deepEqual(stage.probes, ["mail", "web", "mail"]);
+});
+
+Deno.test("Readiness: a listener that a reload brings is probed, one that it removes is forgotten", async () => {
+  const stage = new Stage();
+  await stage.ask();
+  stage.listeners = ["web"];
+  assert.equal(await stage.readiness.get("mail"), undefined);
+  const web = stage.readiness.get();
+  await stage.finish("down", "web");
+  assert.equal(textOf(await web), "not ready: down");
+  stage.listeners = ["mail"];
+  assert.equal(await stage.ask("down as well"), "not ready: down as well");
 });
 
 Deno.test("Readiness: no probe runs while workers are down or the program stops", async () => {
@@ -80,23 +139,15 @@ Deno.test("Readiness: no probe runs while workers are down or the program stops"
   stage.workers = { ...WELL, stopping: true };
   assert.equal(await stage.ask(), "not ready: stopping");
   stage.workers = { ...WELL, serving: 1 };
-  assert.match(await stage.ask(), /1 of 2/);
-  assert.equal(stage.probes, 0);
+  assert.match((await stage.readiness.get())?.text ?? "", /1 of 2/);
+  assert.deepEqual(stage.probes, []);
 });
 
 Deno.test("Readiness: a probe that throws is a problem", async () => {
-  const readiness = new Readiness(() => Promise.reject(new Error("boom")), () => WELL, () => 0);
+  const probe = () => Promise.reject(new Error("boom"));
+  const subjects = { listeners: () => ["mail"], workers: () => WELL, probe };
+  const readiness = new Readiness(subjects, () => 0);
   assert.match((await readiness.get())?.text ?? "", /^not ready: the check failed: Error: boom$/);
-});
-
-Deno.test("Readiness: of one listener, of one that there is not, and of all when the probe fails", async () => {
-  const reached = [{ listener: "mail", problem: undefined }, { listener: "web", problem: "down" }];
-  const readiness = new Readiness(() => Promise.resolve(reached), () => WELL, () => 0);
-  assert.equal((await readiness.get("mail"))?.text, "ready");
-  assert.equal((await readiness.get("web"))?.text, "not ready: down");
-  assert.equal(await readiness.get("dns"), undefined);
-  const broken = new Readiness(() => Promise.reject(new Error("boom")), () => WELL, () => 0);
-  assert.match((await broken.get("mail"))?.text ?? "", /boom/);
 });
 
 Deno.test("readinessOf: of several listeners each has a line", () => {

@@ -9,7 +9,7 @@ import { serveMetrics } from "./server.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import type { Stats } from "../native/stats.ts";
 import type { Listeners } from "../proxy/listeners.ts";
-import { reachAll } from "./reach.ts";
+import { reacher } from "./reach.ts";
 import type { Log } from "../log/log.ts";
 import type { LogOutput } from "../log/output.ts";
 import type { Supervisor } from "../worker/supervisor.ts";
@@ -60,11 +60,15 @@ export async function observe(
     serving: supervisor.serving,
     stopping: phase.stopping,
   });
-  const readiness = new Readiness(
-    () => reachAll(listeners.open.map(({ config }) => config), library),
+  const reach = reacher(library);
+  const readiness = new Readiness({
+    listeners: () => listeners.open.map(({ config }) => config.name),
     workers,
-    () => performance.now(),
-  );
+    probe: async (name) => {
+      const listener = listeners.open.find(({ config }) => config.name === name);
+      return listener && await reach(listener.config);
+    },
+  }, () => performance.now());
   const health = () => healthOf(workers());
   // Only now: who serves no page need not load it.
   const { StatusSite } = await import("../status/site.ts");

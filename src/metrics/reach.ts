@@ -1,29 +1,26 @@
 /** Whether the upstreams can be reached as their clients would be seen to: what readiness is. */
 import { type Endpoint, isRange, upstreamEndpoints } from "../config/endpoints.ts";
+import { READINESS_PROBES } from "../config/limits.ts";
 import type { ListenerConfig } from "../config/model.ts";
 import { hasDefaultServices } from "../config/options.ts";
 import { connectProblem } from "../log/events.ts";
 import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "../native/probe.ts";
-import type { Reached } from "./health.ts";
 
 /** Makes a probe, or is told by a test what came of one. */
 export type Try = (request: ProbeRequest) => Promise<ProbeResult>;
 
-/** A server need not answer a datagram that it does not understand: no use in waiting long. */
-const UDP_MS = 1_000;
-/** Each holds a thread of the runtime and a descriptor while it waits. */
-const PROBES_AT_ONCE = 3;
+/**
+ * A server need not answer a datagram that it does not understand, and a refusal takes one round trip. Below
+ * the second that a request waits.
+ */
+const UDP_MS = 500;
 
-/** Tries the upstreams of every listener. */
-export async function reachAll(
-  listeners: readonly ListenerConfig[],
+/** Tries the upstreams of a listener; of several listeners at once only so many upstreams. */
+export function reacher(
   library: Parameters<typeof probe>[0],
-): Promise<Reached[]> {
-  const attempt = limited((request) => probe(library, request), PROBES_AT_ONCE);
-  return await Promise.all(listeners.map(async (listener) => ({
-    listener: listener.name,
-    problem: await findProblems(listener, attempt),
-  })));
+): (listener: ListenerConfig) => Promise<string | undefined> {
+  const attempt = limited((request) => probe(library, request), READINESS_PROBES);
+  return (listener) => findProblems(listener, attempt);
 }
 
 /**

@@ -255,11 +255,41 @@ Deno.test("metrics: /readyz says why the service is not reached", async () => {
   assert.equal((await observed.get("/healthz")).status, 200, "a restart would not help");
 });
 
+Deno.test("metrics: /readyz asked after a pause says what is the case now", async () => {
+  const port = freePort();
+  const address = show({ ip: "127.0.0.1", port });
+  await using observed = await start(["-4", address]);
+  const listen = () => new TcpService(tellAndEcho, "127.0.0.1", port);
+  {
+    await using _service = listen();
+    assert.equal((await observed.get("/readyz")).status, 200);
+  }
+  // The result of before is too old then.
+  await pause(5_100);
+  assert.match((await observed.get("/readyz")).text, /^not ready: .*ECONNREFUSED/);
+  await using _service = listen();
+  await pause(5_100);
+  assert.equal((await observed.get("/readyz")).status, 200);
+});
+
+Deno.test("metrics: /readyz answers though the upstream does not", async () => {
+  await using _host = await Network.silentHost("203.0.113.42");
+  await using observed = await start(["-4", "203.0.113.42:80", "--connect-timeout", "60"]);
+  for (const _ of ["first", "second"]) {
+    const { status, text } = await observed.get("/readyz");
+    assert.equal(status, 503);
+    assert.match(text, /^not ready: no result within 1 s/);
+  }
+});
+
 Deno.test("metrics: /readyz is 503 where the replies to clients do not come back", async () => {
   await using _host = await Network.silentHost("203.0.113.41");
   await using observed = await start(["-4", "203.0.113.41:80", "--connect-timeout", "1"]);
-  const { status, text } = await observed.get("/readyz");
-  assert.equal(status, 503);
+  const text = await eventually(async () => {
+    const { status, text } = await observed.get("/readyz");
+    assert.equal(status, 503);
+    return !text.includes("no result") && text;
+  }, "result");
   assert.match(text, /no answer within 1 s: .*routes/);
 });
 
