@@ -33,8 +33,8 @@ use deno_bindgen::deno_bindgen;
 use abi::errors::{self, guard, Error};
 use abi::layout::{
     self, protocol, status, ConnectionRecord, DestinationRecord, Endpoint, Event, ListenerRecord,
-    PortRecord, Probe, ReachRecord, RoutingRecord, SandboxRecord, SandboxRequest, SelectionRecord,
-    SurveyRecord, TrustRecord, UsageRecord,
+    PortRecord, Probe, ReachRecord, ReplyQuery, ReplyRecord, RoutingRecord, SandboxRecord,
+    SandboxRequest, SelectionRecord, SurveyRecord, TrustRecord, UsageRecord,
 };
 
 use control::{client, server};
@@ -434,6 +434,31 @@ pub unsafe extern "C" fn find_reach(
         let reach: &mut [ReachRecord] = unsafe { records_mut(reach, reach_length)? };
         let [reach] = reach else { return Err(Error::invalid("find_reach needs room for one")) };
         *reach = netlink::reach(address)?;
+        Ok(0)
+    })
+}
+
+/// Writes which way a reply to a client takes, and the rule that decides it: one `ReplyRecord`. Needs no
+/// capability.
+///
+/// # Safety
+/// `query` is valid for reading `query_length` bytes: one `ReplyQuery`; `reply` for writing `reply_length`
+/// bytes: one `ReplyRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn find_reply(
+    query: Buffer,
+    query_length: u32,
+    reply: Buffer,
+    reply_length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `ReplyQuery`.
+        let query: &ReplyQuery = only(unsafe { records(query, query_length)? })?;
+        // SAFETY: the caller's promise; any bit pattern is a `ReplyRecord`.
+        let reply: &mut [ReplyRecord] = unsafe { records_mut(reply, reply_length)? };
+        let [reply] = reply else { return Err(Error::invalid("find_reply needs room for one")) };
+        *reply = netlink::reply::find(query)?;
         Ok(0)
     })
 }

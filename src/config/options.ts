@@ -86,7 +86,11 @@ export function encodeEndpoint(address: Address): Uint8Array<ArrayBuffer> {
 }
 
 /** Writes an address and port as the `Endpoint` record at `offset`. */
-export function writeEndpoint(view: DataView, offset: number, address: Address): void {
+export function writeEndpoint(
+  view: DataView,
+  offset: number,
+  address: Omit<Address, "text">,
+): void {
   view.setUint8(offset + ENDPOINT.family, address.family);
   view.setUint16(offset + ENDPOINT.port, address.port, LITTLE_ENDIAN);
   view.setUint32(offset + ENDPOINT.scope, address.scope, LITTLE_ENDIAN);

@@ -86,6 +86,8 @@ function facts(line: string, changed: Changed = {}): Facts {
       replaced: [],
       surplus: [],
       foreign: [],
+      detours: [],
+      replies: [],
     },
     filter: { strict: [], dropped: 0 },
     ...other,

@@ -143,6 +143,28 @@ export const REACH = {
   size: 72,
 } as const;
 
+/** Byte offsets of a `ReplyQuery`; numbers in host byte order. */
+export const REPLY_QUERY = {
+  client: 0,
+  source: 24,
+  ip_protocol: 48,
+  mark: 52,
+  device: 56,
+  size: 72,
+} as const;
+
+/** Byte offsets of a `ReplyRecord`; numbers in host byte order. */
+export const REPLY = {
+  kind: 0,
+  ruled: 1,
+  error: 4,
+  table: 8,
+  priority: 12,
+  lookup: 16,
+  device: 20,
+  size: 36,
+} as const;
+
 /** Byte offsets of a `ProxyConfig`; numbers in host byte order. */
 export const PROXY_CONFIG = {
   metrics: 0,

@@ -5,6 +5,7 @@ import {
   EVENT,
   LISTENER,
   REACH,
+  REPLY,
   ROUTING,
   SANDBOX,
   Status,
@@ -453,6 +454,13 @@ export class Library {
     const reach = new Uint8Array(REACH.size);
     this.#unwrap(this.#native.find_reach(address, address.length, reach, reach.length));
     return reach;
+  }
+
+  /** Which way a reply to a client takes: a `ReplyRecord`. `query`: a `ReplyQuery`. */
+  findReply(query: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    const reply = new Uint8Array(REPLY.size);
+    this.#unwrap(this.#native.find_reply(query, query.length, reply, reply.length));
+    return reply;
   }
 
   /** Sets a kernel parameter, named as a path below /proc/sys. */

@@ -64,6 +64,10 @@ export const symbols = {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
   },
+  find_reply: {
+    parameters: ["buffer", "u32", "buffer", "u32"],
+    result: "i32",
+  },
   last_error: {
     parameters: ["buffer", "u32"],
     result: "u32",

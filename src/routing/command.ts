@@ -8,6 +8,10 @@ import {
   compare,
   type Comparison,
   covers,
+  type Detour,
+  findDetours,
+  hostIn,
+  isSameStep,
   type Note,
   ORIGIN,
   type Plan,
@@ -16,7 +20,7 @@ import {
   RoutingError,
   type Step,
 } from "./plan.ts";
-import { describeStep, removeCommand, setCommand } from "./text.ts";
+import { describeDetour, describeStep, detourRule, removeCommand, setCommand } from "./text.ts";
 
 /** Takes one line for the operator. */
 export type Print = (line: string) => void;
@@ -43,8 +47,11 @@ export function runRoutes(
   }
 }
 
-/** A plan, and what of it is there. */
-export interface Survey extends Plan, Comparison {}
+/** A plan, and what of it is there and has an effect. */
+export interface Survey extends Plan, Comparison {
+  /** Rules of the plan that are there, and that another program's rule keeps without effect. */
+  readonly detours: readonly Detour[];
+}
 
 /**
  * @param mayBeWildcard whether a UDP server there may be bound to a wildcard address
@@ -66,20 +73,22 @@ export function survey(
   });
   const names = plan.steps.flatMap((step) => step.kind === "sysctl" ? [step.name] : []);
   const sysctls = new Set(names.filter((name) => routing.isOn(name)));
-  return { ...plan, ...compare(plan.steps, routing.list(table), sysctls) };
+  const present = routing.list(table);
+  const compared = compare(plan.steps, present, sysctls);
+  const detours = findDetours(plan, compared, present, (reply) => routing.replyRoute(reply));
+  return { ...plan, ...compared, detours };
 }
 
-/** The address that the kernel is asked about: of a subnet the first that a host can have. */
-function addressOf({ family, bytes, prefix, scope, ports, text }: Need): Address {
-  const isOne = prefix >= 8 * bytes.length - 1;
-  const asked = isOne ? bytes : [...bytes.slice(0, -1), (bytes.at(-1) ?? 0) | 1];
-  return { family, bytes: asked, scope, port: ports.first, text };
+/** The address that the kernel is asked about. */
+function addressOf(need: Need): Address {
+  const { family, scope, ports, text } = need;
+  return { family, bytes: hostIn(need), scope, port: ports.first, text };
 }
 
 /**
- * Sets what is missing.
+ * Sets what is missing, and once more, at a place before it, what another rule keeps without effect.
  *
- * @returns what was set
+ * @param told hears of each step that was set
  * @throws {RoutingError} when the table is another's, or the kernel refuses
  */
 export function setMissing(
@@ -95,6 +104,20 @@ export function setMissing(
     else routing.add(step);
     told(step);
   }
+  for (const { ahead } of survey.detours) {
+    if (!ahead) continue;
+    routing.add(ahead);
+    told(ahead);
+  }
+}
+
+/** Rules of ours that another program's rule keeps without effect: `setMissing` replaces them. */
+function withoutEffect({ detours }: Survey, present: readonly Present[]): Present[] {
+  return present.filter((entry) =>
+    detours.some(({ step, by, ahead }) =>
+      ahead && isSetBy(entry, step) && entry.priority > by.priority
+    )
+  );
 }
 
 function refuseForeign({ table }: ProxyConfig, { foreign, replaced }: Survey): void {
@@ -113,18 +136,24 @@ function refuseForeign({ table }: ProxyConfig, { foreign, replaced }: Survey): v
 
 function up(config: ProxyConfig, routing: Routing, print: Print): number {
   const found = survey(config, routing);
-  for (const step of found.there) print(`Was there: ${describeStep(step)}`);
+  for (const step of found.there) print(`Already set: ${describeStep(step)}`);
+  const useless = withoutEffect(found, routing.list(config.table));
   setMissing(config, found, routing, (step) => print(`Set: ${describeStep(step)}`));
+  for (const entry of useless) routing.remove(entry);
   for (const note of found.notes) printNote(note, print);
-  return 0;
+  const { detours } = survey(config, routing);
+  for (const detour of detours) printDetour(detour, print);
+  return detours.length === 0 ? 0 : 1;
 }
 
 function printUp(config: ProxyConfig, routing: Routing, print: Print): number {
   const found = survey(config, routing);
   refuseForeign(config, found);
-  for (const step of found.there) print(`# There already: ${describeStep(step)}`);
+  for (const step of found.there) print(`# Already set: ${describeStep(step)}`);
   for (const entry of found.replaced) print(removeCommand(entry));
   for (const step of found.missing) print(setCommand(step));
+  for (const { ahead } of found.detours) if (ahead) print(setCommand(ahead));
+  for (const entry of withoutEffect(found, routing.list(config.table))) print(removeCommand(entry));
   for (const note of found.notes) printNote(note, (line) => print(`# ${line}`));
   return 0;
 }
@@ -144,6 +173,7 @@ function down({ table }: ProxyConfig, routing: Routing, print: Print, dryRun: bo
 
 /** Whether what is there is what a step of ours has set. */
 export function isSetBy(entry: Present, step: Step): boolean {
+  if (step.kind === "rule" && ![undefined, entry.priority].includes(step.priority)) return false;
   return entry.origin === ORIGIN && step.kind !== "sysctl" && covers(entry, step);
 }
 
@@ -157,17 +187,27 @@ function rulesFirst(entries: readonly Present[]): Present[] {
 function show(config: ProxyConfig, routing: Routing, print: Print): number {
   const found = survey(config, routing);
   for (const step of found.steps) {
-    if (found.there.includes(step)) print(`✓ ${describeStep(step)}`);
+    const detour = found.detours.find((detour) => isSameStep(detour.step, step));
+    if (detour) printDetour(detour, print);
+    else if (found.there.includes(step)) print(`✓ ${describeStep(step)}`);
     else print(`✗ ${describeStep(step)}: missing; ${setCommand(step)}`);
   }
   for (const entry of [...found.replaced, ...found.surplus]) {
-    print(`- ${describeStep(entry)}: left from other flags; ${removeCommand(entry)}`);
+    print(`- ${describeStep(entry)}: not needed with these flags; ${removeCommand(entry)}`);
   }
   if (found.foreign.length > 0) {
     print(`✗ Table ${config.table} has routes that mmproxy did not set: choose another (--table)`);
   }
   for (const note of found.notes) printNote(note, print);
-  return found.missing.length + found.foreign.length === 0 ? 0 : 1;
+  return found.missing.length + found.foreign.length + found.detours.length === 0 ? 0 : 1;
+}
+
+function printDetour(detour: Detour, print: Print): void {
+  const { step, ahead } = detour;
+  const fix = ahead
+    ? setCommand(ahead)
+    : `nothing can come before it: give it another priority (${detourRule(detour)})`;
+  print(`✗ ${describeStep(step)}: ${describeDetour(detour)}; ${fix}`);
 }
 
 function printNote({ text, commands }: Note, print: Print): void {

@@ -2,13 +2,29 @@
 import { type Address, encodeEndpoint } from "../config/options.ts";
 import { Status } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
-import { type Present, type Reach, type Route, RoutingError, type Rule } from "./plan.ts";
-import { decodeReach, decodeRouting, encodeRouting } from "./records.ts";
+import {
+  type Present,
+  type Reach,
+  type Reply,
+  type ReplyRoute,
+  type Route,
+  RoutingError,
+  type Rule,
+} from "./plan.ts";
+import {
+  decodeReach,
+  decodeReplyRoute,
+  decodeRouting,
+  encodeReply,
+  encodeRouting,
+} from "./records.ts";
 
 /** What is asked of a host's routing. Every method may throw a `RoutingError`. */
 export interface Routing {
   /** How the host reaches a service. */
   reach(service: Address): Reach;
+  /** Which way the host sends a reply to a client. */
+  replyRoute(reply: Reply): ReplyRoute;
   /** The rules that look in a table, and its routes. */
   list(table: number): Present[];
   add(entry: Rule | Route): void;
@@ -24,6 +40,10 @@ export class KernelRouting implements Routing {
 
   reach(service: Address): Reach {
     return decodeReach(explained(() => this.library.findReach(encodeEndpoint(service))));
+  }
+
+  replyRoute(reply: Reply): ReplyRoute {
+    return decodeReplyRoute(explained(() => this.library.findReply(encodeReply(reply))));
   }
 
   list(table: number): Present[] {
@@ -65,7 +85,7 @@ function explained<T>(call: () => T, advice?: string): T {
     return call();
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
-    const mend = error.status === Status.permission ? "run as root, or with CAP_NET_ADMIN" : advice;
-    throw new RoutingError(mend ? `${error.message}; ${mend}` : error.message, { cause: error });
+    const fix = error.status === Status.permission ? "run as root, or with CAP_NET_ADMIN" : advice;
+    throw new RoutingError(fix ? `${error.message}; ${fix}` : error.message, { cause: error });
   }
 }

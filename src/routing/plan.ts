@@ -25,6 +25,8 @@ export interface Rule {
   /** Their source ports. */
   readonly ports?: Ports;
   readonly table: number;
+  /** Its position: a lower one comes first. The kernel's choice without it: before all others. */
+  readonly priority?: number;
 }
 
 /** `local default dev lo`: what looks in the table is delivered here. */
@@ -69,6 +71,67 @@ export interface Plan {
   readonly steps: readonly Step[];
   /** What the operator should know, or has to do elsewhere. */
   readonly notes: readonly Note[];
+  /** A reply that each rule is for: by these the kernel is asked what it does. */
+  readonly replies: readonly Reply[];
+}
+
+/** A reply to a client, which a rule is to send to the table. */
+export interface Reply {
+  readonly rule: Rule;
+  /** Who sends it, network byte order; zeroes where the kernel has yet to choose an address. */
+  readonly source: readonly number[];
+  readonly port: number;
+  readonly transport: Transport;
+}
+
+/** What the kernel does with a reply. */
+export interface ReplyRoute {
+  /** It is delivered on this host. */
+  readonly isLocal: boolean;
+  /** Where it goes out; empty where it does not. */
+  readonly device: string;
+  /** The rule that decides it. */
+  readonly rule?: { readonly priority: number; readonly table: number };
+}
+
+/** A rule that is there and has no effect: another one comes before it. */
+export interface Detour {
+  readonly step: Rule;
+  /** The other rule. */
+  readonly by: { readonly priority: number; readonly table: number };
+  /** Where replies go out; empty where they are dropped. */
+  readonly device: string;
+  /** The step at a place before the other rule; none where there is no such place. */
+  readonly ahead?: Rule;
+}
+
+/**
+ * The detours among replies. Only a rule that comes before the plan's own is one: what the kernel says of a
+ * reply may have other reasons, such as rp_filter.
+ *
+ * @param present what `compare` compared with
+ * @param ask what the kernel does with a reply; asked only for rules that are there
+ */
+export function findDetours(
+  { replies }: Plan,
+  { missing }: Comparison,
+  present: readonly Present[],
+  ask: (reply: Reply) => ReplyRoute,
+): Detour[] {
+  const incomplete = new Set(missing.map((step) => step.kind === "sysctl" ? 0 : step.family));
+  const found: Detour[] = [];
+  for (const reply of replies) {
+    const { rule } = reply;
+    if (incomplete.has(rule.family) || found.some(({ step }) => isSameStep(step, rule))) continue;
+    const own = present.find((entry) => entry.kind === "rule" && covers(entry, rule));
+    if (!own) continue;
+    const { isLocal, device, rule: by } = ask(reply);
+    if (isLocal || !by || by.priority >= own.priority) continue;
+    // The kernel's own rule is at 0.
+    const ahead = by.priority > 1 ? { ahead: { ...rule, priority: by.priority - 1 } } : {};
+    found.push({ step: rule, by, device, ...ahead });
+  }
+  return found;
 }
 
 export interface Note {
@@ -113,7 +176,29 @@ export function planRoutes(needs: readonly Need[], around: Surroundings): Plan {
       ),
     ]),
     notes: distinct(plans.flatMap((plan) => plan.notes)),
+    replies: plans.flatMap((plan, index) => {
+      const need = needs[index];
+      return need
+        ? plan.steps.flatMap((step) => step.kind === "rule" ? repliesOf(step, need) : [])
+        : [];
+    }),
   };
+}
+
+/** What a rule of an upstream is for, over each of its transports. */
+function repliesOf(rule: Rule, need: Need): Reply[] {
+  const hasSource = rule.from
+    ? rule.from.bytes.some((byte) => byte !== 0)
+    : rule.mark !== undefined;
+  const source = hasSource ? hostIn(need) : need.bytes.map(() => 0);
+  return (rule.transport ? [rule.transport] : need.transports)
+    .map((transport) => ({ rule, source, port: need.ports.first, transport }));
+}
+
+/** Of a subnet the first address that a host can have. */
+export function hostIn({ bytes, prefix }: Pick<Need, "bytes" | "prefix">): readonly number[] {
+  const isOne = prefix >= 8 * bytes.length - 1;
+  return isOne ? bytes : [...bytes.slice(0, -1), (bytes.at(-1) ?? 0) | 1];
 }
 
 /**
@@ -136,6 +221,11 @@ function isLocal(need: Need, { reach }: Surroundings): boolean {
 /** Each value once. */
 function distinct<T>(values: readonly T[]): T[] {
   return [...new Map(values.map((value) => [JSON.stringify(value), value])).values()];
+}
+
+/** Whether two steps of a plan are one, which several upstreams need. */
+export function isSameStep(one: Step, other: Step): boolean {
+  return JSON.stringify(one) === JSON.stringify(other);
 }
 
 /** One upstream, and what is around it. */

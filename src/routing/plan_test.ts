@@ -5,14 +5,18 @@ import { datagramPorts, routingNeeds } from "./needs.ts";
 import {
   compare,
   type Family,
+  findDetours,
+  hostIn,
   ORIGIN,
   type Plan,
   planRoutes,
   type Present,
   type Reach,
+  type Reply,
+  type ReplyRoute,
   type Step,
 } from "./plan.ts";
-import { removeCommand, setCommand } from "./text.ts";
+import { describeDetour, detourRule, removeCommand, setCommand } from "./text.ts";
 
 const LOCAL: Record<Family, Reach> = { 4: { kind: "local" }, 6: { kind: "local" } };
 const LINK: Reach = { kind: "remote", device: "eth0", source: "192.0.2.1" };
@@ -370,6 +374,81 @@ Deno.test("compare: a kernel parameter is there when it is on", () => {
   const step: Step = { kind: "sysctl", name: "net/ipv4/tcp_fwmark_accept" };
   assert.deepEqual(compare([step], [], new Set()).missing, [step]);
   assert.deepEqual(compare([step], [], new Set([step.name])).there, [step]);
+});
+
+/** The detours of a plan that is all there, where the kernel answers so for every reply. */
+function detours(made: Plan, route: ReplyRoute, asked: Reply[] = []) {
+  const steps = made.steps.filter((step) => step.kind !== "sysctl").map((step) => present(step));
+  const compared = compare(made.steps, steps, new Set());
+  return findDetours(made, compared, steps, (reply) => {
+    asked.push(reply);
+    return route;
+  });
+}
+
+const ASTRAY: ReplyRoute = { isLocal: false, device: "wg0", rule: { priority: 6, table: 51_820 } };
+
+Deno.test("findDetours: a rule before the plan's own is one, once for each rule", () => {
+  const asked: Reply[] = [];
+  const [found, ...more] = detours(planOf({}, { protocol: "both" }), ASTRAY, asked);
+  assert.deepEqual(more.map(({ step }) => step.transport), ["udp"]);
+  assert.deepEqual(
+    asked.map(({ source, port, transport }) => [source.join("."), port, transport]),
+    [
+      ["127.0.0.1", 443, "tcp"],
+      ["0.0.0.0", 443, "udp"],
+    ],
+  );
+  assert.ok(found?.ahead);
+  assert.equal(
+    describeDetour(found),
+    "IPv4 rule 6 (lookup 51820) comes before it and sends replies out of wg0",
+  );
+  assert.equal(
+    setCommand(found.ahead),
+    "ip rule add pref 5 from 127.0.0.1/8 iif lo lookup 123 protocol 123",
+  );
+});
+
+Deno.test("findDetours: what the kernel answers for other reasons is none", () => {
+  const made = plan({});
+  for (
+    const route of [
+      { ...ASTRAY, isLocal: true },
+      { isLocal: false, device: "eth0" },
+      { ...ASTRAY, rule: { priority: 7, table: 123 } },
+      { ...ASTRAY, rule: { priority: 32_766, table: 254 } },
+    ]
+  ) assert.deepEqual(detours(made, route), []);
+  const compared = compare(made.steps, [], new Set());
+  assert.deepEqual(findDetours(made, compared, [], () => assert.fail("nothing is there")), []);
+});
+
+Deno.test("findDetours: the mark, the device and a subnet's host are asked for", () => {
+  const asked: Reply[] = [];
+  const marked = plan({ ipv4: "198.51.100.5:80", mark: 9 });
+  detours(
+    { ...marked, steps: marked.steps.filter(({ kind }) => kind !== "sysctl") },
+    ASTRAY,
+    asked,
+  );
+  detours(plan({ ipv4: "192.0.2.2:80" }, { 4: LINK }), ASTRAY, asked);
+  assert.deepEqual(
+    asked.map(({ rule, source }) => [rule.mark, rule.device, source.join(".")]),
+    [[9, "lo", "198.51.100.5"], [undefined, "eth0", "192.0.2.2"]],
+  );
+  assert.deepEqual(hostIn({ bytes: [10, 0, 0, 0], prefix: 8 }), [10, 0, 0, 1]);
+});
+
+Deno.test("describeDetour: a rule may refuse, and may be where nothing comes before it", () => {
+  const refusing = { isLocal: false, device: "", rule: { priority: 1, table: 0 } };
+  const [found] = detours(plan({}), refusing);
+  assert.ok(found && !found.ahead);
+  assert.equal(
+    describeDetour(found),
+    "IPv4 rule 1 (which refuses packets) comes before it and drops replies",
+  );
+  assert.equal(detourRule(found), "ip rule show priority 1");
 });
 
 Deno.test("removeCommand: names exactly what is there", () => {

@@ -1,8 +1,26 @@
 /** Rules and routes as the native core's records, and back. */
 import { formatAddress } from "../config/address.ts";
-import { LITTLE_ENDIAN } from "../config/options.ts";
-import { ENDPOINT, REACH, Reach as ReachCode, ROUTING, Routing } from "../native/layout.ts";
-import { type Family, ORIGIN, type Present, type Reach, type Route, type Rule } from "./plan.ts";
+import { LITTLE_ENDIAN, writeEndpoint } from "../config/options.ts";
+import {
+  ENDPOINT,
+  REACH,
+  Reach as ReachCode,
+  REPLY,
+  REPLY_QUERY,
+  ROUTING,
+  Routing,
+} from "../native/layout.ts";
+import { PROBE_CLIENTS } from "../native/probe.ts";
+import {
+  type Family,
+  ORIGIN,
+  type Present,
+  type Reach,
+  type Reply,
+  type ReplyRoute,
+  type Route,
+  type Rule,
+} from "./plan.ts";
 
 /** The IP protocols' numbers. */
 const TRANSPORTS = { tcp: 6, udp: 17 } as const;
@@ -17,7 +35,8 @@ export function encodeRouting(entry: Rule | Route | Present): Uint8Array<ArrayBu
   view.setUint8(ROUTING.family, entry.family);
   view.setUint8(ROUTING.origin, "origin" in entry ? entry.origin : ORIGIN);
   view.setUint32(ROUTING.table, entry.table, LITTLE_ENDIAN);
-  if ("priority" in entry) view.setUint32(ROUTING.priority, entry.priority, LITTLE_ENDIAN);
+  const priority = "priority" in entry ? entry.priority ?? 0 : 0;
+  view.setUint32(ROUTING.priority, priority, LITTLE_ENDIAN);
   const from = entry.kind === "rule"
     ? entry.from
     : entry.source && { bytes: entry.source, length: 8 * entry.source.length };
@@ -99,6 +118,33 @@ export function decodeReach(record: Uint8Array<ArrayBuffer>): Reach {
     default:
       return { kind: "none" };
   }
+}
+
+/** The `ReplyQuery` of a reply, to a client that no host is. */
+export function encodeReply({ rule, source, port, transport }: Reply): Uint8Array<ArrayBuffer> {
+  const record = new Uint8Array(REPLY_QUERY.size);
+  const view = new DataView(record.buffer);
+  const { family, mark = 0, device } = rule;
+  writeEndpoint(view, REPLY_QUERY.client, PROBE_CLIENTS[family]);
+  writeEndpoint(view, REPLY_QUERY.source, { family, bytes: source, port, scope: 0 });
+  view.setUint32(REPLY_QUERY.ip_protocol, TRANSPORTS[transport], LITTLE_ENDIAN);
+  view.setUint32(REPLY_QUERY.mark, mark, LITTLE_ENDIAN);
+  record.set(new TextEncoder().encode(device), REPLY_QUERY.device);
+  return record;
+}
+
+/** Which way a reply takes, from a `ReplyRecord`. */
+export function decodeReplyRoute(record: Uint8Array<ArrayBuffer>): ReplyRoute {
+  const view = new DataView(record.buffer, record.byteOffset, record.length);
+  const rule = {
+    priority: view.getUint32(REPLY.priority, LITTLE_ENDIAN),
+    table: view.getUint32(REPLY.lookup, LITTLE_ENDIAN),
+  };
+  return {
+    isLocal: view.getUint8(REPLY.kind) === ReachCode.local,
+    device: textAt(record, REPLY.device),
+    ...(view.getUint8(REPLY.ruled) !== 0 && { rule }),
+  };
 }
 
 function addressAt<Name extends string>(

@@ -1,9 +1,15 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { LITTLE_ENDIAN } from "../config/options.ts";
-import { ENDPOINT, REACH, Reach, ROUTING, Routing } from "../native/layout.ts";
+import { ENDPOINT, REACH, Reach, REPLY, REPLY_QUERY, ROUTING, Routing } from "../native/layout.ts";
 import type { Family, Present } from "./plan.ts";
-import { decodeReach, decodeRouting, encodeRouting } from "./records.ts";
+import {
+  decodeReach,
+  decodeReplyRoute,
+  decodeRouting,
+  encodeReply,
+  encodeRouting,
+} from "./records.ts";
 
 const u8 = fc.integer({ min: 0, max: 0xff });
 const u32 = fc.integer({ min: 1, max: 0xffff_ffff });
@@ -121,4 +127,25 @@ Deno.test("decodeReach: tells the device, the router and the address here", () =
   record.set([0xfe, 0x80], REACH.source + ENDPOINT.address);
   const remote = { kind: "remote", device: "eth0", gateway: "192.0.2.9", source: "fe80::" };
   assert.deepEqual(decodeReach(record), remote);
+});
+
+Deno.test("encodeReply, decodeReplyRoute: a reply, and the rule that decides it", () => {
+  const rule = { kind: "rule", family: 4, device: "lo", mark: 7, table: 123 } as const;
+  const query = encodeReply({ rule, source: [127, 0, 0, 1], port: 443, transport: "tcp" });
+  const asked = new DataView(query.buffer);
+  assert.equal(asked.getUint8(REPLY_QUERY.client + ENDPOINT.family), 4);
+  assert.equal(asked.getUint16(REPLY_QUERY.source + ENDPOINT.port, LITTLE_ENDIAN), 443);
+  assert.equal(asked.getUint32(REPLY_QUERY.ip_protocol, LITTLE_ENDIAN), 6);
+  assert.equal(asked.getUint32(REPLY_QUERY.mark, LITTLE_ENDIAN), 7);
+
+  const record = new Uint8Array(REPLY.size);
+  assert.deepEqual(decodeReplyRoute(record), { isLocal: false, device: "" });
+  const view = new DataView(record.buffer);
+  view.setUint8(REPLY.kind, Reach.remote);
+  view.setUint8(REPLY.ruled, 1);
+  view.setUint32(REPLY.priority, 100, LITTLE_ENDIAN);
+  view.setUint32(REPLY.lookup, 254, LITTLE_ENDIAN);
+  record.set(new TextEncoder().encode("wg0"), REPLY.device);
+  const expected = { isLocal: false, device: "wg0", rule: { priority: 100, table: 254 } };
+  assert.deepEqual(decodeReplyRoute(record), expected);
 });

@@ -1,6 +1,14 @@
 /** Rules, routes and kernel parameters as text: as `ip` shows them, and as commands to paste. */
 import { formatAddress } from "../config/address.ts";
-import { ORIGIN, portsText, type Present, type Route, type Rule, type Step } from "./plan.ts";
+import {
+  type Detour,
+  ORIGIN,
+  portsText,
+  type Present,
+  type Route,
+  type Rule,
+  type Step,
+} from "./plan.ts";
 
 /** The command that sets a step; pasted, it has the same effect as `routes up`. */
 export function setCommand(step: Step): string {
@@ -8,7 +16,9 @@ export function setCommand(step: Step): string {
     case "sysctl":
       return `sysctl -w ${sysctlName(step.name)}=1`;
     case "rule":
-      return `${ip(step)} rule add ${selector(step)} lookup ${step.table} protocol ${ORIGIN}`;
+      return `${ip(step)} rule add ${position(step)}${
+        selector(step)
+      } lookup ${step.table} protocol ${ORIGIN}`;
     case "route":
       return `${ip(step)} route add ${target(step)} table ${step.table} proto ${ORIGIN}`;
   }
@@ -29,10 +39,32 @@ export function describeStep(step: Step): string {
     case "sysctl":
       return `sysctl ${sysctlName(step.name)} = 1`;
     case "rule":
-      return `IPv${step.family} rule ${selector(step)} lookup ${step.table}`;
+      return `IPv${step.family} rule ${position(step)}${selector(step)} lookup ${step.table}`;
     case "route":
       return `IPv${step.family} route ${target(step)} table ${step.table}`;
   }
+}
+
+/** What keeps a rule without effect, in one line. */
+export function describeDetour({ step: { family }, by, device }: Detour): string {
+  const what = by.table === 0 ? "which refuses packets" : `lookup ${tableName(by.table)}`;
+  const where = device === "" ? "drops replies" : `sends replies out of ${device}`;
+  return `IPv${family} rule ${by.priority} (${what}) comes before it and ${where}`;
+}
+
+/** What the operator runs to see the other rule, where no place is before it. */
+export function detourRule({ step, by }: Detour): string {
+  return `${ip(step)} rule show priority ${by.priority}`;
+}
+
+/** Tables with names of their own (ip-route(8)). */
+function tableName(table: number): string {
+  return { 253: "default", 254: "main", 255: "local" }[table] ?? String(table);
+}
+
+/** Of a step alone: where a rule that is there lies says its listing. */
+function position(rule: Rule | Present): string {
+  return rule.priority === undefined || "origin" in rule ? "" : `pref ${rule.priority} `;
 }
 
 function ip({ family }: Rule | Route): string {

@@ -348,7 +348,7 @@ Deno.test("routes up: other flags of the same service change what is set", async
     assert.doesNotMatch(await routes("up", ["-4", "127.0.0.1:53"]), /^Set/m);
     assert.match(
       await routes("show", ["-4", "127.0.0.1:53"]),
-      /left from other flags; ip rule del/,
+      /not needed with these flags; ip rule del/,
     );
   });
 });
@@ -392,6 +392,97 @@ ipv4 = "${LOCAL4}"
     assert.doesNotMatch(await routes("up", flags), /^Set/m);
     await routes("down", ["--table", "9"]);
     assert.doesNotMatch(await routing(host), /proto 123/);
+  });
+});
+
+/** What a VPN's program adds at any time: its rules come before those that were there. */
+const VPNS: [name: string, script: string][] = [
+  ["a rule for all", "ip $family rule add lookup main"],
+  [
+    "wg-quick's rules",
+    `ip $family route add default dev out table 51820
+     ip $family rule add not fwmark 51820 lookup 51820
+     ip $family rule add table main suppress_prefixlength 0`,
+  ],
+  ["a rule that refuses", "ip $family rule add prohibit"],
+];
+
+for (const [name, script] of VPNS) {
+  for (const named of ["127.0.0.1", LOCAL6]) {
+    Deno.test(`routes show: names ${name} before ours, and the rule that fixes it (${named})`, async () => {
+      using host = await makeHost();
+      await host.act(async () => {
+        await using service = new TcpService(tellAndEcho, named);
+        const family = named.includes(":") ? "-6" : "-4";
+        const flags = [family, service.address];
+        await using program = await Program.start({ args: [...flags, "--connect-timeout", "1"] });
+        await routes("up", flags);
+        await assertServed(program, "tcp", named);
+        await host.run(`family=${family}; ${script}`);
+        await assertNotServed(program, "tcp", named);
+
+        const { code, stdout } = await runToEnd(["routes", "show", ...flags]);
+        assert.equal(code, 1, stdout);
+        const line =
+          /^✗ .*: IPv. rule (\d+) \(.*\) comes before it and .*; (ip .*rule add pref (\d+) .*)$/m;
+        const [, before, command = "", ahead] = line.exec(stdout) ?? assert.fail(stdout);
+        assert.equal(Number(ahead), Number(before) - 1);
+        await host.run(command);
+        await routes("show", flags);
+        await assertServed(program, "tcp", named);
+      });
+    });
+  }
+}
+
+Deno.test("routes up: puts its rules before another program's, as --dry-run prints it", async () => {
+  const flags = ["-4", "127.0.0.1:53", "-p", "both"];
+  const results: string[] = [];
+  for (const dryRun of [true, false]) {
+    using host = await makeHost();
+    await host.act(async () => {
+      await routes("up", flags);
+      await host.run("ip rule add lookup main");
+      if (dryRun) await host.run(await routes("up", [...flags, "--dry-run"]));
+      else assert.match(await routes("up", flags), /^Set: IPv4 rule pref \d+ from 127/m);
+      await routes("show", flags);
+      const after = await routing(host);
+      await routes("up", flags);
+      assert.equal(await routing(host), after, "a second routes up changes nothing");
+      results.push(after);
+      await routes("down", []);
+      assert.doesNotMatch(await routing(host), /proto 123/);
+    });
+  }
+  assert.equal(results[0], results[1]);
+});
+
+Deno.test("routes up: a rule that nothing can come before is named", async () => {
+  using host = await makeHost();
+  await host.act(async () => {
+    await routes("up", []);
+    await host.run("ip rule add lookup main pref 1");
+    const { code, stdout } = await runToEnd(["routes", "up"]);
+    assert.equal(code, 1);
+    assert.match(
+      stdout,
+      /IPv4 rule 1 \(lookup main\) .* give it another priority \(ip rule show priority 1\)$/m,
+    );
+  });
+});
+
+Deno.test("--auto-routes: goes before another program's rule, and leaves the rest as it was", async () => {
+  using host = await makeHost();
+  await host.act(async () => {
+    await using service = new TcpService(tellAndEcho);
+    const flags = ["-4", service.address];
+    await routes("up", flags);
+    await host.run("ip rule add lookup main");
+    const before = await routing(host);
+    await using program = await Program.start({ args: [...flags, "--auto-routes"] });
+    await assertServed(program, "tcp", "127.0.0.1");
+    await program.stop();
+    assert.equal(await routing(host), before);
   });
 });
 

@@ -225,6 +225,42 @@ pub struct ReachRecord {
     pub device: [u8; 16],
 }
 
+/// A reply to a client, whose route is asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyQuery {
+    /// Whom it is for; the port does not matter.
+    pub client: Endpoint,
+    /// The upstream that sends it; an address of zeroes where the kernel has yet to choose one.
+    pub source: Endpoint,
+    /// 6 TCP, 17 UDP.
+    pub ip_protocol: u32,
+    /// 0 for none.
+    pub mark: u32,
+    /// Where it comes in: `lo` for what this host sends. Ends in a zero.
+    pub device: [u8; 16],
+}
+
+/// Which way a reply takes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplyRecord {
+    /// One of `reach`: where it is delivered.
+    pub kind: u8,
+    /// 1: a rule is known that decides it; `priority` and `lookup` are the rule's.
+    pub ruled: u8,
+    pub reserved: [u8; 2],
+    /// Why the kernel does not route it, or 0.
+    pub error: u32,
+    /// Where its route is; 0 where there is none.
+    pub table: u32,
+    pub priority: u32,
+    /// The table that the rule leads to.
+    pub lookup: u32,
+    /// Where it goes out. Ends in a zero.
+    pub device: [u8; 16],
+}
+
 /// What holds for the whole proxy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -718,6 +754,8 @@ fn describe_body() -> String {
         device,
     );
     offsets!(out, "REACH", ReachRecord, kind, gateway, source, device);
+    offsets!(out, "REPLY_QUERY", ReplyQuery, client, source, ip_protocol, mark, device);
+    offsets!(out, "REPLY", ReplyRecord, kind, ruled, error, table, priority, lookup, device,);
     offsets!(
         out,
         "PROXY_CONFIG",

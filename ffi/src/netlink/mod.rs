@@ -2,11 +2,13 @@
 
 pub mod local;
 mod message;
+pub mod reply;
 mod route;
 mod rule;
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::net::IpAddr;
 
 use crate::abi::errors::{Error, Result};
 use crate::abi::layout::{reach, routing, Endpoint, ReachRecord, RoutingRecord};
@@ -153,6 +155,14 @@ fn is_unreachable(error: &io::Error) -> bool {
 /// The kernel's number of a family of 4 or 6.
 fn family_number(family: u8) -> u8 {
     (if family == 4 { libc::AF_INET } else { libc::AF_INET6 }) as u8
+}
+
+/// An address's family and its bytes.
+fn octets(ip: IpAddr) -> (u8, Vec<u8>) {
+    match ip {
+        IpAddr::V4(v4) => (4, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (6, v6.octets().to_vec()),
+    }
 }
 
 fn family_of(number: u8) -> Option<u8> {

@@ -1,9 +1,9 @@
 //! Routes (ip-route(8)) as messages: `struct rtmsg` and RTA_* of linux/rtnetlink.h.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV6};
 
 use super::message::{attributes, u16_at, u32_at, Message, Request};
-use super::{address_length, family_number, family_of, index_of, name_at, set_address};
+use super::{address_length, family_number, family_of, index_of, name_at, octets, set_address};
 use crate::abi::errors::{Error, Result};
 use crate::abi::layout::{reach, routing, Endpoint, ReachRecord, RoutingRecord};
 
@@ -158,13 +158,6 @@ fn endpoint(address: &[u8]) -> Option<Endpoint> {
     }
     let v6 = <[u8; 16]>::try_from(address).ok()?;
     Some(Endpoint::from(SocketAddr::V6(SocketAddrV6::new(v6.into(), 0, 0, 0))))
-}
-
-fn octets(ip: IpAddr) -> (u8, Vec<u8>) {
-    match ip {
-        IpAddr::V4(v4) => (4, v4.octets().to_vec()),
-        IpAddr::V6(v6) => (6, v6.octets().to_vec()),
-    }
 }
 
 #[cfg(test)]
