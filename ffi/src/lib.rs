@@ -463,6 +463,21 @@ pub unsafe extern "C" fn find_reply(
     })
 }
 
+/// Whether an interface is up, by its name: 1 or 0.
+///
+/// # Safety
+/// `name` is valid for reading `length` bytes of UTF-8.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn link_is_up(name: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let name = std::str::from_utf8(unsafe { bytes(name, length) });
+        netlink::link::is_up(name.map_err(|_| Error::invalid("a device's name is not UTF-8"))?)
+            .map(i32::from)
+    })
+}
+
 /// Writes a number to a kernel parameter, named as a path below /proc/sys: `net/ipv4/ip_forward`.
 ///
 /// # Safety
@@ -625,6 +640,28 @@ pub unsafe extern "C" fn probe(
         let (requests, payload): (&[Probe], _) =
             unsafe { (records(request, length)?, bytes(payload, payload_length)) };
         probe::run(only(requests)?, payload)
+    })
+}
+
+/// Tries once whether this host's own connection, or datagram, gets through to an address on which it
+/// listens or could, and waits for the outcome: 0, or the operating system's error (ETIMEDOUT: it was lost).
+///
+/// # Safety
+/// `listen` is valid for reading `length` bytes: one `Endpoint`.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn reach_own(
+    listen: Buffer,
+    length: u32,
+    is_tcp: u32,
+    timeout_ms: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is an `Endpoint`.
+        let listen: &Endpoint = only(unsafe { records(listen, length)? })?;
+        let listen = listen.socket_addr().ok_or_else(|| Error::invalid("no address came"))?;
+        let transport = if is_tcp == 0 { Transport::Udp } else { Transport::Tcp };
+        probe::reach_own(listen, transport, Duration::from_millis(u64::from(timeout_ms)))
     })
 }
 

@@ -337,6 +337,24 @@ export class Library {
   }
 
   /**
+   * Tries whether this host's own connection or datagram gets through to an address on which it listens or
+   * could. `listen`: an `Endpoint`.
+   *
+   * @returns 0, or the errno: ETIMEDOUT when it was lost
+   */
+  async reachOwn(
+    listen: Uint8Array<ArrayBuffer>,
+    transport: "tcp" | "udp",
+    timeout: number,
+  ): Promise<number> {
+    const isTcp = transport === "tcp" ? 1 : 0;
+    const outcome = await this.#native.reach_own(listen, listen.length, isTcp, timeout);
+    // The text of an error lies on another thread; it would tell of a caller's mistake.
+    if (outcome < 0) throw new NativeError(outcome, "Cannot try the listening address");
+    return outcome;
+  }
+
+  /**
    * Asks every worker for the connections and flows of a selection, or has it close them.
    *
    * @param selection a `SelectionRecord`
@@ -461,6 +479,12 @@ export class Library {
     const reply = new Uint8Array(REPLY.size);
     this.#unwrap(this.#native.find_reply(query, query.length, reply, reply.length));
     return reply;
+  }
+
+  /** Whether an interface is up. */
+  isLinkUp(name: string): boolean {
+    const bytes = new TextEncoder().encode(name);
+    return this.#unwrap(this.#native.link_is_up(bytes, bytes.length)) === 1;
   }
 
   /** Sets a kernel parameter, named as a path below /proc/sys. */

@@ -72,6 +72,10 @@ export const symbols = {
     parameters: ["buffer", "u32"],
     result: "u32",
   },
+  link_is_up: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
   list_routing: {
     parameters: ["u32", "buffer", "u32"],
     result: "i32",
@@ -135,6 +139,11 @@ export const symbols = {
   raise_file_limit: {
     parameters: [],
     result: "u32",
+  },
+  reach_own: {
+    parameters: ["buffer", "u32", "u32", "u32"],
+    result: "i32",
+    nonblocking: true,
   },
   read_file: {
     parameters: ["buffer", "u32", "buffer", "u32"],

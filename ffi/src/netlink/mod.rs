@@ -1,5 +1,6 @@
 //! Routing rules and routes: lists, adds and removes what TypeScript has decided on.
 
+pub mod link;
 pub mod local;
 mod message;
 pub mod reply;

@@ -2,13 +2,14 @@
 //! readiness; never on the data path.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use crate::abi::errors::{Error, Result};
 use crate::abi::layout::{protocol, Probe};
 use crate::net::socket::{self, Source, TcpOptions};
+use crate::proxy::port::Transport;
 
 /// Tries it and waits for the outcome, no longer than the probe says.
 ///
@@ -29,6 +30,45 @@ pub fn run(probe: &Probe, payload: &[u8]) -> Result<i32> {
         _ => return Err(Error::invalid("a probe takes one protocol")),
     };
     Ok(outcome.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+}
+
+/// Tries whether a connection or a datagram of this host gets through to an address on which it listens, and
+/// waits for the outcome: 0, or the operating system's error, ETIMEDOUT when it was lost. Where nobody listens
+/// yet, a listener is opened for that long; a wildcard address is tried by its loopback address.
+///
+/// A connection then comes to the program that listens there; a datagram would prove nothing, and is only
+/// sent where nobody does.
+pub fn reach_own(listen: SocketAddr, transport: Transport, timeout: Duration) -> Result<i32> {
+    let deadline = Instant::now() + timeout;
+    let outcome = match transport {
+        Transport::Tcp => own_tcp(listen, deadline),
+        Transport::Udp => own_udp(listen, deadline),
+    };
+    Ok(outcome.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+}
+
+fn own_tcp(listen: SocketAddr, deadline: Instant) -> io::Result<()> {
+    // Beside a listener in use this one would take a part of its connections.
+    let is_free = socket::check_free(listen, true, true).is_ok();
+    let _listener = is_free.then(|| socket::tcp_listener(listen, true)).transpose()?;
+    try_tcp(Source::Own, reachable(listen), 0, deadline)
+}
+
+fn own_udp(listen: SocketAddr, deadline: Instant) -> io::Result<()> {
+    socket::check_free(listen, false, true)?;
+    let listener = socket::udp_listener(listen, true)?;
+    let sender = socket::connect_udp(Source::Own, reachable(listen), 0, false)?;
+    socket::send(sender.socket.as_raw_fd(), b"mmproxy")?;
+    wait(&listener, libc::POLLIN, deadline)
+}
+
+/// An address that leads to a listener.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, listen.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, listen.port()).into(),
+        _ => listen,
+    }
 }
 
 fn try_tcp(source: Source, upstream: SocketAddr, mark: u32, deadline: Instant) -> io::Result<()> {
@@ -57,7 +97,7 @@ fn try_udp(
 }
 
 /// Waits until the socket is ready, or has an error (poll(2)).
-fn wait(socket: &OwnedFd, events: libc::c_short, deadline: Instant) -> io::Result<()> {
+fn wait(socket: &impl AsRawFd, events: libc::c_short, deadline: Instant) -> io::Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // Rounded up, so that the last fraction of a millisecond is slept and not spun.
@@ -117,6 +157,23 @@ mod tests {
         assert_eq!(run(&Probe { timeout_ms: 5_000, ..asked }, b"anyone?").unwrap(), 0);
         answering.join().unwrap();
         assert_eq!(run(&asked, b"anyone?").unwrap(), libc::ECONNREFUSED);
+    }
+
+    #[test]
+    fn what_listens_or_could_is_reached() {
+        let wait = Duration::from_secs(5);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        assert_eq!(reach_own(addr, Transport::Tcp, wait).unwrap(), 0);
+        listener.accept().unwrap();
+        drop(listener);
+        for addr in [addr, SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()))] {
+            assert_eq!(reach_own(addr, Transport::Tcp, wait).unwrap(), 0, "{addr}");
+            assert_eq!(reach_own(addr, Transport::Udp, wait).unwrap(), 0, "{addr}");
+        }
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = taken.local_addr().unwrap();
+        assert_eq!(reach_own(addr, Transport::Udp, wait).unwrap(), libc::EADDRINUSE);
     }
 
     #[test]
