@@ -13,6 +13,7 @@ import { page, topicList } from "./src/help/pages.ts";
 import { withoutNames } from "./src/proxy/names.ts";
 import { keepDebuggerShut } from "./src/proxy/usr1.ts";
 import { failureLines, lostLines, openLog } from "./src/log/log.ts";
+import { painter } from "./src/log/paint.ts";
 import { LogOutput } from "./src/log/output.ts";
 import { type Library, LibraryError, libraryPlaces, loadLibrary } from "./src/native/library.ts";
 import { KernelRouting } from "./src/routing/kernel.ts";
@@ -61,7 +62,8 @@ async function main(args: readonly string[]): Promise<number> {
       case "run": {
         isRun = true;
         format = config.logFormat;
-        const form = { format, journal: library.stderrIsJournal() };
+        const paint = await painter(config.color, Deno.stderr);
+        const form = { format, journal: library.stderrIsJournal(), paint };
         const lines = output = new LogOutput(library, (count) => lostLines(count, form));
         const log = openLog(config.logLevel, form, (line) => lines.write(line));
         const { setup } = request;
@@ -75,14 +77,15 @@ async function main(args: readonly string[]): Promise<number> {
           await withoutNames(config, library),
           new KernelRouting(library),
           (line) => console.log(line),
+          await painter(config.color, Deno.stdout),
         );
       case "doctor":
-        return await runDoctor(
-          await withoutNames(config, library),
-          request.json,
-          library,
-          (text) => console.log(text),
-        );
+        return await runDoctor(await withoutNames(config, library), request, library, {
+          print: (text) => console.log(text),
+          paint: await painter(config.color, Deno.stdout),
+          isInteractive: Deno.stdin.isTerminal() && Deno.stdout.isTerminal(),
+          confirm,
+        });
     }
   } catch (error) {
     const { message, code } = failureOf(error, isRun);

@@ -50,6 +50,10 @@ export interface DoctorRequest {
   readonly setup: Setup;
   /** Print one JSON document in place of lines. */
   readonly json: boolean;
+  /** Set what can be set. */
+  readonly fix: boolean;
+  /** Do so without a question. */
+  readonly yes: boolean;
 }
 
 /**
@@ -173,12 +177,17 @@ function doctorCommand(asked: (request: Request) => void, environment: Environme
   return doctor
     .description(
       "Checks whether the program would work, and prints the commands that fix what is wrong. Takes " +
-        "the flags that the program is started with, and changes nothing.",
+        "the flags that the program itself is started with, and changes nothing without --fix.",
     )
     .option("--json", "print one JSON document")
-    .action((flags) =>
-      asked({ kind: "doctor", setup: setupOf(doctor, environment), json: flags.json === true })
-    );
+    .option("--fix", "set the routes and kernel parameters that are wrong, after a question")
+    .option("--yes", "with --fix: do not ask")
+    .action(({ json, fix, yes }) => {
+      if (yes && !fix) throw new UsageError("Option --yes: only with --fix");
+      const isSet = (flag: unknown) => flag === true;
+      const setup = setupOf(doctor, environment);
+      asked({ kind: "doctor", setup, json: isSet(json), fix: isSet(fix), yes: isSet(yes) });
+    });
 }
 
 /** Gives a command the options of a run; its help names those that it heeds. */

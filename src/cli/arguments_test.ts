@@ -78,6 +78,7 @@ const WITHOUT_FLAGS = {
   udpHeader: "datagram",
   logLevel: "info",
   logFormat: "text",
+  color: "auto",
   autoRoutes: false,
   watch: false,
   sandbox: "auto",
@@ -139,6 +140,7 @@ const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>]
   ["--udp-header SPP", { udpHeader: "spp" }],
   ["--log-level access", { logLevel: "access" }],
   ["--log-format JSON", { logFormat: "json" }],
+  ["--color never", { color: "never" }],
   ["-c 5 -c 6", { closeAfter: 6 }],
   ["--auto-routes", { autoRoutes: true }],
   ["--watch", { watch: true }],
@@ -376,16 +378,24 @@ async function run(...args: string[]) {
   return { code, stdout: text(stdout), stderr: text(stderr) };
 }
 
-Deno.test("parseArguments: doctor takes the service's flags, and --json", () => {
+Deno.test("parseArguments: doctor takes the flags of a run, --json, --fix and --yes", () => {
   const line = "-4 192.0.2.1:22 -m 7 --log-level debug";
-  for (const json of [false, true]) {
-    const request = parseArguments(words(`doctor ${line}${json ? " --json" : ""}`), "1.2.3");
-    assert.deepEqual(request, {
+  const none = { json: false, fix: false, yes: false };
+  for (
+    const [more, asked] of [
+      ["", none],
+      [" --json", { ...none, json: true }],
+      [" --fix", { ...none, fix: true }],
+      [" --fix --yes", { ...none, fix: true, yes: true }],
+    ] as const
+  ) {
+    assert.deepEqual(parseArguments(words(`doctor ${line}${more}`), "1.2.3"), {
       kind: "doctor",
       setup: { kind: "flags", config: configOf(line) },
-      json,
+      ...asked,
     });
   }
+  assert.throws(() => parseArguments(words("doctor --yes"), "1.2.3"), /--yes: only with --fix/);
   assert.match(textOf("doctor --help"), /^Usage: mmproxy doctor \[options\]\n/);
 });
 

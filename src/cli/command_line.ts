@@ -3,7 +3,7 @@ import type { ProxyConfig } from "../config/model.ts";
 import { typeOptions } from "./options.ts";
 
 /**
- * A command of this program that checks or mends the set-up of this configuration.
+ * A command of this program that checks or fixes the set-up of this configuration.
  *
  * @param command `doctor`, `routes up`
  * @param changed what is to be different

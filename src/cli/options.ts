@@ -8,6 +8,7 @@ import { BOUNDS, type Bounds, KERNEL_TABLES, MOST_SOCKET_PATH } from "../config/
 import type { AllowedSubnets, ListenerConfig, ProxyConfig } from "../config/model.ts";
 import {
   type Address,
+  type ColorMode,
   DEFAULTS,
   hasDefaultServices,
   type LevelName,
@@ -58,6 +59,7 @@ type ProxyKey =
   | "shutdownDelay"
   | "logLevel"
   | "logFormat"
+  | "color"
   | "autoRoutes"
   | "watch"
   | "table"
@@ -237,6 +239,15 @@ export const OPTIONS: Table = {
     heeders: RUN,
     default: DEFAULTS.logFormat,
     parse: choice<LogFormat>("text", "json"),
+  },
+  color: {
+    of: "proxy",
+    flags: "--color <when>",
+    help: "colours of text: auto (on a terminal, unless NO_COLOR is set), always or never",
+    heeders: ROUTES,
+    default: DEFAULTS.color,
+    parse: choice<ColorMode>("auto", "always", "never"),
+    texts: () => [],
   },
   autoRoutes: {
     of: "proxy",

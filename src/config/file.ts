@@ -109,6 +109,7 @@ function proxyOf({ values }: ProxyTable, listeners: readonly ListenerConfig[]): 
     workers: all.workers,
     logLevel: all["log-level"],
     logFormat: all["log-format"],
+    color: all.color,
     autoRoutes: all["auto-routes"],
     table: all.table,
     sandbox: all.sandbox,

@@ -59,6 +59,7 @@ Deno.test("readConfig: several listeners, each with its own and the defaults", (
     metricsAddr: "127.0.0.1:9100",
     logLevel: "info",
     logFormat: "json",
+    color: "auto",
     autoRoutes: false,
     watch: false,
     table: 123,

@@ -5,6 +5,7 @@
 import type { Destination } from "./destinations.ts";
 import type {
   Address,
+  ColorMode,
   LevelName,
   LogFormat,
   ProtocolName,
@@ -26,6 +27,8 @@ export interface ProxyConfig {
   readonly metricsAddr?: Address;
   readonly logLevel: LevelName;
   readonly logFormat: LogFormat;
+  /** Colours of the text log, of the doctor and of routes. */
+  readonly color: ColorMode;
   /** Set the routing that replies need at the start, and remove it at a clean stop. */
   readonly autoRoutes: boolean;
   /** The routing table for that. */

@@ -19,6 +19,8 @@ export type UdpHeaderName = keyof typeof UdpHeader;
 export type LevelName = keyof typeof Level;
 export type LogFormat = "text" | "json";
 export type SandboxMode = "auto" | "on" | "off";
+/** `auto`: colours on a terminal, unless the environment has NO_COLOR. */
+export type ColorMode = "auto" | "always" | "never";
 
 /** The defaults, as they are typed on the command line. */
 export const DEFAULTS = {
@@ -38,6 +40,7 @@ export const DEFAULTS = {
   udpHeader: "datagram",
   logLevel: "info",
   logFormat: "text",
+  color: "auto",
   table: "123",
   sandbox: "auto",
 } as const;

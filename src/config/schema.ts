@@ -131,6 +131,11 @@ export const PROXY = {
     "The least important lines of the log",
   ),
   "log-format": choice(["text", "json"], DEFAULTS.logFormat, "The form of the log's lines"),
+  color: choice(
+    ["auto", "always", "never"],
+    DEFAULTS.color,
+    "Colours of text; auto: on a terminal, unless NO_COLOR is set",
+  ),
   "auto-routes": flag(
     false,
     "Set the routes that replies need at the start, remove them at the end",

@@ -1,13 +1,13 @@
 /** The allowed-subnets file: text in, records for the native core out. */
 import { encodeTrust } from "./records.ts";
-import { parseSubnetList } from "./subnet_list.ts";
+import { parseSubnetList, type WrongLine } from "./subnet_list.ts";
 import { requireHeader } from "./trust.ts";
 
-/** A wrong line of the file, or a file without an entry. */
+/** Wrong lines of the file, or a file without an entry. */
 export class SubnetsError extends Error {
   override readonly name = "SubnetsError";
-  /** @param line the wrong line, from 1; none when the file as a whole is wrong */
-  constructor(message: string, readonly line?: number) {
+  /** @param wrong the wrong lines; none when the file as a whole is wrong */
+  constructor(message: string, readonly wrong: readonly WrongLine[] = []) {
     super(message);
   }
 }
@@ -18,13 +18,22 @@ export class SubnetsError extends Error {
  * @param text the content
  * @param name the file's name, for errors
  * @returns `TrustRecord`s, one for each entry, whose peers must send a header; IPv4 as `::ffff:a.b.c.d`
- * @throws {SubnetsError} with the number of the first wrong line, or when no entry is there
+ * @throws {SubnetsError} with the first wrong line in its message, or when no entry is there
  */
 export function parseSubnets(text: string, name: string): Uint8Array<ArrayBuffer> {
-  const { subnets, wrong: [wrong] } = parseSubnetList(text);
-  if (wrong) {
-    const { line, entry, problem } = wrong;
-    throw new SubnetsError(`${name}, line ${line}: ${JSON.stringify(entry)} ${problem}`, line);
+  const { subnets, wrong } = parseSubnetList(text);
+  const [first, ...others] = wrong;
+  if (first) {
+    const { line, entry, problem } = first;
+    const more = others.length === 0
+      ? ""
+      : others.length === 1
+      ? "; 1 more line is wrong"
+      : `; ${others.length} more lines are wrong`;
+    throw new SubnetsError(
+      `${name}, line ${line}: ${JSON.stringify(entry)} ${problem}${more}`,
+      wrong,
+    );
   }
   if (subnets.length === 0) {
     throw new SubnetsError(

@@ -101,7 +101,16 @@ for (const [entry, problem] of WRONG) {
 
 Deno.test("parseSubnets: counts comments and blank lines for the first wrong line's number", () => {
   const text = "# first\r\n\r\n192.0.2.1\r\nnonsense # fourth\r\nmore nonsense";
-  assert.equal(refusalOf(text), `subnets, line 4: "nonsense" ${NO_ADDRESS}`);
+  assert.equal(refusalOf(text), `subnets, line 4: "nonsense" ${NO_ADDRESS}; 1 more line is wrong`);
+  assert.match(refusalOf(`${text}\nx`), /; 2 more lines are wrong$/);
+});
+
+Deno.test("parseSubnets: an error has every wrong line", () => {
+  assert.throws(() => parseSubnets("x\n192.0.2.1\ny", "subnets"), (error) => {
+    assert(error instanceof SubnetsError);
+    assert.deepEqual(error.wrong.map(({ line, entry }) => `${line} ${entry}`), ["1 x", "3 y"]);
+    return true;
+  });
 });
 
 for (const text of ["", "\n\n", "# 192.0.2.1\n", "\uFEFF"]) {

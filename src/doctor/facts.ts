@@ -1,4 +1,5 @@
 /** What is the case on this host, gathered once and judged afterwards. Nothing here is changed. */
+import { formatAddress } from "../config/address.ts";
 import { type Endpoint, upstreamEndpoints } from "../config/endpoints.ts";
 import { type ListenerConfig, markOf, type ProxyConfig } from "../config/model.ts";
 import {
@@ -42,6 +43,7 @@ export interface Facts {
   readonly sandbox: SandboxResult | NativeError;
   /** The limit of open files. */
   readonly fileLimit: number;
+  readonly isLoopbackUp: boolean;
   /** In the order of the configuration. */
   readonly listeners: readonly ListenerFacts[];
   readonly routing: Survey | RoutingError;
@@ -58,6 +60,8 @@ export interface ListenerFacts {
   readonly subnets?: number | SubnetsError | NativeError;
   /** Ranges of which a port cannot be listened on. */
   readonly taken: readonly Taken[];
+  /** Whether this host's own packets get through to where it listens, as far as that can be tried. */
+  readonly reached: readonly OwnReach[];
   /** An upstream is the program's own listener. */
   readonly loop?: NativeError;
   readonly services: readonly ServiceFacts[];
@@ -69,6 +73,23 @@ export interface Taken {
   readonly address: Address;
   readonly problem: NativeError;
   readonly holder?: Holder;
+  /** What is in the way is an upstream of the configuration. */
+  readonly upstream?: {
+    /** Where its socket listens. */
+    readonly text: string;
+    readonly isWildcard: boolean;
+    /** Where the configuration says that it is. */
+    readonly named: Address;
+  };
+}
+
+/** One try to get to where the program listens. */
+export interface OwnReach {
+  /** The first port of a range. */
+  readonly address: Address;
+  readonly transport: Transport;
+  /** 0 where it got through. */
+  readonly errno: number;
 }
 
 /** A process that listens where this program wants to. */
@@ -97,8 +118,12 @@ export interface ServiceFacts {
 /** Longer than two retransmissions of a lost SYN. */
 const MOST_TCP_WAIT_MS = 3_500;
 const UDP_WAIT_MS = 1_000;
+/** Longer than one retransmission of a lost SYN. */
+const OWN_WAIT_MS = 1_500;
 /** Each holds a thread of the runtime while it waits. */
 const PROBES_AT_ONCE = 32;
+/** Of a listener so many addresses are tried: what a firewall does to one it mostly does to all. */
+const MOST_OWN = 8;
 
 /** Looks and tries. Each service sees a connection or a datagram for each way to try. */
 export async function gather(config: ProxyConfig, library: Library): Promise<Facts> {
@@ -127,19 +152,32 @@ export async function gather(config: ProxyConfig, library: Library): Promise<Fac
     };
   });
   const fileLimit = library.raiseFileLimit();
+  const isLoopbackUp = library.isLinkUp("lo");
+  const taken = config.listeners.map((listener) => {
+    const own = services.filter((service) => service.listener === listener);
+    return lookAtListener(listener, library, sockets, own);
+  });
+  // Without lo all of it is lost.
+  const reached = await Promise.all(
+    config.listeners.map((listener, index) =>
+      isLoopbackUp ? reachListener(listener, taken[index] ?? [], library) : []
+    ),
+  );
   return {
     config,
     self: parseSelf(readText(library, "/proc/self/status") ?? ""),
     ...(incapable && { incapable }),
     sandbox: rehearse(config, library),
     fileLimit,
-    listeners: config.listeners.map((listener) => {
+    isLoopbackUp,
+    listeners: config.listeners.map((listener, index) => {
       const subnets = readSubnetFile(listener, library);
       const loop = loopProblem(config, listener, library);
       return {
         listener,
         ...(subnets !== undefined && { subnets }),
-        taken: lookAtListener(listener, library, sockets),
+        taken: taken[index] ?? [],
+        reached: reached[index] ?? [],
         ...(loop && { loop }),
         services: services.filter((service) => service.listener === listener)
           .map(({ listener: _, ...service }) => service),
@@ -241,16 +279,62 @@ function lookAtListener(
   { listen, protocol }: ListenerConfig,
   library: Library,
   sockets: Sockets,
+  services: readonly Pick<ServiceFacts, "address" | "transport" | "reach">[],
 ): Taken[] {
   return listen.flatMap((range) => {
     const taken = firstTaken(range, PROTOCOLS[protocol], library);
     if (!taken) return [];
     const { address } = taken;
-    const inTheWay = transportsOf(protocol).flatMap((transport) => sockets[transport])
-      .filter(({ bytes, port }) => port === address.port && overlaps(bytes, address.bytes));
+    const inTheWay = transportsOf(protocol).flatMap((transport) =>
+      sockets[transport].map((socket) => ({ ...socket, transport }))
+    ).filter(({ bytes, port }) => port === address.port && overlaps(bytes, address.bytes));
     const holder = inTheWay.map(({ inode }) => holderOf(library, inode)).find((found) => found);
-    return [{ ...taken, ...(holder && { holder }) }];
+    const upstream = holder?.ours ? undefined : upstreamAmong(inTheWay, services);
+    return [{ ...taken, ...(holder && { holder }), ...(upstream && { upstream }) }];
   });
+}
+
+/** The socket, of those in the way, that an upstream on this host answers from. */
+function upstreamAmong(
+  inTheWay: readonly (ListeningSocket & { transport: Transport })[],
+  services: readonly Pick<ServiceFacts, "address" | "transport" | "reach">[],
+): Taken["upstream"] {
+  for (const { address, transport, reach } of services) {
+    if (reach?.kind !== "local") continue;
+    const socket = inTheWay.find(({ bytes, port, transport: its }) =>
+      its === transport && port >= address.port && port <= address.lastPort &&
+      overlaps(bytes, address.bytes)
+    );
+    if (!socket) continue;
+    const family = socket.bytes.length === 4 ? 4 : 6;
+    const text = formatAddress(family, Uint8Array.from(socket.bytes), socket.port);
+    return { text, isWildcard: isAny(socket.bytes), named: address };
+  }
+  return undefined;
+}
+
+/**
+ * Tries to get to where a listener listens. Beside the running program only a connection can be seen to
+ * arrive; where another program has the port, it is not ours to try.
+ */
+async function reachListener(
+  { listen, protocol }: ListenerConfig,
+  taken: readonly Taken[],
+  library: Library,
+): Promise<OwnReach[]> {
+  const tries = listen.slice(0, MOST_OWN).flatMap((range) => {
+    const its = taken.find(({ address }) =>
+      address.bytes.join() === range.bytes.join() &&
+      address.port >= range.port && address.port <= range.lastPort
+    );
+    if (its && !its.holder?.ours) return [];
+    return transportsOf(protocol).filter((transport) => !its || transport === "tcp")
+      .map((transport) => ({ address: portAddress(range, range.port), transport }));
+  });
+  return await Promise.all(tries.map(async (one) => ({
+    ...one,
+    errno: await library.reachOwn(encodeEndpoint(one.address), one.transport, OWN_WAIT_MS),
+  })));
 }
 
 /** The first port of a range that cannot be listened on, and why. */

@@ -1,58 +1,74 @@
 /** Findings as lines for people, or as one JSON document for machines. */
-import type { Finding, State } from "./checks.ts";
+import type { Paint, Style } from "../log/paint.ts";
+import type { Entry } from "./checks.ts";
+import { countOf, type State } from "./finding.ts";
 
-/** A finding, and the check that it is of. */
-export interface Entry extends Finding {
-  readonly name: string;
-}
-
-const MARKS: Record<State, string> = { ok: "✓", failed: "✗", unknown: "?", skipped: "-" };
+const MARKS: Record<State, string> = {
+  ok: "✓",
+  failed: "✗",
+  warning: "!",
+  unknown: "?",
+  skipped: "-",
+};
+const STYLES: Record<State, Style> = {
+  ok: "green",
+  failed: "red",
+  warning: "yellow",
+  unknown: "cyan",
+  skipped: "dim",
+};
 
 /**
- * One line a finding; under it, the commands that mend it. The last line says what it comes to. Where
- * findings are about several listeners, the lines are a table with their names.
+ * One line a finding; under it, the commands that fix it. Of several listeners each is a group under its name.
+ * The last line says what it comes to.
  */
-export function reportText(entries: readonly Entry[]): string {
+export function reportText(entries: readonly Entry[], paint: Paint): string {
   const names = new Set(
     entries.map(({ listener }) => listener).filter((name) => name !== undefined),
   );
-  const lines = names.size > 1 ? tableLines(entries, names) : entries.map(plainLine);
-  const text = entries.flatMap(({ mend }, index) => [
-    lines[index],
-    ...mend.map((command) => `    ${command}`),
-  ]);
-  const wrong = entries.filter(({ state }) => state === "failed").length;
-  const sum = wrong === 0
-    ? "It works"
-    : `It does not work: mend ${wrong === 1 ? "that" : `the first of ${wrong}`} and ask again`;
-  return [...text, sum].join("\n");
-}
-
-function plainLine(entry: Entry): string {
-  return `${MARKS[entry.state]} ${entry.name}: ${subject(entry)}`;
-}
-
-/** The lines with the check and the listener in columns. */
-function tableLines(entries: readonly Entry[], names: ReadonlySet<string>): string[] {
   const width = Math.max(...entries.map(({ name }) => name.length)) + 1;
-  const room = Math.max(...[...names].map((name) => name.length));
-  return entries.map((entry) => {
-    const check = `${entry.name}:`.padEnd(width);
-    const listener = (entry.listener ?? "").padEnd(room);
-    return `${MARKS[entry.state]} ${check} ${listener} ${subject(entry)}`;
+  let group: string | undefined;
+  const lines = entries.flatMap((entry, index) => {
+    const heading = names.size > 1 && (index === 0 || entry.listener !== group)
+      ? [paint("bold", entry.listener === undefined ? "This host" : `Listener ${entry.listener}`)]
+      : [];
+    group = entry.listener;
+    const { state, name, fix } = entry;
+    const check = `${name}:`.padEnd(width);
+    return [
+      ...heading,
+      `${paint(STYLES[state], MARKS[state])} ${paint("dim", check)} ${subject(entry)}`,
+      ...fix.map((command) => `    ${paint("bold", command)}`),
+    ];
   });
+  const style = !isWell(entries) ? "red" : countState(entries, "warning") > 0 ? "yellow" : "green";
+  return [...lines, paint(style, summary(entries))].join("\n");
 }
 
 function subject({ protocol, address, detail }: Entry): string {
   return [protocol?.toUpperCase(), address, detail].filter(Boolean).join(" ");
 }
 
+function summary(entries: readonly Entry[]): string {
+  const wrong = countState(entries, "failed");
+  const warnings = countState(entries, "warning");
+  const more = warnings === 0 ? "" : `, ${countOf(warnings, "warning")}`;
+  if (wrong === 0) return warnings === 0 ? "All checks passed" : `No check failed${more}`;
+  const what = wrong === 1 ? "it" : "the first one";
+  return `${countOf(wrong, "check")} failed${more}. Fix ${what}, then run doctor again`;
+}
+
+function countState(entries: readonly Entry[], wanted: State): number {
+  return entries.filter(({ state }) => state === wanted).length;
+}
+
 /**
- * `{"ok": …, "checks": [{"name", "state", "listener"?, "protocol"?, "address"?, "detail", "mend": […]}, …]}`; `ok` as
+ * `{"ok": …, "checks": [{"name", "state", "listener"?, "protocol"?, "address"?, "detail", "fix": […]}, …]}`; `ok` as
  * the exit code has it.
  */
 export function reportJson(entries: readonly Entry[]): string {
-  return JSON.stringify({ ok: isWell(entries), checks: entries }, undefined, 2);
+  const checks = entries.map(({ sets: _, ...entry }) => entry);
+  return JSON.stringify({ ok: isWell(entries), checks }, undefined, 2);
 }
 
 /** Whether nothing that was checked speaks against a start. */

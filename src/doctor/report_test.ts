@@ -1,58 +1,80 @@
 import assert from "node:assert/strict";
-import { type Entry, isWell, reportJson, reportText } from "./report.ts";
+import { plain } from "../log/paint.ts";
+import type { Entry } from "./checks.ts";
+import { isWell, reportJson, reportText } from "./report.ts";
 
-const FINE: Entry = { name: "listen", state: "ok", detail: "0.0.0.0:8443 is free", mend: [] };
+const FINE: Entry = { name: "listen", state: "ok", detail: "0.0.0.0:8443 is free", fix: [] };
 const WRONG: Entry = {
   name: "service",
   state: "failed",
   protocol: "udp",
   address: "127.0.0.1:53",
   detail: "nobody listens there",
-  mend: ["one", "two"],
+  fix: ["one", "two"],
 };
 const UNSURE: Entry = { ...FINE, name: "clients", state: "unknown" };
+const DOUBTFUL: Entry = { ...FINE, name: "subnets", state: "warning", detail: "Every peer" };
+const text = (...entries: Entry[]) => reportText(entries, plain);
 
-Deno.test("reportText: a line a check, commands below, the sum at the end", () => {
+Deno.test("reportText: a line a check in columns, commands below, the summary at the end", () => {
   assert.equal(
-    reportText([FINE, WRONG, UNSURE, { ...UNSURE, state: "skipped" }]),
-    `✓ listen: 0.0.0.0:8443 is free
+    text(FINE, WRONG, DOUBTFUL, UNSURE, { ...UNSURE, state: "skipped" }),
+    `✓ listen:  0.0.0.0:8443 is free
 ✗ service: UDP 127.0.0.1:53 nobody listens there
     one
     two
+! subnets: Every peer
 ? clients: 0.0.0.0:8443 is free
 - clients: 0.0.0.0:8443 is free
-It does not work: mend that and ask again`,
+1 check failed, 1 warning. Fix it, then run doctor again`,
   );
-  assert.match(reportText([WRONG, WRONG]), /mend the first of 2 and ask again$/);
-  assert.match(reportText([FINE]), /\nIt works$/);
 });
 
-Deno.test("reportText: of several listeners a table with their names", () => {
+for (
+  const [entries, summary] of [
+    [[FINE], "All checks passed"],
+    [[FINE, DOUBTFUL], "No check failed, 1 warning"],
+    [[DOUBTFUL, DOUBTFUL], "No check failed, 2 warnings"],
+    [[WRONG], "1 check failed. Fix it, then run doctor again"],
+    [[WRONG, WRONG], "2 checks failed. Fix the first one, then run doctor again"],
+  ] as const
+) {
+  Deno.test(`reportText: ${summary}`, () =>
+    assert.equal(text(...entries).split("\n").at(-1), summary));
+}
+
+Deno.test("reportText: several listeners are groups with their names", () => {
   const of = (listener: string, entry: Entry): Entry => ({ ...entry, listener });
-  const { address: _, protocol: __, ...whole } = WRONG;
+  const { address: _, protocol: __, ...plainly } = WRONG;
   assert.equal(
-    reportText([
-      { ...whole, name: "capabilities" },
-      of("mail", FINE),
-      of("rtp-range", WRONG),
-    ]),
-    `✗ capabilities:           nobody listens there
+    text({ ...plainly, name: "routes" }, of("mail", FINE), of("rtp", FINE), of("rtp", UNSURE)),
+    `This host
+✗ routes:  nobody listens there
     one
     two
-✓ listen:       mail      0.0.0.0:8443 is free
-✗ service:      rtp-range UDP 127.0.0.1:53 nobody listens there
-    one
-    two
-It does not work: mend the first of 2 and ask again`,
+Listener mail
+✓ listen:  0.0.0.0:8443 is free
+Listener rtp
+✓ listen:  0.0.0.0:8443 is free
+? clients: 0.0.0.0:8443 is free
+1 check failed. Fix it, then run doctor again`,
   );
-  assert.match(reportText([of("mail", FINE)]), /^✓ listen: 0\.0\.0\.0:8443 is free$/m);
+  assert.match(text(of("mail", FINE)), /^✓ listen: 0\.0\.0\.0:8443 is free$/m);
 });
 
-Deno.test("reportJson: every finding, and what they come to", () => {
-  assert.deepEqual(JSON.parse(reportJson([FINE, WRONG])), { ok: false, checks: [FINE, WRONG] });
+Deno.test("reportText: colours are only around marks, names, commands and the summary", () => {
+  const painted = reportText([FINE, WRONG], (style, text) => `<${style}>${text}</>`);
+  assert.match(painted, /^<green>✓<\/> <dim>listen: <\/> 0\.0\.0\.0:8443 is free$/m);
+  assert.match(painted, /^ {4}<bold>one<\/>$/m);
+  assert.equal(painted.replaceAll(/<.*?>/g, ""), text(FINE, WRONG));
 });
 
-Deno.test("isWell: what is not known speaks against nothing", () => {
-  assert.equal(isWell([FINE, UNSURE, { ...UNSURE, state: "skipped" }]), true);
+Deno.test("reportJson: every finding, and what they come to, without what --fix sets", () => {
+  const settable: Entry = { ...WRONG, sets: { kind: "routes" } };
+  assert.deepEqual(JSON.parse(reportJson([FINE, settable])), { ok: false, checks: [FINE, WRONG] });
+});
+
+Deno.test("isWell: a warning, and what is not known, speak against nothing", () => {
+  assert.equal(isWell([FINE, DOUBTFUL, UNSURE, { ...UNSURE, state: "skipped" }]), true);
   assert.equal(isWell([FINE, WRONG]), false);
 });

@@ -7,6 +7,7 @@ import {
   type LogRecord,
 } from "@logtape/logtape";
 import type { LevelName, LogFormat } from "../config/options.ts";
+import { type Paint, plain, type Style } from "./paint.ts";
 
 /** What a line tells beside its message; each is a field of the JSON form. */
 export interface Details {
@@ -23,6 +24,8 @@ export interface Form {
   readonly format: LogFormat;
   /** For systemd's journal, which has a time and a priority of its own. */
   readonly journal: boolean;
+  /** Colours a text line's time and level; without it they have none. */
+  readonly paint?: Paint;
 }
 
 /** LogTape has no "access" level: it lies between info and debug, where LogTape has debug and trace. */
@@ -42,7 +45,7 @@ const NAMES = new Map(
 /**
  * Sets the log up, once.
  *
- * @param write takes whole lines, and holds nobody up
+ * @param write takes complete lines, and holds nobody up
  */
 export function openLog(level: LevelName, form: Form, write: (line: string) => void): Log {
   const line = writerOf(form);
@@ -81,8 +84,10 @@ function lineOf(level: LevelName, message: string, details: Details, form: Form)
   return writerOf(form)({ category: ["mmproxy"], ...recordOf(level, message, details) });
 }
 
-function writerOf({ format, journal }: Form): (record: LogRecord) => string {
-  if (!journal) return format === "json" ? formatJson : formatText;
+function writerOf({ format, journal, paint = plain }: Form): (record: LogRecord) => string {
+  if (!journal) {
+    return format === "json" ? formatJson : (record) => formatText(record, paint);
+  }
   const line = format === "json" ? formatJson : formatMessage;
   return (record) => `<${PRIORITIES[levelName(record)]}>${line(record)}`;
 }
@@ -102,10 +107,14 @@ function recordOf(level: LevelName, message: string, details: Details) {
   };
 }
 
-/** `2026-11-23T06:22:18.123Z WARN  message` */
-function formatText(record: LogRecord): string {
-  const level = levelName(record).toUpperCase().padEnd(6);
-  return `${new Date(record.timestamp).toISOString()} ${level} ${formatMessage(record)}`;
+const STYLES: Record<string, Style> = { error: "red", warn: "yellow", info: "green" };
+
+/** `2026-11-23T06:22:18.123Z WARN   message` */
+function formatText(record: LogRecord, paint: Paint): string {
+  const name = levelName(record);
+  const level = paint(STYLES[name] ?? "dim", name.toUpperCase().padEnd(6));
+  const time = paint("dim", new Date(record.timestamp).toISOString());
+  return `${time} ${level} ${formatMessage(record)}`;
 }
 
 /** One event, one line: what a message quotes cannot start another. */

@@ -85,6 +85,7 @@ const FIXED = {
   metricsAddr: "metrics-addr",
   logLevel: "log-level",
   logFormat: "log-format",
+  color: "color",
   autoRoutes: "auto-routes",
   table: "table",
   sandbox: "sandbox",

@@ -2,6 +2,7 @@
 import type { RoutesAction } from "../cli/arguments.ts";
 import type { ProxyConfig } from "../config/model.ts";
 import type { Address } from "../config/options.ts";
+import { type Paint, plain } from "../log/paint.ts";
 import type { Routing } from "./kernel.ts";
 import { datagramPorts, type Need, routingNeeds } from "./needs.ts";
 import {
@@ -36,14 +37,15 @@ export function runRoutes(
   config: ProxyConfig,
   routing: Routing,
   print: Print,
+  paint: Paint = plain,
 ): number {
   switch (action) {
     case "up":
-      return dryRun ? printUp(config, routing, print) : up(config, routing, print);
+      return dryRun ? printUp(config, routing, print) : routesUp(config, routing, print, paint);
     case "down":
       return down(config, routing, print, dryRun);
     case "show":
-      return show(config, routing, print);
+      return show(config, routing, print, paint);
   }
 }
 
@@ -75,8 +77,19 @@ export function survey(
   const sysctls = new Set(names.filter((name) => routing.isOn(name)));
   const present = routing.list(table);
   const compared = compare(plan.steps, present, sysctls);
-  const detours = findDetours(plan, compared, present, (reply) => routing.replyRoute(reply));
-  return { ...plan, ...compared, detours };
+  const troubles = new Set<string>();
+  const detours = findDetours(plan, compared, present, (reply) => {
+    try {
+      return routing.replyRoute(reply);
+    } catch (error) {
+      if (!(error instanceof RoutingError)) throw error;
+      // What is set may be right all the same.
+      troubles.add(`Not known which way replies take: ${error.message}`);
+      return { isLocal: true, device: "" };
+    }
+  });
+  const notes = [...plan.notes, ...[...troubles].map((text): Note => ({ text, commands: [] }))];
+  return { ...plan, ...compared, notes, detours };
 }
 
 /** The address that the kernel is asked about. */
@@ -134,7 +147,18 @@ function refuseForeign({ table }: ProxyConfig, { foreign, replaced }: Survey): v
   }
 }
 
-function up(config: ProxyConfig, routing: Routing, print: Print): number {
+/**
+ * Sets what is missing, and prints each step.
+ *
+ * @returns the exit code: 1 when replies still take another way
+ * @throws {RoutingError} when it cannot be set
+ */
+export function routesUp(
+  config: ProxyConfig,
+  routing: Routing,
+  print: Print,
+  paint: Paint = plain,
+): number {
   const found = survey(config, routing);
   for (const step of found.there) print(`Already set: ${describeStep(step)}`);
   const useless = withoutEffect(found, routing.list(config.table));
@@ -142,7 +166,7 @@ function up(config: ProxyConfig, routing: Routing, print: Print): number {
   for (const entry of useless) routing.remove(entry);
   for (const note of found.notes) printNote(note, print);
   const { detours } = survey(config, routing);
-  for (const detour of detours) printDetour(detour, print);
+  for (const detour of detours) printDetour(detour, print, paint);
   return detours.length === 0 ? 0 : 1;
 }
 
@@ -184,30 +208,33 @@ function rulesFirst(entries: readonly Present[]): Present[] {
   );
 }
 
-function show(config: ProxyConfig, routing: Routing, print: Print): number {
+function show(config: ProxyConfig, routing: Routing, print: Print, paint: Paint): number {
+  const [good, bad] = [paint("green", "✓"), paint("red", "✗")];
   const found = survey(config, routing);
   for (const step of found.steps) {
     const detour = found.detours.find((detour) => isSameStep(detour.step, step));
-    if (detour) printDetour(detour, print);
-    else if (found.there.includes(step)) print(`✓ ${describeStep(step)}`);
-    else print(`✗ ${describeStep(step)}: missing; ${setCommand(step)}`);
+    if (detour) printDetour(detour, print, paint);
+    else if (found.there.includes(step)) print(`${good} ${describeStep(step)}`);
+    else print(`${bad} ${describeStep(step)}: missing; ${setCommand(step)}`);
   }
   for (const entry of [...found.replaced, ...found.surplus]) {
     print(`- ${describeStep(entry)}: not needed with these flags; ${removeCommand(entry)}`);
   }
   if (found.foreign.length > 0) {
-    print(`✗ Table ${config.table} has routes that mmproxy did not set: choose another (--table)`);
+    print(
+      `${bad} Table ${config.table} has routes that mmproxy did not set: choose another (--table)`,
+    );
   }
   for (const note of found.notes) printNote(note, print);
   return found.missing.length + found.foreign.length + found.detours.length === 0 ? 0 : 1;
 }
 
-function printDetour(detour: Detour, print: Print): void {
+function printDetour(detour: Detour, print: Print, paint: Paint): void {
   const { step, ahead } = detour;
   const fix = ahead
     ? setCommand(ahead)
     : `nothing can come before it: give it another priority (${detourRule(detour)})`;
-  print(`✗ ${describeStep(step)}: ${describeDetour(detour)}; ${fix}`);
+  print(`${paint("red", "✗")} ${describeStep(step)}: ${describeDetour(detour)}; ${fix}`);
 }
 
 function printNote({ text, commands }: Note, print: Print): void {

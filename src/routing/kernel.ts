@@ -3,6 +3,7 @@ import { type Address, encodeEndpoint } from "../config/options.ts";
 import { Status } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import {
+  isLoopback,
   type Present,
   type Reach,
   type Reply,
@@ -39,7 +40,9 @@ export class KernelRouting implements Routing {
   constructor(readonly library: Library) {}
 
   reach(service: Address): Reach {
-    return decodeReach(explained(() => this.library.findReach(encodeEndpoint(service))));
+    const reach = decodeReach(explained(() => this.library.findReach(encodeEndpoint(service))));
+    // Without lo, or without IPv6 on it, the default route takes them: no host is there.
+    return reach.kind === "remote" && isLoopback(service) ? { kind: "none" } : reach;
   }
 
   replyRoute(reply: Reply): ReplyRoute {
@@ -67,9 +70,14 @@ export class KernelRouting implements Routing {
   }
 
   switch(sysctl: string, on: boolean): void {
-    const assignment = `${sysctl.replaceAll("/", ".")}=${on ? 1 : 0}`;
+    this.setSysctl(sysctl, on ? 1 : 0);
+  }
+
+  /** Gives a kernel parameter a value. */
+  setSysctl(sysctl: string, value: number): void {
+    const assignment = `${sysctl.replaceAll("/", ".")}=${value}`;
     explained(
-      () => this.library.setSysctl(sysctl, on ? 1 : 0),
+      () => this.library.setSysctl(sysctl, value),
       `where /proc/sys is read-only, set it from outside: sysctl -w ${assignment}, or --sysctl ${assignment} for a container`,
     );
   }

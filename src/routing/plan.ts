@@ -139,6 +139,8 @@ export interface Note {
   readonly text: string;
   /** Commands for another host. */
   readonly commands: readonly string[];
+  /** The upstream that has to be set up elsewhere, as its need has it. */
+  readonly upstream?: string;
 }
 
 /** The routing cannot be set or removed; the message is one line for the operator. */
@@ -351,6 +353,7 @@ function returnRoute(
   return {
     text: `The replies of ${need.text} to clients must be routed to this host. ${where}:`,
     commands: [route, ...rules],
+    upstream: need.text,
   };
 }
 
@@ -425,7 +428,8 @@ function isOneHost({ bytes, prefix }: Need): boolean {
   return prefix === 8 * bytes.length;
 }
 
-function isLoopback({ family, bytes }: Need): boolean {
+/** Whether an address is in 127.0.0.0/8, or ::1. */
+export function isLoopback({ family, bytes }: Pick<Need, "family" | "bytes">): boolean {
   if (family === 4) return bytes[0] === 127;
   return bytes.slice(0, 15).every((byte) => byte === 0) && bytes[15] === 1;
 }

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import type { Connections, Status } from "../../src/control/protocol.ts";
 import { freePort } from "./support/endpoints.ts";
 import { text, v2 } from "./support/headers.ts";
-import { commandLine, Program, runToEnd } from "./support/program.ts";
+import { Program, runToEnd } from "./support/program.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
+import { atTerminal } from "./support/terminal.ts";
 import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
 const BALANCER = { ip: "198.51.100.1", port: 443 };
@@ -227,22 +227,6 @@ Deno.test("control: what a command cannot do is a line", async () => {
   );
 });
 
-/** What a command in a terminal of 80 columns and 24 rows did, with these keys typed after a while. */
-async function inTerminal(args: string[], keys: string, seconds: number) {
-  const helper = fileURLToPath(new URL("support/terminal.py", import.meta.url));
-  const { stdout } = await new Deno.Command("python3", {
-    args: [helper, "80", "24", keys, String(seconds), ...commandLine(args)],
-    env: { NO_COLOR: "1" },
-    stderr: "inherit",
-  }).output();
-  return JSON.parse(text(stdout)) as {
-    written: string;
-    code: number;
-    raw: boolean;
-    restored: boolean;
-  };
-}
-
 Deno.test("control: top shows listeners, rates, refusals and clients, and leaves the terminal as it was", async () => {
   await using folder = await Folder.make();
   const { stack, program, control, web } = await setUp(folder);
@@ -252,7 +236,8 @@ Deno.test("control: top shows listeners, rates, refusals and clients, and leaves
   await refused.send("GET / HTTP/1.0\r\n\r\n");
   await program.event("header_refused");
   for (const keys of ["q", "\\x03"]) {
-    const top = inTerminal(["top", "--control", control], keys, 4);
+    const shell = 'NO_COLOR=1 exec "$@"';
+    const top = atTerminal(["top", "--control", control], { keys, seconds: 4, shell });
     for (let round = 0; round < 40; round++) {
       await one.send("x".repeat(10_000));
       await one.exactly(10_000);
@@ -278,7 +263,7 @@ Deno.test("control: top ends with a line and a restored terminal when the progra
   await using folder = await Folder.make();
   const control = folder.file("control");
   await using program = await Program.start({ args: ["--control", control] });
-  const top = inTerminal(["top", "--control", control], "", 0);
+  const top = atTerminal(["top", "--control", control]);
   await new Promise((wake) => setTimeout(wake, 2000));
   await program.stop();
   const { written, code, raw, restored } = await top;

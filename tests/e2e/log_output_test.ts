@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { freePort, show } from "./support/endpoints.ts";
 import { bytes, text, Tlv, tlv, v2 } from "./support/headers.ts";
-import { command, killAtEnd, Program } from "./support/program.ts";
+import { command, killAtEnd, Program, runToEnd } from "./support/program.ts";
 import { ProgramCopy } from "./support/program_copy.ts";
 import { Scratch } from "./support/real_peers.ts";
 import { Stalled } from "./support/stalled.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
+import { atTerminal } from "./support/terminal.ts";
 import { eventually, within } from "./support/time.ts";
 
 const BALANCER = { ip: "198.51.100.1", port: 443 };
@@ -152,4 +153,26 @@ Deno.test("log output: a worker that panics comes back where nobody reads standa
   await program.event("worker_restarted");
   await program.stop();
   assert.deepEqual(program.otherLines, [], "nothing is written past the log");
+});
+
+Deno.test("log output: text has colours on a terminal, and none in a pipe", async () => {
+  const args = ["-4", "127.0.0.1:9", "-l", show({ ip: "127.0.0.1", port: freePort() })];
+  const interrupt = { keys: "\\x03", seconds: 4 };
+  const shown = await atTerminal(args, interrupt);
+  assert.equal(shown.code, 0, shown.written);
+  // deno-lint-ignore no-control-regex
+  assert.match(
+    shown.written,
+    /\x1b\[2m\d{4}-\S+Z\x1b\[22m \x1b\[32mINFO {2}\x1b\[39m Listening on /,
+  );
+  const without = await atTerminal([...args, "--color", "never"], interrupt);
+  assert.match(without.written, /Z INFO {3}Listening on /);
+  assert.ok(!without.written.includes("\x1b["));
+  const shell = 'exec timeout --preserve-status -s INT 4 "$@"';
+  const piped = await runToEnd(args, { shell });
+  assert.match(piped.stderr, /Z INFO {3}Listening on /);
+  assert.ok(!piped.stderr.includes("\x1b["));
+  const json = await runToEnd([...args, "--color", "always", "--log-format", "json"], { shell });
+  assert.match(json.stderr, /"event":"listening"/);
+  assert.ok(!json.stderr.includes("\x1b["));
 });
