@@ -153,10 +153,9 @@ export async function gather(config: ProxyConfig, library: Library): Promise<Fac
   });
   const fileLimit = library.raiseFileLimit();
   const isLoopbackUp = library.isLinkUp("lo");
-  const taken = config.listeners.map((listener) => {
-    const own = services.filter((service) => service.listener === listener);
-    return lookAtListener(listener, library, sockets, own);
-  });
+  const taken = config.listeners.map((listener) =>
+    lookAtListener(listener, library, sockets, services)
+  );
   // Without lo all of it is lost.
   const reached = await Promise.all(
     config.listeners.map((listener, index) =>
