@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { parseArguments } from "../src/cli/arguments.ts";
 import { UsageError } from "../src/cli/usage_error.ts";
 import { imageOf, origin, pictures } from "../docs/pictures/render.ts";
+import { readConfig } from "../src/config/file.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const PAGES = ["README.md", "CONTRIBUTING.md", ...pagesBelow("docs")];
@@ -65,6 +66,16 @@ for (const page of PAGES) {
     for (const line of commands) {
       assert.doesNotThrow(() => parseArguments(words(line), "0"), line);
     }
+  });
+}
+
+for (const page of PAGES.filter((page) => page.startsWith("docs/recipes/"))) {
+  const files = [...read(page).matchAll(/^```toml\n([^]*?)^```/gm)].map(([, text = ""]) => text)
+    // Others have TOML files, too.
+    .filter((text) => text.includes("[[listener]]"));
+  if (files.length === 0) continue;
+  Deno.test(`docs: the configuration of ${page} is one of this program`, () => {
+    for (const text of files) assert.doesNotThrow(() => readConfig(text, page));
   });
 }
 

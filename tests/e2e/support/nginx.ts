@@ -39,13 +39,12 @@ export async function startNginx(
 
 /** A web server whose access log holds the client's address and port. */
 export class NginxService implements AsyncDisposable {
-  readonly port = freePort();
   #server: Server | undefined;
 
-  private constructor(readonly scratch: Scratch) {}
+  private constructor(readonly scratch: Scratch, readonly port: number) {}
 
-  static async start(scratch: Scratch): Promise<NginxService> {
-    const service = new NginxService(scratch);
+  static async start(scratch: Scratch, port = freePort()): Promise<NginxService> {
+    const service = new NginxService(scratch, port);
     await service.start();
     return service;
   }
