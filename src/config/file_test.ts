@@ -152,6 +152,37 @@ Deno.test("readConfig: [defaults] may have destinations that not every listener 
   assert.equal(listenerOf("", 'allowed-destinations = "10.0.0.5:22"').upstream, "family");
 });
 
+Deno.test("readConfig: a comment behind a subnet names its proxy, in a list and in rules", () => {
+  const list = listenerOf(`allowed-subnets = [  # load balancers
+  "192.0.2.1",        # lb-1, Frankfurt
+  "198.51.100.0/24",  # lb-2 "the old one"
+  "2001:db8::/32"     # lb-3
+]`);
+  assert.deepEqual(subnetsOf(list), ["192.0.2.1", "198.51.100.0/24", "2001:db8::/32"]);
+  const { trust } = listenerOf(`trust = [
+  { from = "192.0.2.1", header = "require" },  # lb-1
+  # the office
+  { from = "198.51.100.0/24", header = "skip" }  # until "all" programs send one
+]`);
+  assert.deepEqual(trust.map(({ from, header }) => `${from.text} ${header}`), [
+    "192.0.2.1 require",
+    "198.51.100.0/24 skip",
+  ]);
+});
+
+Deno.test("readConfig: a wrong subnet's line is found between comments", () => {
+  assert.deepEqual(
+    mistakesOf(`${ONE}allowed-subnets = [
+  # "192.0.2.256"
+  "192.0.2.1",  # lb-1, "192.0.2.256"
+  "192.0.2.256",  # lb-2
+]`),
+    [
+      '7: allowed-subnets = "192.0.2.256": is not an IP address or subnet, for example 192.0.2.0/24',
+    ],
+  );
+});
+
 Deno.test("readConfig: a flag's name is a key, for listen-addr and listeners, too", () => {
   const text = `listeners = 3\n[[listener]]\nlisten-addr = "[::]:1"\nipv6 = "[::1]:2"`;
   const { workers, listeners } = read(text);

@@ -39,6 +39,9 @@ const TAKEN: readonly (readonly [name: string, text: string, records: readonly s
   ["everything", "::/0", ["00000000000000000000000000000000/0"]],
   ["a mapped address", "::ffff:192.0.2.1", [`${MAPPED}c0000201/128`]],
   ["comments and blank lines", "# lb\n\n  \n192.0.2.1 # one\n\t#\n", [`${MAPPED}c0000201/128`]],
+  ["go-mmproxy's example", "# This is a comment\n192.168.0.0/24 # allow local\n", [
+    `${MAPPED}c0a80000/120`,
+  ]],
   ["a comment that touches its entry", "192.0.2.1#one", [`${MAPPED}c0000201/128`]],
   ["spaces and tabs around", " \t192.0.2.1\t ", [`${MAPPED}c0000201/128`]],
   ["CRLF line ends", "192.0.2.1\r\n192.0.2.2\r\n", [
