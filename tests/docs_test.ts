@@ -7,6 +7,7 @@ import { parseArguments } from "../src/cli/arguments.ts";
 import { UsageError } from "../src/cli/usage_error.ts";
 import { imageOf, origin, pictures } from "../docs/pictures/render.ts";
 import { readConfig } from "../src/config/file.ts";
+import { generated } from "./flags_page.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const PAGES = ["README.md", "CONTRIBUTING.md", ...pagesBelow("docs")];
@@ -97,6 +98,29 @@ Deno.test("docs: what moving.md says is refused is refused, in those words", () 
     assert.throws(() => parseArguments(words(flags), "0"), new UsageError(message), flags);
   }
 });
+
+Deno.test("docs: flags.md and the README have the flags as they are", async () => {
+  for (const [path, text] of await generated()) {
+    assert.ok(await Deno.readTextFile(path) === text, `${path} is stale: run deno task flags`);
+  }
+});
+
+Deno.test("docs: flags.md has every flag of the program", () => {
+  const rows = rowsUnder("docs/flags.md", /^\| flag \| default \| \|$/);
+  const named = new Set(rows.flatMap(([flags]) => code(flags)).flatMap(flagsOf));
+  const help = parseArguments(["--help"], "0");
+  assert.ok(help.kind === "print");
+  const known = [...help.text.matchAll(/^ {2,6}(-\S.*?)(?: {2}|$)/gm)].flatMap(([, flags]) =>
+    flagsOf(flags)
+  );
+  assert.ok(known.length > 30, `${known.length} flags`);
+  assert.deepEqual(known.filter((flag) => !named.has(flag)), []);
+});
+
+/** `-m` and `--mark` of `-m, --mark <n>`. */
+function flagsOf(text = ""): string[] {
+  return [...text.matchAll(/(?<![\w-])--?[a-z0-9][a-z0-9-]*/g)].map(([flag]) => flag);
+}
 
 Deno.test("docs: every link to a file leads to one", () => {
   for (const page of PAGES) {
