@@ -4,6 +4,7 @@ import { readConfig } from "../config/file.ts";
 import type { ProxyConfig } from "../config/model.ts";
 import { PROXY } from "../config/schema.ts";
 import { parseArguments } from "./arguments.ts";
+import { ROWS } from "./options.ts";
 import { readConfiguration } from "./setup.ts";
 
 /** Options by their long names; `true` is a flag without a value. */
@@ -60,8 +61,6 @@ const address6 = fc.tuple(fc.constantFrom("::1", "2001:db8::7", "fe80::1%2"), po
 const seconds = fc.integer({ min: 3, max: 4_000_000 });
 
 const options = fc.record({
-  "listen-addr": fc.oneof(address4, address6, several),
-  listeners: fc.integer({ min: 1, max: 1024 }),
   "allowed-subnets": fc.constantFrom("/etc/mmproxy/subnets", "./a b", 'ü"\\'),
   "close-after": seconds,
   protocol: fc.constantFrom("tcp", "udp", "both"),
@@ -78,8 +77,17 @@ const options = fc.record({
   "auto-routes": fc.constant(true as const),
   table: fc.integer({ min: 1, max: 251 }),
   sandbox: fc.constantFrom("auto", "on", "off"),
-  "metrics-addr": fc.oneof(address4, address6),
+  // No listener's and no upstream's.
+  "metrics-addr": port.map((port) => `203.0.113.9:${port}`),
+  control: fc.constantFrom("/run/mmproxy/control", 'ü"\\', "a b"),
+  watch: fc.constant(true as const),
 }, { requiredKeys: [] });
+
+const workers = fc.oneof(
+  fc.constant({}),
+  fc.record({ listeners: fc.integer({ min: 1, max: 1024 }) }),
+  fc.record({ workers: fc.constantFrom("auto", 1, 1024) }),
+);
 
 const upstreams = fc.oneof(
   fc.constant({}),
@@ -90,21 +98,81 @@ const upstreams = fc.oneof(
   fc.record({ ipv4: fc.constant("none"), ipv6: address6 }),
 );
 
+/** Single addresses with single upstreams, or the defaults. */
+const single = fc.tuple(
+  fc.record({ "listen-addr": fc.oneof(address4, address6, several) }, { requiredKeys: [] }),
+  upstreams,
+).map(([listen, upstreams]): Given => ({ ...listen, ...upstreams }))
+  // Addresses that clash are said at once for a file, and at the start for flags.
+  .filter((given) => {
+    const ports = ["listen-addr", "ipv4", "ipv6"]
+      .flatMap((name) => given[name] ?? (name === "listen-addr" ? "8443" : name))
+      .map((address) => /[^:]*$/.exec(`${address}`)?.[0]);
+    return new Set(ports).size === ports.length;
+  });
+
+/** Ports as they are written: one, or a range. */
+function portsOf(first: number, count: number): string {
+  return count === 1 ? `${first}` : `${first}-${first + count - 1}`;
+}
+
+/** Every form of an upstream that fits so many ports: addresses and names, without or with ports. */
+function upstreamFor(family: 4 | 6, count: number) {
+  const address = family === 4 ? "127.0.0.1" : "::1";
+  const some = fc.record({ first: fc.integer({ min: 1, max: 64_000 }), one: fc.boolean() })
+    .map(({ first, one }) => portsOf(first, one ? 1 : count));
+  return fc.oneof(
+    fc.constantFrom(address, "mail.internal", "a-1.example."),
+    some.map((ports) => `${family === 4 ? address : `[${address}]`}:${ports}`),
+    some.map((ports) => `mail.internal:${ports}`),
+  );
+}
+
+/** Ranges of one or both families, and upstreams of every form. */
+const ranges = fc.record({
+  first: fc.integer({ min: 1, max: 64_000 }),
+  count: fc.integer({ min: 1, max: 1_000 }),
+  families: fc.constantFrom([4], [6], [4, 6]),
+}).chain(({ first, count, families }) => {
+  const listen = families.map((family) =>
+    `${family === 4 ? "192.0.2.7" : "[2001:db8::7]"}:${portsOf(first, count)}`
+  );
+  const [ipv4, ipv6] = [upstreamFor(4, count), upstreamFor(6, count)];
+  const both = fc.oneof(
+    fc.record({ ipv4 }),
+    fc.record({ ipv6 }),
+    fc.record({ ipv4, ipv6 }),
+    fc.record({ ipv4, ipv6: fc.constant("none") }),
+  );
+  return both.map((upstreams): Given => ({
+    "listen-addr": listen.length === 1 ? listen[0] ?? "" : listen,
+    ...upstreams,
+  }));
+});
+
 Deno.test("readSetup: flags and the equal file give the same configuration", () => {
   const order = fc.array(fc.nat(), { minLength: 30, maxLength: 30 });
+  const places = fc.oneof(single, ranges);
+  const seen = new Set<string>();
   fc.assert(
-    fc.property(options, upstreams, order, fc.nat(25), (options, upstreams, order, inDefaults) => {
-      const given = { ...options, ...upstreams } as Given;
-      // Addresses that clash are said at once for a file, and at the start for flags.
-      const ports = ["listen-addr", "metrics-addr", "ipv4", "ipv6"]
-        .flatMap((name) => given[name] ?? (name === "listen-addr" ? "8443" : name))
-        .map((address) => /[^:]*$/.exec(`${address}`)?.[0]);
-      fc.pre(new Set(ports).size === ports.length);
-      const text = fileOf(given, order, inDefaults);
-      assert.deepEqual(readConfig(text, "file"), fromFlags(given), text);
-    }),
-    { numRuns: 300 },
+    fc.property(
+      options,
+      workers,
+      places,
+      order,
+      fc.nat(25),
+      (options, workers, places, order, inDefaults) => {
+        const given = { ...options, ...workers, ...places } as Given;
+        Object.keys(given).forEach((name) => seen.add(name));
+        const text = fileOf(given, order, inDefaults);
+        assert.deepEqual(readConfig(text, "file"), fromFlags(given), text);
+      },
+    ),
+    { numRuns: 500 },
   );
+  const flags = ROWS.flatMap(([, row]) => [row, ...row.alias ? [row.alias] : []])
+    .map(({ flags }) => /--([a-z0-9-]+)/.exec(flags)?.[1] ?? flags);
+  assert.deepEqual(flags.filter((flag) => !seen.has(flag)), [], "flags that were not tried");
 });
 
 for (const given of RANGES) {
