@@ -4,64 +4,22 @@ import { freePort } from "./support/endpoints.ts";
 import { text, v2 } from "./support/headers.ts";
 import { Program, runToEnd } from "./support/program.ts";
 import { Scratch } from "./support/real_peers.ts";
+import {
+  BALANCER,
+  connect,
+  echoes,
+  FAST,
+  isRefused,
+  nextClient,
+  reload,
+  toml,
+} from "./support/reloads.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { eventually, pause } from "./support/time.ts";
 import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
-const BALANCER = { ip: "198.51.100.1", port: 443 };
 const RELOADS = 1_000;
 const CONNECTIONS = 200;
-/** Connections that a test leaves open do not hold up its end. */
-const FAST = ["--drain-timeout", "1"];
-
-let lastClient = 20_000;
-const nextClient = () => ({ ip: "192.0.2.9", port: ++lastClient });
-
-/** One listener of a file. */
-interface Listener {
-  name: string;
-  port: number;
-  to: string;
-  more?: string;
-}
-
-function toml(listeners: readonly Listener[], top = ""): string {
-  const tables = listeners.map(({ name, port, to, more }) =>
-    `[[listener]]\nname = "${name}"\nlisten = "127.0.0.1:${port}"\nipv4 = "${to}"\n${more ?? ""}\n`
-  );
-  return [top, ...tables].join("\n");
-}
-
-/** A connection that has said whose it is, and whose upstream has answered. */
-async function connect(port: number): Promise<Stream> {
-  const client = nextClient();
-  const stream = await Stream.connect(port);
-  await stream.send(v2(client, BALANCER));
-  assert.equal(await stream.line(), `${client.ip}:${client.port}`);
-  return stream;
-}
-
-async function echoes(stream: Stream, words: string): Promise<void> {
-  await stream.send(words);
-  assert.equal(text(await stream.exactly(words.length)), words);
-}
-
-async function isRefused(port: number): Promise<boolean> {
-  try {
-    using _stream = await Stream.connect(port);
-    return false;
-  } catch (error) {
-    if (error instanceof Deno.errors.ConnectionRefused) return true;
-    throw error;
-  }
-}
-
-/** SIGHUP; the event with which the reload ends. */
-async function reload(program: Program, event = "reloaded") {
-  const before = program.all(event).length;
-  program.signal("SIGHUP");
-  return await eventually(() => program.all(event)[before], `event ${event}`);
-}
 
 Deno.test("reload, file: 1,000 of them under connections and datagrams that notice nothing", async () => {
   await using scratch = await Scratch.make();

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { freePort } from "./support/endpoints.ts";
 import { bytes, tlv, v2 } from "./support/headers.ts";
 import { type LogEvent, Program, runToEnd, type Start } from "./support/program.ts";
@@ -7,6 +6,7 @@ import { ProgramCopy } from "./support/program_copy.ts";
 import { assertSeenOverTcp } from "./support/seen.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { eventually } from "./support/time.ts";
+import { without } from "./support/without_calls.ts";
 
 const CLIENT = { ip: "203.0.113.50", port: 40_050 };
 const BALANCER = { ip: "198.51.100.1", port: 443 };
@@ -278,12 +278,6 @@ async function rules(table: number): Promise<string> {
   const { stdout } = await new Deno.Command("ip", { args: ["rule", "show", "table", `${table}`] })
     .output();
   return new TextDecoder().decode(stdout).trim();
-}
-
-/** A shell command that becomes the program without these system calls. */
-function without(...calls: string[]): string {
-  const script = join(import.meta.dirname ?? "", "support", "without_calls.py");
-  return `exec python3 '${script}' ${calls.join(",")} "$@"`;
 }
 
 Deno.test("sandbox: where calls cannot be filtered, auto serves and says what is missing", async () => {
