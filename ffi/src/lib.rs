@@ -40,6 +40,7 @@ use abi::layout::{
 use control::{client, server};
 use observe::log_queue;
 use proxy::port::{self, Transport};
+use proxy::settings::Budgets;
 use proxy::{handles, sandbox, Records};
 use system::{files, journal, notify, probe, resolve, usage, usr1, watch};
 
@@ -266,7 +267,9 @@ pub unsafe extern "C" fn serve(worker: u32, on_header: *const c_void) -> i32 {
 /// `grace_ms` milliseconds end; their UDP flows get the replies of the next second. It checks what all need
 /// of the system (capabilities, free addresses, no loop), and opens a socket for each worker, port and
 /// protocol, which starts to queue. Sockets of addresses that stay are not touched, whichever listener has
-/// them then; connections and flows go on. All or nothing. Writes the listeners' numbers, in order: from 1
+/// them then; connections and flows go on. `max_flows`, `max_connections` and `max_pipes` are what there may be at
+/// once, over all workers and listeners: more connections wait to be accepted, idle flows make room, and a pipe
+/// is two descriptors. All or nothing. Writes the listeners' numbers, in order: from 1
 /// on, and never again another's.
 ///
 /// # Safety
@@ -286,6 +289,9 @@ pub unsafe extern "C" fn configure(
     rules_length: u32,
     destinations: Buffer,
     destinations_length: u32,
+    max_flows: u32,
+    max_connections: u32,
+    max_pipes: u32,
     ids: Buffer,
     ids_length: u32,
     grace_ms: u32,
@@ -307,9 +313,23 @@ pub unsafe extern "C" fn configure(
         }
         let grace = Duration::from_millis(u64::from(grace_ms));
         let records = Records { listeners, ports, rules, destinations };
-        ids.copy_from_slice(&handles::proxy(proxy)?.configure(&records, grace)?);
+        let budgets = Budgets {
+            flows: max_flows as usize,
+            connections: max_connections as usize,
+            pipes: max_pipes as usize,
+        };
+        ids.copy_from_slice(&handles::proxy(proxy)?.configure(&records, budgets, grace)?);
         Ok(0)
     })
+}
+
+/// Whether a connection or a flow still has a listener as one of the configurations `since` to `until` had
+/// it, which a later one has replaced: 1 or 0. The calls of `configure` that went well count from 1. A worker
+/// that has not followed the latest yet counts as well.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn listener_in_use(proxy: u32, listener: u32, since: u32, until: u32) -> i32 {
+    guard(|| Ok(i32::from(handles::proxy(proxy)?.is_in_use(listener, since, until))))
 }
 
 /// Asks every worker of a proxy to stop accepting, to let its connections finish, and to end those that

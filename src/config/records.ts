@@ -14,7 +14,6 @@ import {
   UdpHeader,
 } from "../native/layout.ts";
 import type { Destination } from "./destinations.ts";
-import type { Limits } from "./limits.ts";
 import type { ListenerConfig, ProxyConfig } from "./model.ts";
 import { type Address, LITTLE_ENDIAN, PROTOCOLS, writeEndpoint } from "./options.ts";
 import type { ListenPort } from "./ports.ts";
@@ -24,16 +23,12 @@ import type { TrustRule } from "./trust.ts";
 export function encodeProxy(
   { metricsAddr, logLevel, control }: Pick<ProxyConfig, "metricsAddr" | "logLevel" | "control">,
   workers: number,
-  { flows, connections, pipes }: Limits,
 ): Uint8Array<ArrayBuffer> {
   const [record, view, number] = newRecord(PROXY_CONFIG.size);
   // A record of zeroes is no address.
   if (metricsAddr) writeEndpoint(view, PROXY_CONFIG.metrics, metricsAddr);
   number(PROXY_CONFIG.log_level, Level[logLevel]);
   number(PROXY_CONFIG.workers, workers);
-  number(PROXY_CONFIG.max_flows, flows);
-  number(PROXY_CONFIG.max_connections, connections);
-  number(PROXY_CONFIG.max_pipes, pipes);
   // Only whoever asks by the control socket sees what a flow has carried.
   number(PROXY_CONFIG.counts_traffic, control === undefined ? 0 : 1);
   return record;

@@ -49,9 +49,8 @@ const zeros = (count: number) => new Array<number>(count).fill(0);
 const EMPTY = { family: 0, port: 0, scope: 0, address: zeros(16) };
 
 Deno.test("encodeProxy: writes each field where the native core reads it", () => {
-  const limits = { flows: 3, connections: 4, pipes: 5 };
   const metricsAddr = address("192.0.2.4:84");
-  const record = encodeProxy({ metricsAddr, logLevel: "access", control: "/c" }, 2, limits);
+  const record = encodeProxy({ metricsAddr, logLevel: "access", control: "/c" }, 2);
   const { number, endpoint } = readers(record);
   const { metrics, size, ...numbers } = PROXY_CONFIG;
   assert.equal(record.length, size);
@@ -66,13 +65,10 @@ Deno.test("encodeProxy: writes each field where the native core reads it", () =>
     {
       log_level: Level.access,
       workers: 2,
-      max_flows: 3,
-      max_connections: 4,
-      max_pipes: 5,
       counts_traffic: 1,
     },
   );
-  const without = encodeProxy({ logLevel: "info" }, 1, limits);
+  const without = encodeProxy({ logLevel: "info" }, 1);
   assert.deepEqual(readers(without).endpoint(metrics), EMPTY);
   assert.equal(readers(without).number(PROXY_CONFIG.counts_traffic), 0);
 });

@@ -170,11 +170,8 @@ export const PROXY_CONFIG = {
   metrics: 0,
   log_level: 24,
   workers: 28,
-  max_flows: 32,
-  max_connections: 36,
-  max_pipes: 40,
-  counts_traffic: 44,
-  size: 52,
+  counts_traffic: 32,
+  size: 40,
 } as const;
 
 /** Byte offsets of a `SelectionRecord`; numbers in host byte order. */

@@ -12,6 +12,7 @@ import {
   SURVEY,
   USAGE,
 } from "./layout.ts";
+import type { Limits } from "../config/limits.ts";
 import { Stats, STATS_LENGTH } from "./stats.ts";
 import { symbols } from "./symbols.ts";
 import { decodeUsage, type Usage } from "./usage.ts";
@@ -231,9 +232,15 @@ export class Library {
    * Makes these all the listeners of a proxy: changes those that have a number, opens new ones, and closes
    * the others with a grace in milliseconds. All of it, or nothing.
    *
+   * @param budgets what there may be at once, over all listeners
    * @returns their numbers, in order
    */
-  configure(proxy: number, records: ConfigurationRecords, grace: number): number[] {
+  configure(
+    proxy: number,
+    records: ConfigurationRecords,
+    budgets: Limits,
+    grace: number,
+  ): number[] {
     const { listeners, ports, rules, destinations } = records;
     const ids = new Uint32Array(listeners.length / LISTENER.size);
     this.#unwrap(
@@ -247,12 +254,23 @@ export class Library {
         rules.length,
         destinations,
         destinations.length,
+        budgets.flows,
+        budgets.connections,
+        budgets.pipes,
         new Uint8Array(ids.buffer),
         ids.byteLength,
         grace,
       ),
     );
     return [...ids];
+  }
+
+  /**
+   * Whether a connection or a flow still has a listener as one of the configurations `since` to `until` had
+   * it, which a later one has replaced. The calls of `configure` that went well count from 1.
+   */
+  isListenerInUse(proxy: number, listener: number, since: number, until: number): boolean {
+    return this.#unwrap(this.#native.listener_in_use(proxy, listener, since, until)) === 1;
   }
 
   /** Stops accepting, and ends what is left after the grace, in milliseconds. */

@@ -150,10 +150,12 @@ const CALLS: readonly (readonly [name: string, call: () => unknown])[] = [
       library.configure(
         NO_HANDLE,
         { listeners, ports: ONE_PORT, rules: new Uint8Array(), destinations: new Uint8Array() },
+        { flows: 1, connections: 1, pipes: 0 },
         0,
       );
     },
   ],
+  ["isListenerInUse", () => library.isListenerInUse(NO_HANDLE, 1, 1, 1)],
   ["stop", () => library.stop(NO_HANDLE, 0)],
   ["nextAccess", () => library.nextAccess(NO_HANDLE, new Uint8Array(8))],
   ["stats", () => library.stats(NO_HANDLE)],

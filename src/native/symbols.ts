@@ -46,6 +46,9 @@ export const symbols = {
       "u32",
       "buffer",
       "u32",
+      "u32",
+      "u32",
+      "u32",
       "buffer",
       "u32",
       "u32",
@@ -78,6 +81,10 @@ export const symbols = {
   },
   list_routing: {
     parameters: ["u32", "buffer", "u32"],
+    result: "i32",
+  },
+  listener_in_use: {
+    parameters: ["u32", "u32", "u32", "u32"],
     result: "i32",
   },
   log_failed: {

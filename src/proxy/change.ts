@@ -14,6 +14,8 @@ export interface Intended {
 export interface Running extends Intended {
   /** Its number in the native core. */
   readonly id: number;
+  /** Which of the run's configurations was the first to have it so; they count from 1. */
+  readonly since: number;
 }
 
 /** One that is to be. */

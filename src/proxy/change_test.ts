@@ -13,7 +13,7 @@ function intended(listeners: Record<string, string[]>, more = ""): Intended[] {
 }
 
 function running(listeners: Record<string, string[]>): Running[] {
-  return intended(listeners).map((known, index) => ({ ...known, id: index + 1 }));
+  return intended(listeners).map((known, index) => ({ ...known, id: index + 1, since: 1 }));
 }
 
 /** The change in short: `mail=1` continues the first, `web=` is new. */

@@ -23,6 +23,8 @@ import { isSubnetsProblem, readSubnets } from "./subnet_file.ts";
 export interface Opened {
   readonly proxy: number;
   readonly workers: readonly number[];
+  /** How many files the process may have open. */
+  readonly fileLimit: number;
 }
 
 /** Opens the proxy and its workers; nothing listens yet. */
@@ -31,10 +33,10 @@ export function openProxy(
   library: Pick<Library, "openProxy" | "openWorker" | "raiseFileLimit">,
 ): Opened {
   const count = workerCount(config.workers);
-  const budgets = limits({ ...config, workers: count }, library.raiseFileLimit());
-  const proxy = library.openProxy(encodeProxy(config, count, budgets));
+  const fileLimit = library.raiseFileLimit();
+  const proxy = library.openProxy(encodeProxy(config, count));
   const workers = Array.from({ length: count }, () => library.openWorker(proxy));
-  return { proxy, workers };
+  return { proxy, workers, fileLimit };
 }
 
 /**
@@ -51,14 +53,26 @@ export function intendedOf(config: ProxyConfig, library: Pick<Library, "readFile
   });
 }
 
+/** Where listeners are opened. */
+export interface Place {
+  readonly config: ProxyConfig;
+  readonly proxy: number;
+  /** How many workers there are. */
+  readonly workers: number;
+  /** How many files the process may have open. */
+  readonly fileLimit: number;
+  /** Whether the program runs already: then the sandbox holds. */
+  readonly isRunning: boolean;
+}
+
 /**
- * Makes these all the listeners of the proxy, or changes nothing.
+ * Makes these all the listeners of the proxy, with the descriptors shared out anew, or changes nothing.
  *
  * @returns their numbers, in order
  * @throws {StartError} with what the operator can do about it
  */
 export function configure(
-  { config, proxy }: { readonly config: ProxyConfig; readonly proxy: number },
+  { config, proxy, workers, fileLimit, isRunning }: Place,
   entries: readonly Entry[],
   library: Pick<Library, "configure">,
 ): number[] {
@@ -71,10 +85,11 @@ export function configure(
     destinations: encodeDestinations(terms.allowedDestinations),
   })));
   try {
-    return library.configure(proxy, records, config.drainTimeout * 1000);
+    const budgets = limits({ ...config, workers, listeners }, fileLimit);
+    return library.configure(proxy, records, budgets, config.drainTimeout * 1000);
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
-    throw new StartError(explained(error, config), { cause: error });
+    throw new StartError(explained(error, config, isRunning), { cause: error });
   }
 }
 
@@ -147,7 +162,7 @@ function firstSubnets(
 }
 
 /** A refusal of the native core with what the operator can do about it. */
-function explained(error: NativeError, config: ProxyConfig): string {
+function explained(error: NativeError, config: ProxyConfig, isRunning: boolean): string {
   const { listeners } = config;
   // The core names the address that it is about, if it is about one.
   const named = /\s(\S+:\d+)\b/.exec(error.message)?.[1];
@@ -163,8 +178,14 @@ function explained(error: NativeError, config: ProxyConfig): string {
   const start = about ? whose(config, about) : "";
   // Without ranges there is one address alone that it can be.
   const text = named ?? listener.listen[0]?.text ?? "";
+  if (isRunning && error.status === Status.permission) return start + error.message + RESTART;
   return start + error.message + advice(error.status, text, config, listener);
 }
+
+/** At its start it may have had more. */
+const RESTART =
+  "; the sandbox has dropped the capabilities that the program did not need at its start: restart it " +
+  "(docs/sandbox.md)";
 
 function advice(
   status: number,

@@ -11,10 +11,14 @@ import type { Listeners } from "./listeners.ts";
 import { logListening } from "./listening.ts";
 import { hasNames, Names } from "./names.ts";
 import { configure, intendedOf, warnOfEveryPeer } from "./open.ts";
+import { Past } from "./past.ts";
 import { StartError } from "./start_error.ts";
 
 /** A UDP port that is closed is free after its last replies have had their second. */
 const UNTIL_FREE_MS = 1_500;
+
+/** How often it is asked whether connections still have a listener as it was, where a route depends on it. */
+const RELEASE_MS = 1_000;
 
 /** What a reload came to. */
 export interface Reloaded {
@@ -27,7 +31,9 @@ export interface Reloaded {
 export interface Parts {
   readonly proxy: number;
   readonly workers: number;
-  readonly library: Pick<Library, "configure" | "readFile" | "resolve">;
+  /** How many files the process may have open. */
+  readonly fileLimit: number;
+  readonly library: Pick<Library, "configure" | "isListenerInUse" | "readFile" | "resolve">;
   readonly listeners: Listeners;
   readonly log: Log;
   /** Reads the file again; without one there is none. Throws a `ConfigError`. */
@@ -43,12 +49,16 @@ export class Configuration {
   /** As it was written: names are names. */
   #config: ProxyConfig;
   #running: readonly Running[] = [];
+  /** How many times the core was configured. */
+  #version = 0;
+  readonly #past: Past;
   /** The end of what goes on. */
   #last: Promise<unknown> = Promise.resolve();
   #closed = false;
   /** When a port was last closed. */
   #freedAt = -Infinity;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #releasing: ReturnType<typeof setTimeout> | undefined;
   /** Why the last lookup could not be used, so that it is logged once. */
   #refused: string | undefined;
 
@@ -56,6 +66,7 @@ export class Configuration {
     this.#config = config;
     this.#parts = parts;
     this.#names = new Names(parts.library, parts.log);
+    this.#past = new Past(parts.proxy, parts.library);
   }
 
   /**
@@ -91,6 +102,7 @@ export class Configuration {
   close(): void {
     this.#closed = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#releasing);
   }
 
   /**
@@ -216,11 +228,12 @@ export class Configuration {
     const ids = isSame(change)
       ? change.entries.map(({ id }) => id ?? 0)
       : await this.#configure(resolved, change);
-    this.#running = change.entries.map((entry, index) => ({ ...entry, id: ids[index] ?? 0 }));
+    this.#running = this.#follow(change, ids);
     this.#running.forEach(({ id, config }) => listeners.set(id, config));
     change.removed.forEach(({ id }) => listeners.close(id));
     this.#config = config;
     lookup.adopt();
+    this.#releaseRoutes();
     if (change.removed.length + change.changed.length > 0) this.#freedAt = performance.now();
     for (const { config: { name } } of change.removed) {
       const { drainTimeout } = config;
@@ -233,10 +246,40 @@ export class Configuration {
     return change;
   }
 
+  /** What runs after a change that the core has carried out; what is over is noted. */
+  #follow(change: Change, ids: readonly number[]): Running[] {
+    const { entries, changed, removed } = change;
+    const isChanged = new Set(changed.map(({ id }) => id));
+    const before = new Map(this.#running.map((known) => [known.id, known]));
+    if (!isSame(change)) {
+      const gone = [...before.values()].filter(({ id }) => isChanged.has(id));
+      this.#past.add([...gone, ...removed], this.#version);
+      this.#version++;
+    }
+    return entries.map((entry, index) => {
+      const id = ids[index] ?? 0;
+      const since = isChanged.has(id) ? undefined : before.get(id)?.since;
+      return { ...entry, id, since: since ?? this.#version };
+    });
+  }
+
+  /** Removes routes that neither a listener nor a connection needs any more; asks again while one does. */
+  #releaseRoutes(): void {
+    clearTimeout(this.#releasing);
+    const { routes } = this;
+    const now = this.resolved;
+    if (this.#closed || !routes?.exceeds(now)) return;
+    const past = this.#past.inUse();
+    routes.keepFor({ ...now, listeners: [...now.listeners, ...past] });
+    if (past.length > 0) this.#releasing = setTimeout(() => this.#releaseRoutes(), RELEASE_MS);
+  }
+
   async #configure(config: ProxyConfig, { entries }: Change): Promise<number[]> {
-    const { proxy, library } = this.#parts;
+    const { proxy, workers, fileLimit, library } = this.#parts;
     const takeBack = this.routes?.follow(config);
-    const call = () => configure({ config, proxy }, entries, library);
+    const isRunning = this.#version > 0;
+    const place = { config, proxy, workers, fileLimit, isRunning };
+    const call = () => configure(place, entries, library);
     try {
       try {
         return call();

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { parseArguments } from "../cli/arguments.ts";
 import { readConfig } from "../config/file.ts";
+import type { Limits } from "../config/limits.ts";
 import type { ProxyConfig } from "../config/model.ts";
 import type { Details } from "../log/log.ts";
 import { LISTENER, Status, TRUST } from "../native/layout.ts";
@@ -26,7 +27,7 @@ class Stage {
   text = FILE;
   /** What the core refuses next. */
   refusals: NativeError[] = [];
-  readonly configured: { records: ConfigurationRecords; grace: number }[] = [];
+  readonly configured: { records: ConfigurationRecords; budgets: Limits; grace: number }[] = [];
   readonly lines: { level: string; message: string; details: Details }[] = [];
   readonly listeners = new Listeners();
   #next = 1;
@@ -38,10 +39,16 @@ class Stage {
       return new TextEncoder().encode(this.subnets);
     },
     resolve: () => Promise.reject(new Error("there are no names")),
-    configure: (_proxy: number, records: ConfigurationRecords, grace: number) => {
+    isListenerInUse: () => false,
+    configure: (
+      _proxy: number,
+      records: ConfigurationRecords,
+      budgets: Limits,
+      grace: number,
+    ) => {
       const refusal = this.refusals.shift();
       if (refusal) throw refusal;
-      this.configured.push({ records, grace });
+      this.configured.push({ records, budgets, grace });
       const view = new DataView(records.listeners.buffer);
       const count = records.listeners.length / LISTENER.size;
       return Array.from(
@@ -69,6 +76,7 @@ class Stage {
     const opened = await Configuration.open(config, {
       proxy: 1,
       workers: 2,
+      fileLimit: 1_024,
       library: this.library,
       listeners: this.listeners,
       log: (level, message, details) => this.lines.push({ level, message, details }),
@@ -157,6 +165,18 @@ Deno.test("reload, file: listeners come, change and go in one step", async () =>
   );
   assert.equal(more.filter((line) => line.includes("Listening on")).length, 2);
   assert.equal(configuration.config.workers, 2);
+});
+
+Deno.test("reload, file: descriptors are shared out anew", async () => {
+  const stage = new Stage();
+  const configuration = await stage.file();
+  stage.text = FILE + 'protocol = "udp"\n';
+  assert.ok((await configuration.reload()).good);
+  const [before, after] = stage.configured.map(({ budgets }) => budgets);
+  assert(before && after);
+  // Two transports have half each.
+  assert.ok(after.connections < before.connections * 0.6, JSON.stringify([before, after]));
+  assert.ok(after.flows < before.flows * 0.6);
 });
 
 Deno.test("reload, file: where nothing has changed the core is left alone", async () => {

@@ -47,11 +47,12 @@ export async function runService(
   reread?: () => Promise<ProxyConfig>,
 ): Promise<void> {
   logUnhandled(log);
-  const { proxy, workers } = openProxy(config, library);
+  const { proxy, workers, fileLimit } = openProxy(config, library);
   const listeners = new Listeners();
   const configuration = await Configuration.open(config, {
     proxy,
     workers: workers.length,
+    fileLimit,
     library,
     listeners,
     log,

@@ -27,8 +27,8 @@ export class AutoRoutes {
   }
 
   /**
-   * Sets what another configuration needs beside. What it does not need any more stays until the end:
-   * connections that there are may.
+   * Sets what another configuration needs beside. What it does not need any more stays: connections that
+   * there are may; see `keepFor`.
    *
    * @returns what takes exactly that back
    * @throws {RoutingError} when it cannot be set; then all is as it was
@@ -36,6 +36,29 @@ export class AutoRoutes {
   follow(config: ProxyConfig): () => void {
     const added = this.#add(config, false);
     return () => this.#takeBack(added);
+  }
+
+  /** Whether more is set than these listeners need. */
+  exceeds(config: ProxyConfig): boolean {
+    return this.#surplus(config).length > 0;
+  }
+
+  /** Removes what was set and these listeners do not need. */
+  keepFor(config: ProxyConfig): void {
+    const surplus = this.#surplus(config);
+    if (surplus.length > 0) this.#takeBack(surplus);
+  }
+
+  #surplus(config: ProxyConfig): Step[] {
+    if (this.#set.length === 0) return [];
+    try {
+      const { steps } = survey(config, this.#routing);
+      return this.#set.filter((step) => !steps.some((needed) => doesFor(step, needed)));
+    } catch (error) {
+      // What is needed cannot be known: all of it, until the end.
+      if (error instanceof RoutingError) return [];
+      throw error;
+    }
   }
 
   /** Removes exactly what was set; what was there before stays. */
@@ -83,6 +106,12 @@ export class AutoRoutes {
     removeSteps(steps, this.#table, this.#routing, this.#log);
     this.#set = this.#set.filter((step) => !steps.includes(step));
   }
+}
+
+/** Whether a step that was set does what another is to do. A family's route in a table is one, whatever its source. */
+function doesFor(set: Step, needed: Step): boolean {
+  if (set.kind === "route") return needed.kind === "route" && set.family === needed.family;
+  return JSON.stringify(set) === JSON.stringify(needed);
 }
 
 /** Removes the rules, then the routes to which no other rule leads, then switches parameters back. */

@@ -270,13 +270,6 @@ pub struct ProxyConfig {
     pub log_level: u32,
     /// How many workers there will be.
     pub workers: u32,
-    /// How many UDP flows there may be at once, over all workers and listeners.
-    pub max_flows: u32,
-    /// How many TCP connections there may be at once, over all workers and listeners: more wait to be
-    /// accepted.
-    pub max_connections: u32,
-    /// How many pipes there may be at once, over all workers, two descriptors each; 0 splices nothing.
-    pub max_pipes: u32,
     /// 1: flows count what they carry, for a survey; otherwise only where the access log asks for it.
     pub counts_traffic: u32,
     pub reserved: u32,
@@ -756,18 +749,7 @@ fn describe_body() -> String {
     offsets!(out, "REACH", ReachRecord, kind, gateway, source, device);
     offsets!(out, "REPLY_QUERY", ReplyQuery, client, source, ip_protocol, mark, device);
     offsets!(out, "REPLY", ReplyRecord, kind, ruled, error, table, priority, lookup, device,);
-    offsets!(
-        out,
-        "PROXY_CONFIG",
-        ProxyConfig,
-        metrics,
-        log_level,
-        workers,
-        max_flows,
-        max_connections,
-        max_pipes,
-        counts_traffic,
-    );
+    offsets!(out, "PROXY_CONFIG", ProxyConfig, metrics, log_level, workers, counts_traffic);
     offsets!(out, "SELECTION", SelectionRecord, address, prefix, listener, closes);
     offsets!(out, "SURVEY", SurveyRecord, found, listed, silent);
     offsets!(

@@ -9,6 +9,7 @@ pub mod listener;
 pub mod pairs;
 pub mod places;
 pub mod port;
+mod replaced;
 pub mod sandbox;
 pub mod seats;
 pub mod settings;
@@ -40,7 +41,8 @@ use listener::{destinations_of, trust_of, Lasting, Listener};
 use pairs::Pairs;
 use places::Places;
 use port::{Port, Sockets, Transport, Wanted};
-use settings::{ProxySettings, Settings};
+use replaced::Replaced;
+use settings::{Budgets, ProxySettings, Settings};
 use survey::Surveys;
 use table::Table;
 
@@ -65,6 +67,7 @@ pub struct Proxy {
     /// Held by the one reader of the rings: what the workers have told alike is one line, too.
     draining: Mutex<LogLimit>,
     closed: Mutex<Closed>,
+    replaced: Mutex<Replaced>,
     pub surveys: Surveys,
 }
 
@@ -177,6 +180,7 @@ impl Proxy {
             doorbell: Doorbell::default(),
             draining: Mutex::default(),
             closed: Mutex::new(Closed { draining: Vec::new(), sums: [0; STATS_LENGTH] }),
+            replaced: Mutex::default(),
             surveys: Surveys::default(),
             settings,
         })
@@ -200,15 +204,25 @@ impl Proxy {
     /// Makes these all the listeners that there are: those that are named by number are changed, new ones
     /// (0) opened, and the others closed, with so much `grace`. Sockets of addresses that stay are not
     /// touched, whichever listener has them then. All or nothing. Their numbers, in order.
-    pub fn configure(&self, records: &Records, grace: Duration) -> Result<Vec<u32>> {
+    pub fn configure(
+        &self,
+        records: &Records,
+        budgets: Budgets,
+        grace: Duration,
+    ) -> Result<Vec<u32>> {
         let plans = plans_of(records)?;
         let marks: BTreeSet<u32> = plans.iter().map(|plan| plan.settings.mark).collect();
         marks.into_iter().try_for_each(check_capabilities)?;
-        self.reconfigure(plans, grace)
+        self.reconfigure(plans, budgets, grace)
     }
 
     /// As `configure`, without the capabilities.
-    pub fn reconfigure(&self, plans: Vec<Plan>, grace: Duration) -> Result<Vec<u32>> {
+    pub fn reconfigure(
+        &self,
+        plans: Vec<Plan>,
+        budgets: Budgets,
+        grace: Duration,
+    ) -> Result<Vec<u32>> {
         let next = self.change()?;
         let before = self.table.snapshot();
         for (at, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.id != 0) {
@@ -222,7 +236,9 @@ impl Proxy {
         for gone in before.listeners.iter().filter(|known| !ids.contains(&known.id)) {
             self.close(gone, grace);
         }
-        self.publish(listeners);
+        lock(&self.replaced).add(self.table.version(), &before.listeners);
+        self.table.publish(listeners, budgets, self.settings.metrics);
+        self.wake();
         Ok(ids)
     }
 
@@ -312,11 +328,6 @@ impl Proxy {
         let known = self.host.known();
         // The new ones first: they are what the operator has just asked for.
         ports.iter().rev().try_for_each(|port| places.check(port, &known))
-    }
-
-    fn publish(&self, listeners: Vec<Arc<Listener>>) {
-        self.table.publish(listeners, self.settings.metrics);
-        self.wake();
     }
 
     /// How many workers are open.
@@ -417,6 +428,12 @@ impl Proxy {
         }
         room.copy_from_slice(&sums);
         Ok(STATS_LENGTH as i32)
+    }
+
+    /// Whether anybody still has a listener as one of the configurations `since` to `until` had it: a
+    /// connection, a flow, or a worker that has not followed yet. Configurations count from 1.
+    pub fn is_in_use(&self, listener: u32, since: u32, until: u32) -> bool {
+        lock(&self.replaced).is_in_use(listener, since..=until)
     }
 
     /// Sets a worker's gauges to zero: a thread that failed left nothing open.

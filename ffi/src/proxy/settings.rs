@@ -11,16 +11,20 @@ use crate::tcp::keepalive::Keepalive;
 pub struct ProxySettings {
     pub workers: usize,
     pub log_level: u8,
-    /// UDP flows of all workers.
-    pub max_flows: usize,
-    /// TCP connections of all workers.
-    pub max_connections: usize,
-    /// Pipes of all workers; 0 splices nothing.
-    pub max_pipes: usize,
     /// Where the metrics are served over TCP, if they are: no upstream may be there.
     pub metrics: Option<SocketAddr>,
     /// Flows count what they carry, though no access log asks for it.
     pub counts_traffic: bool,
+}
+
+/// What there may be at once, over all workers and listeners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budgets {
+    pub flows: usize,
+    /// More wait to be accepted.
+    pub connections: usize,
+    /// Two descriptors each; 0 splices nothing.
+    pub pipes: usize,
 }
 
 /// What one listener asks for. Times in milliseconds.
@@ -54,42 +58,30 @@ impl ProxySettings {
         Ok(ProxySettings {
             workers: config.workers as usize,
             log_level: u8::try_from(config.log_level).unwrap_or(level::DEBUG),
-            max_flows: config.max_flows.max(1) as usize,
-            max_connections: config.max_connections.max(1) as usize,
-            max_pipes: config.max_pipes as usize,
             metrics: config.metrics.socket_addr(),
             counts_traffic: config.counts_traffic != 0,
         })
     }
 
-    /// How many UDP flows each worker may have.
-    pub fn flows_a_worker(&self) -> usize {
-        (self.max_flows / self.workers).max(1)
-    }
-
-    /// How many TCP connections each worker may have.
-    pub fn connections_a_worker(&self) -> usize {
-        (self.max_connections / self.workers).max(1)
-    }
-
-    /// How many pipes each worker may have; perhaps none.
-    pub fn pipes_a_worker(&self) -> usize {
-        self.max_pipes / self.workers
-    }
-
     /// Settings for tests, with one worker.
     #[cfg(test)]
     pub fn for_tests() -> ProxySettings {
-        ProxySettings {
-            workers: 1,
-            log_level: level::DEBUG,
-            max_flows: 16,
-            max_connections: 16,
-            max_pipes: 4,
-            metrics: None,
-            counts_traffic: true,
+        ProxySettings { workers: 1, log_level: level::DEBUG, metrics: None, counts_traffic: true }
+    }
+}
+
+impl Budgets {
+    /// The share of one of so many workers: a flow and a connection at least, but perhaps no pipe.
+    pub fn of_a_worker(self, workers: usize) -> Budgets {
+        Budgets {
+            flows: (self.flows / workers).max(1),
+            connections: (self.connections / workers).max(1),
+            pipes: self.pipes / workers,
         }
     }
+
+    #[cfg(test)]
+    pub const FOR_TESTS: Budgets = Budgets { flows: 16, connections: 16, pipes: 4 };
 }
 
 impl Settings {

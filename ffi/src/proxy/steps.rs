@@ -8,7 +8,7 @@ impl Proxy {
         let mut plans = self.plans();
         let (trust, destinations) = (None, Arc::default());
         plans.push(Plan { id: 0, settings, trust, destinations, ports });
-        let ids = self.reconfigure(plans, Duration::ZERO)?;
+        let ids = self.reconfigure(plans, self.budgets(), Duration::ZERO)?;
         Ok(ids.last().map_or(0, |id| *id as i32))
     }
 
@@ -25,7 +25,7 @@ impl Proxy {
         self.find(id)?;
         let mut plans = self.plans();
         plans.retain(|plan| plan.id != id);
-        self.reconfigure(plans, grace).map(|_| ())
+        self.reconfigure(plans, self.budgets(), grace).map(|_| ())
     }
 
     fn change_plan(&self, id: u32, change: impl FnOnce(&mut Plan)) -> Result<()> {
@@ -34,7 +34,21 @@ impl Proxy {
         if let Some(plan) = plans.iter_mut().find(|plan| plan.id == id) {
             change(plan);
         }
-        self.reconfigure(plans, Duration::ZERO).map(|_| ())
+        self.reconfigure(plans, self.budgets(), Duration::ZERO).map(|_| ())
+    }
+
+    pub fn set_budgets(&self, budgets: Budgets) -> Result<()> {
+        self.reconfigure(self.plans(), budgets, Duration::ZERO).map(|_| ())
+    }
+
+    /// Those in force, or for a first listener some.
+    pub fn budgets(&self) -> Budgets {
+        let snapshot = self.table.snapshot();
+        if snapshot.listeners.is_empty() {
+            Budgets::FOR_TESTS
+        } else {
+            snapshot.budgets
+        }
     }
 
     /// What there is, as a plan that changes nothing.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::listener::Listener;
 use super::places::Places;
+use super::settings::Budgets;
 use crate::system::sync::lock;
 
 /// The listeners at one moment.
@@ -14,6 +15,7 @@ use crate::system::sync::lock;
 pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     pub places: Places,
+    pub budgets: Budgets,
 }
 
 /// The listeners now.
@@ -37,9 +39,14 @@ impl Table {
     }
 
     /// Replaces all of it. One change at a time: the caller holds a lock over what it has read and this.
-    pub fn publish(&self, listeners: Vec<Arc<Listener>>, metrics: Option<SocketAddr>) {
+    pub fn publish(
+        &self,
+        listeners: Vec<Arc<Listener>>,
+        budgets: Budgets,
+        metrics: Option<SocketAddr>,
+    ) {
         let places = Places::of(&listeners, metrics);
-        *lock(&self.current) = Arc::new(Snapshot { listeners, places });
+        *lock(&self.current) = Arc::new(Snapshot { listeners, places, budgets });
         self.version.fetch_add(1, Ordering::Release);
     }
 }

@@ -21,7 +21,6 @@ use crate::observe::silence::Outcome;
 use crate::observe::stats::{Counter, Histogram};
 use crate::proxy::port::Transport;
 use crate::proxy::seats::{Seat, Seats};
-use crate::proxy::settings::ProxySettings;
 use crate::proxy::survey::{Part, Survey};
 use crate::proxy::table::Snapshot;
 use crate::tcp::relay::{Party, Relay, Side, Tools, Turn};
@@ -164,18 +163,16 @@ impl Connection {
 }
 
 impl Connections {
-    /// Without a listening socket yet: see `follow`.
-    pub fn new(settings: &ProxySettings) -> Connections {
-        let most_connections = settings.connections_a_worker();
-        let limits = Limits::of_a_worker(settings.workers, most_connections);
+    /// Without a listening socket and a budget yet: see `follow`.
+    pub fn new() -> Connections {
         Connections {
             listening: Slab::default(),
             by_port: HashMap::new(),
             acceptable: Vec::new(),
             paused: Vec::new(),
             resume_at: None,
-            most_connections,
-            pending: Pending::new(limits),
+            most_connections: 0,
+            pending: Pending::new(Limits::of_a_worker(1, 0)),
             connections: Slab::default(),
             ready: Vec::new(),
             ready_now: Vec::new(),
@@ -183,18 +180,24 @@ impl Connections {
             connect_deadlines: Deadlines::default(),
             watch: Watch::default(),
             closed: Vec::new(),
-            tools: Tools::new(settings.pipes_a_worker()),
+            tools: Tools::new(0),
             exhausted: Exhausted::default(),
         }
     }
 
     /// Follows a change of the listeners: serves the sockets of new ports, and those that stay in the
-    /// new way; accepts what waits at the others, and closes them. Connections go on.
+    /// new way; accepts what waits at the others, and closes them. Connections go on, also where there are
+    /// more than their budget has now.
     ///
     /// # Errors
     /// Those of epoll.
     pub fn follow(&mut self, cx: &mut Context, now: &Snapshot) -> io::Result<()> {
         let worker = cx.worker.index;
+        let workers = cx.worker.proxy.settings.workers;
+        let budgets = now.budgets.of_a_worker(workers);
+        self.most_connections = budgets.connections;
+        self.pending.limit(Limits::of_a_worker(workers, budgets.connections));
+        self.tools.pipes.limit(budgets.pipes);
         let mut gone = std::mem::take(&mut self.by_port);
         for listener in &now.listeners {
             for port in &listener.ports {
@@ -361,6 +364,10 @@ impl Connections {
 
     /// Ends connections without a header until there is room for one more. Whether there is.
     fn make_room(&mut self, cx: &mut Context) -> bool {
+        if self.connections.len() > self.most_connections {
+            // A smaller budget: the end of one would make no room.
+            return false;
+        }
         while self.is_full() {
             if !self.evict(cx, self.pending.oldest_of_most()) {
                 return false;

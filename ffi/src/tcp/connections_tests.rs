@@ -5,7 +5,7 @@ use super::*;
 use crate::abi::layout::{action, AccessRecord};
 use crate::observe::stats::STATS_LENGTH;
 use crate::proxy::port::Wanted;
-use crate::proxy::settings::Settings;
+use crate::proxy::settings::{Budgets, ProxySettings, Settings};
 use crate::proxy::Proxy;
 use crate::trust::host::Host;
 use crate::worker::{Turns, Worker};
@@ -35,16 +35,21 @@ struct Loop<'a> {
 }
 
 impl World {
-    fn new(change: impl FnOnce(&mut ProxySettings, &mut Settings)) -> World {
+    fn new(change: impl FnOnce(&mut Settings)) -> World {
         let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (mut of_proxy, mut settings) = (ProxySettings::for_tests(), Settings::for_tests());
-        change(&mut of_proxy, &mut settings);
-        let proxy = Proxy::new(of_proxy, Host::watch().unwrap());
+        let mut settings = Settings::for_tests();
+        change(&mut settings);
+        let proxy = Proxy::new(ProxySettings::for_tests(), Host::watch().unwrap());
         let worker = proxy.open_worker().unwrap();
         let port = Wanted::for_tests(upstream.local_addr().unwrap());
         proxy.add_listener(settings, vec![port]).unwrap();
         let address = proxy.table.snapshot().listeners[0].ports[0].listen;
         World { worker, upstream, address }
+    }
+
+    fn limit_connections(&self, connections: usize) {
+        let budgets = Budgets { connections, ..Budgets::FOR_TESTS };
+        self.worker.proxy.set_budgets(budgets).unwrap();
     }
 
     fn start(&self) -> Loop<'_> {
@@ -171,7 +176,7 @@ fn fill(run: &mut Loop, stream: &mut TcpStream) {
 
 #[test]
 fn a_header_in_pieces_and_around_an_urgent_mark_opens_a_connection() {
-    let world = World::new(|_, _| {});
+    let world = World::new(|_| {});
     let mut run = world.start();
     let mut client = world.connect();
     for piece in HEADER.chunks(4) {
@@ -196,8 +201,28 @@ fn a_header_in_pieces_and_around_an_urgent_mark_opens_a_connection() {
 }
 
 #[test]
+fn a_smaller_budget_ends_no_connection_and_a_larger_one_takes_who_waits() {
+    let world = World::new(|_| ());
+    let mut run = world.start();
+    let _pairs: Vec<_> = (0..2).map(|_| world.relayed(&mut run)).collect();
+    let _half = world.connect();
+    run.until(|| world.count(Counter::Accepted) == 3);
+    world.limit_connections(1);
+    let mut waits = world.connect();
+    waits.write_all(HEADER).unwrap();
+    run.pass(100);
+    assert_eq!(world.count(Counter::Accepted), 3, "there is no place");
+    assert_eq!(world.count(Counter::ConnectionsActive), 3, "those that there are stay");
+
+    world.limit_connections(4);
+    run.pass(1_000);
+    run.until(|| world.count(Counter::Connected) == 3);
+}
+
+#[test]
 fn the_last_place_is_its_connections_until_another_one_waits() {
-    let world = World::new(|proxy, _| proxy.max_connections = 2);
+    let world = World::new(|_| ());
+    world.limit_connections(2);
     let mut run = world.start();
     let (_client, _upstream) = world.relayed(&mut run);
     let mut last = world.connect();
@@ -220,7 +245,7 @@ fn the_last_place_is_its_connections_until_another_one_waits() {
 
 #[test]
 fn a_header_that_does_not_come_ends_the_connection_at_its_deadline() {
-    let world = World::new(|_, _| {});
+    let world = World::new(|_| {});
     let mut run = world.start();
     let mut client = world.connect();
     client.write_all(b"PROXY ").unwrap();
@@ -235,7 +260,7 @@ fn a_header_that_does_not_come_ends_the_connection_at_its_deadline() {
 
 #[test]
 fn a_connection_that_carries_nothing_ends_after_the_idle_timeout() {
-    let world = World::new(|_, settings| settings.idle_timeout = Some(60_000));
+    let world = World::new(|settings| settings.idle_timeout = Some(60_000));
     let mut run = world.start();
     let (mut idle, mut behind_idle) = world.relayed(&mut run);
     let (mut busy, mut behind_busy) = world.relayed(&mut run);
@@ -261,7 +286,7 @@ fn a_connection_that_carries_nothing_ends_after_the_idle_timeout() {
 
 #[test]
 fn without_an_idle_timeout_a_connection_lasts() {
-    let world = World::new(|_, _| {});
+    let world = World::new(|_| {});
     let mut run = world.start();
     let (mut client, mut upstream) = world.relayed(&mut run);
     run.pass(2_000_000);
@@ -271,7 +296,7 @@ fn without_an_idle_timeout_a_connection_lasts() {
 
 #[test]
 fn the_upstream_is_asked_from_when_the_first_question_could_be_due() {
-    let world = World::new(|_, _| {});
+    let world = World::new(|_| {});
     let mut run = world.start();
     let _ends = world.relayed(&mut run);
     let [socket] = run.upstreams()[..] else { panic!("one is relayed") };
@@ -284,7 +309,7 @@ fn the_upstream_is_asked_from_when_the_first_question_could_be_due() {
 
 #[test]
 fn at_the_end_a_stream_that_is_cut_short_is_reset_and_no_other() {
-    let world = World::new(|_, _| {});
+    let world = World::new(|_| {});
     let mut run = world.start();
     let (mut quiet, mut behind_quiet) = world.relayed(&mut run);
     let (mut stalled, mut behind_stalled) = world.relayed(&mut run);

@@ -95,6 +95,11 @@ impl Limits {
 }
 
 impl Pending {
+    /// Changes the limits; whoever waits already is not ended for it before there is need.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Nobody waits yet.
     pub fn new(limits: Limits) -> Pending {
         Pending {

@@ -96,6 +96,12 @@ impl Pipes {
         Pipes { idle: Vec::new(), open: Rc::default(), most }
     }
 
+    /// Changes how many there may be. Those that are lent and too many are closed when they come back.
+    pub fn limit(&mut self, most: usize) {
+        self.most = most;
+        while self.open.get() > most && self.idle.pop().is_some() {}
+    }
+
     /// An empty pipe; none when all are lent, or there is no descriptor for one.
     pub fn take(&mut self) -> Option<Pipe> {
         let new = || if self.open.get() < self.most { Pipe::new(&self.open).ok() } else { None };
@@ -104,14 +110,14 @@ impl Pipes {
 
     /// Gives an empty pipe back.
     pub fn put(&mut self, pipe: Pipe) {
-        if self.idle.len() < KEPT {
+        if self.idle.len() < KEPT && self.open.get() <= self.most {
             self.idle.push(pipe);
         }
     }
 
     /// How many more can be lent, as far as there are descriptors.
     pub fn left(&self) -> usize {
-        self.idle.len() + self.most - self.open.get()
+        (self.idle.len() + self.most).saturating_sub(self.open.get())
     }
 
     /// How many are lent.

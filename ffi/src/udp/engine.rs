@@ -73,6 +73,11 @@ impl<K: Kinds> Engine<K> {
         }
     }
 
+    /// Changes how many flows there may be. Where there are more, each new one has two make room.
+    pub fn limit_flows(&mut self, most: usize) {
+        self.flows.limit(most);
+    }
+
     /// How many flows this worker serves.
     pub fn flows(&self) -> usize {
         self.flows.here()

@@ -184,6 +184,16 @@ impl<K: Kinds> FlowTable<K> {
         self.here
     }
 
+    /// Changes how many flows of this worker there may be; those that there are stay.
+    pub fn limit(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
+    /// Whether there are more flows of this worker than there may be.
+    pub fn is_over(&self) -> bool {
+        self.here > self.capacity
+    }
+
     /// Whether one has to go before another comes.
     pub fn is_full(&self) -> bool {
         self.here >= self.capacity

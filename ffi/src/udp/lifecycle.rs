@@ -38,6 +38,10 @@ impl<K: Kinds> Engine<K> {
             self.leave(edge, port, batch, at);
             self.end(edge, at, Ending::Displaced);
         }
+        if self.flows.is_over() {
+            // A smaller budget: step by step, so that no turn of the worker has thousands to close.
+            self.evict(edge, port, batch);
+        }
         if self.flows.is_full() {
             self.evict(edge, port, batch);
         }

@@ -124,7 +124,8 @@ impl Udp {
     /// Without a listening socket yet: see `follow`.
     pub fn new(settings: &ProxySettings) -> Udp {
         let limits = Limits {
-            flows: settings.flows_a_worker(),
+            // As many as `follow` says.
+            flows: 0,
             sessions: SESSIONS / settings.workers,
             header_bytes: HEADER_BYTES / settings.workers,
             batch: INTAKE,
@@ -150,6 +151,8 @@ impl Udp {
     /// # Errors
     /// Those of epoll.
     pub fn follow(&mut self, cx: &Context, now: &Snapshot) -> io::Result<()> {
+        let budgets = now.budgets.of_a_worker(cx.worker.proxy.settings.workers);
+        self.engine.limit_flows(budgets.flows);
         let mut gone = std::mem::take(&mut self.by_port);
         let (mut changed, mut redirected) = (false, HashSet::new());
         for listener in &now.listeners {

@@ -65,7 +65,7 @@ impl<'a> Turns<'a> {
         cx.poll.add(worker.wake.fd(), Token::Wake, Interest::Changes)?;
         let settings = &worker.proxy.settings;
         let mut turns = Turns {
-            tcp: Connections::new(settings),
+            tcp: Connections::new(),
             udp: Udp::new(settings),
             events: Events::new(),
             patience: Patience::new(settings.workers, processors()),

@@ -8,7 +8,7 @@ use crate::abi::layout::{
 };
 use crate::observe::stats::{Counter, STATS_LENGTH};
 use crate::proxy::port::{Upstreams, Wanted};
-use crate::proxy::settings::{ProxySettings, Settings};
+use crate::proxy::settings::{Budgets, ProxySettings, Settings};
 use crate::proxy::survey::Selection;
 use crate::proxy::{Plan, Proxy};
 use crate::trust::host::Host;
@@ -229,6 +229,59 @@ fn a_listener_that_changes_keeps_its_sockets_and_connections() {
     turns.step();
     assert!(TcpStream::connect(added).is_err());
     assert_eq!(count(&proxy, id, Counter::ConnectionsActive), 3);
+}
+
+#[test]
+fn a_replaced_listener_is_in_use_until_its_last_connection_ends() {
+    let proxy = proxy(1);
+    let worker = proxy.open_worker().unwrap();
+    let ((one, at_one), (two, at_two)) = (tcp_upstream(), tcp_upstream());
+    let (id, listen) = open(&proxy, &[Wanted::for_tests(at_one)]);
+    let mut turns = start(&worker);
+    let client = connect(listen[0]);
+    let behind = turns.accept(&one);
+    let moved = Wanted { listen: listen[0], ..Wanted::for_tests(at_two) };
+    proxy.change_listener(id as u32, Settings::for_tests(), vec![moved]).unwrap();
+    let _client = connect(listen[0]);
+    let _behind = turns.accept(&two);
+    assert!(proxy.is_in_use(id as u32, 1, 1), "it has a connection");
+    proxy.close_listener(id as u32, Duration::from_secs(60)).unwrap();
+    turns.step();
+    drop((client, behind));
+    turns.until(|| (!proxy.is_in_use(id as u32, 1, 1)).then_some(()));
+    assert!(proxy.is_in_use(id as u32, 2, 2), "the other connection goes on");
+    turns.pass(61_000);
+    assert!(!proxy.is_in_use(id as u32, 1, 2));
+}
+
+#[test]
+fn a_smaller_budget_of_flows_is_reached_step_by_step() {
+    let proxy = proxy(1);
+    let worker = proxy.open_worker().unwrap();
+    let (upstream, at) = udp_socket();
+    let (id, listen) = open(&proxy, &[udp(at)]);
+    let mut turns = start(&worker);
+    let active = || count(&proxy, id, Counter::FlowsActive);
+    // Without a client in its header a flow is its peer's.
+    let send = |turns: &mut Turns| {
+        let (peer, _) = udp_socket();
+        peer.send_to(&[HEADER, b"x"].concat(), listen[0]).unwrap();
+        turns.datagram(&upstream);
+        turns.pass(1);
+    };
+    (0..6).for_each(|_| send(&mut turns));
+    assert_eq!(active(), 6);
+    proxy.set_budgets(Budgets { flows: 3, ..Budgets::FOR_TESTS }).unwrap();
+    turns.step();
+    assert_eq!(active(), 6, "none is cut");
+    for expected in [5, 4, 3, 3] {
+        send(&mut turns);
+        assert_eq!(active(), expected);
+    }
+    proxy.set_budgets(Budgets::FOR_TESTS).unwrap();
+    turns.step();
+    send(&mut turns);
+    assert_eq!(active(), 4);
 }
 
 #[test]
@@ -460,7 +513,7 @@ fn a_whole_configuration_moves_a_port_to_another_listener_without_touching_its_s
     ];
     let stays = here(other[0], Wanted::for_tests(at_tcp));
     let plans = vec![plan(second, &[stays]), plan(0, &moved)];
-    let ids = proxy.reconfigure(plans, Duration::from_secs(60)).unwrap();
+    let ids = proxy.reconfigure(plans, Budgets::FOR_TESTS, Duration::from_secs(60)).unwrap();
     assert_eq!(ids, [second as u32, 3]);
     // A connection that comes before the worker looks is not lost, nor a datagram or a reply.
     let _new = connect(listen[0]);
@@ -502,7 +555,7 @@ fn a_configuration_that_cannot_be_had_changes_nothing() {
         (vec![plan(7, &[kept])], "there is no listener 7"),
         (vec![plan(id, &[kept]), plan(id, &[new])], "listener 1 is named twice"),
     ] {
-        let error = proxy.reconfigure(plans, Duration::ZERO).unwrap_err();
+        let error = proxy.reconfigure(plans, Budgets::FOR_TESTS, Duration::ZERO).unwrap_err();
         assert!(error.text().starts_with(says), "{}", error.text());
         assert_eq!(proxy.table.version(), before);
         assert!(TcpListener::bind(free).is_ok(), "what was opened is closed");
@@ -511,7 +564,8 @@ fn a_configuration_that_cannot_be_had_changes_nothing() {
     drop(taken);
     // TCP and UDP of one address may be two listeners'.
     let other = here(listen[0], udp(nine));
-    assert!(proxy.reconfigure(vec![plan(id, &[kept]), plan(0, &[other])], Duration::ZERO).is_ok());
+    let plans = vec![plan(id, &[kept]), plan(0, &[other])];
+    assert!(proxy.reconfigure(plans, Budgets::FOR_TESTS, Duration::ZERO).is_ok());
 }
 
 #[test]

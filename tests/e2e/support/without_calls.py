@@ -1,6 +1,8 @@
 """Runs a command to which the kernel refuses some system calls (EPERM), as a container may.
 
 without_calls.py NAME[,NAME...] COMMAND [ARGUMENT...]
+
+The name so_mark stands for setsockopt(2) of SO_MARK, which kernels before 5.17 refuse without CAP_NET_ADMIN.
 """
 
 import ctypes
@@ -10,13 +12,16 @@ import struct
 import sys
 
 NUMBERS = {
-    "x86_64": {"seccomp": 317, "capset": 126},
-    "aarch64": {"seccomp": 277, "capset": 91},
+    "x86_64": {"seccomp": 317, "capset": 126, "setsockopt": 54},
+    "aarch64": {"seccomp": 277, "capset": 91, "setsockopt": 208},
 }[platform.machine()]
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 ALLOW, EPERM = 0x7FFF0000, 0x00050001
-LOAD_NUMBER, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
+LOAD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
+SOL_SOCKET, SO_MARK = 1, 36
+# Offsets in struct seccomp_data; of an argument the lower half.
+NUMBER, SECOND_ARGUMENT, THIRD_ARGUMENT = 0, 24, 32
 
 
 def instruction(code, yes, no, value):
@@ -24,9 +29,20 @@ def instruction(code, yes, no, value):
 
 
 names, command = sys.argv[1].split(","), sys.argv[2:]
-program = instruction(LOAD_NUMBER, 0, 0, 0)
+program = b""
 for name in names:
-    program += instruction(JUMP_EQUAL, 0, 1, NUMBERS[name]) + instruction(RETURN, 0, 0, EPERM)
+    if name == "so_mark":
+        tests = [
+            (NUMBER, NUMBERS["setsockopt"]),
+            (SECOND_ARGUMENT, SOL_SOCKET),
+            (THIRD_ARGUMENT, SO_MARK),
+        ]
+    else:
+        tests = [(NUMBER, NUMBERS[name])]
+    for left, (offset, value) in reversed(list(enumerate(reversed(tests)))):
+        # What does not fit skips the other tests and the refusal.
+        program += instruction(LOAD, 0, 0, offset) + instruction(JUMP_EQUAL, 0, 2 * left + 1, value)
+    program += instruction(RETURN, 0, 0, EPERM)
 program += instruction(RETURN, 0, 0, ALLOW)
 
 
