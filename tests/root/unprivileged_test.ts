@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import { layOut } from "../../deploy/release.ts";
 import { freePort } from "../e2e/support/endpoints.ts";
-import { Program, runToEnd, type Start } from "../e2e/support/program.ts";
+import { Program, runToEnd } from "../e2e/support/program.ts";
 import { Scratch } from "../e2e/support/real_peers.ts";
 import { assertSeenOverTcp, assertSeenOverUdp } from "../e2e/support/seen.ts";
 import { TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
 import { tell, UdpService } from "../e2e/support/udp.ts";
+import { asUser, installedFor } from "./support/users.ts";
 
 /** nobody, who owns nothing. */
 const NOBODY = 65_534;
@@ -14,36 +14,13 @@ const CLIENTS = [
   { family: 6, client: { ip: "2001:db8::38", port: 40_038 }, proxy: "2001:db8::1" },
 ] as const;
 
-/** A release and Deno, where every user reaches them. */
-async function installedFor(scratch: Scratch): Promise<{ root: string; deno: string }> {
-  const root = `${scratch.path}/mmproxy`;
-  const deno = `${scratch.path}/deno`;
-  await Deno.chmod(scratch.path, 0o755);
-  await layOut(root);
-  await Deno.copyFile(Deno.execPath(), deno);
-  return { root, deno };
-}
-
-/** How the program is started as nobody, with these capabilities and no way to others. */
-function asNobody({ root, deno }: { root: string; deno: string }, capabilities: string): Start {
-  const sets = ["inh-caps", "ambient-caps", "bounding-set"].map((set) =>
-    `--${set}=-all${capabilities}`
-  );
-  const user = `--reuid=${NOBODY} --regid=${NOBODY} --clear-groups`;
-  return {
-    root,
-    deno,
-    shell: `export HOME=/proc/nowhere; exec setpriv ${user} ${sets.join(" ")} "$@"`,
-  };
-}
-
 for (const { family, client, proxy } of CLIENTS) {
   const balancer = { ip: proxy, port: 443 };
   const local = family === 4 ? "127.0.0.1" : "::1";
 
   Deno.test(`unprivileged: nobody with CAP_NET_RAW serves TCP and UDP over IPv${family}`, async () => {
     await using scratch = await Scratch.make();
-    const start = asNobody(await installedFor(scratch), ",+net_raw");
+    const start = asUser(NOBODY, await installedFor(scratch), ",+net_raw");
     await using tcp = new TcpService(tellAndEcho, local);
     await using udp = await UdpService.start(tell, local, tcp.port);
     await using program = await Program.start({
@@ -65,7 +42,7 @@ for (const { family, client, proxy } of CLIENTS) {
 
 Deno.test("unprivileged: nobody without a capability is told what is missing, and the exit is 2", async () => {
   await using scratch = await Scratch.make();
-  const start = asNobody(await installedFor(scratch), "");
+  const start = asUser(NOBODY, await installedFor(scratch), "");
   const ended = await runToEnd(["-l", `127.0.0.1:${freePort()}`], start);
   assert.equal(ended.code, 2, ended.stderr);
   assert.match(
