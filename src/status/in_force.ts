@@ -38,6 +38,7 @@ const PROXY: Shown<ProxyConfig> = {
   metricsAddr: ["metrics-addr", address],
   logLevel: ["log-level", text],
   logFormat: ["log-format", text],
+  color: ["color", text],
   autoRoutes: ["auto-routes", text],
   table: ["table", text],
   sandbox: ["sandbox", text],
