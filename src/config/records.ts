@@ -45,6 +45,8 @@ export type ListenerTerms = Pick<
   | "keepalive"
   | "idleTimeout"
   | "optionalWait"
+  | "maxConnections"
+  | "maxFlows"
   | "maxConnectionsPerClient"
 >;
 
@@ -66,6 +68,8 @@ function writeListener(
   number(LISTENER_CONFIG.idle_timeout_ms, terms.idleTimeout * 1000);
   number(LISTENER_CONFIG.optional_wait_ms, terms.optionalWait * 1000);
   number(LISTENER_CONFIG.max_connections_per_client, terms.maxConnectionsPerClient ?? 0);
+  number(LISTENER_CONFIG.max_connections, terms.maxConnections ?? 0);
+  number(LISTENER_CONFIG.max_flows, terms.maxFlows ?? 0);
   number(LISTENER_CONFIG.restricted, restricted ? 1 : 0);
 }
 

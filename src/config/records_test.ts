@@ -84,6 +84,8 @@ const TERMS = {
   idleTimeout: 3601,
   optionalWait: 4,
   maxConnectionsPerClient: 17,
+  maxConnections: 18,
+  maxFlows: 19,
 } as const;
 
 /** The `ListenerConfig` of a new listener. */
@@ -109,6 +111,8 @@ Deno.test("encodeListeners: writes each field where the native core reads it", (
     idle_timeout_ms: 3_601_000,
     optional_wait_ms: 4_000,
     max_connections_per_client: 17,
+    max_connections: 18,
+    max_flows: 19,
     restricted: 1,
   });
 });

@@ -80,6 +80,7 @@ const OF_CLIENT: ReadonlySet<string> = new Set<NativeEvent["refusal"]>([
   "destination_not_allowed",
   "no_destination",
   "too_many_of_client",
+  "too_many_flows",
 ]);
 
 /** Whether a refusal is about whom a header names, or where it leads, and not about what came. */
@@ -172,6 +173,7 @@ function sentence(event: NativeEvent, settings: Settings): string {
     case "mostly_silent":
       return `Most connections send no PROXY header: ${value} of the most recent ones timed out without a byte; if the upstream sends first, the load balancer must send the header immediately (AWS NLB: proxy_protocol_v2.client_to_server.header_placement=on_first_ack)`;
     case "peer_refused":
+      if (refusal === "too_many_connections") return `Refused ${peer}: ${REASONS[refusal]}`;
       return `Refused ${peer}: it is not in the allowed subnets; if it is your load balancer, add it to ${
         subnetsPlace(settings)
       }`;
@@ -209,6 +211,9 @@ function sentence(event: NativeEvent, settings: Settings): string {
     case "flow_failed":
       return `Cannot open a flow to ${upstream} as ${client}: ${connectProblem(errno, settings)}`;
     case "flows_full":
+      if (refusal === "too_many_flows") {
+        return `Evicted the UDP flow that was idle the longest: ${REASONS[refusal]} (${value})`;
+      }
       return `The UDP flow table is full (${value}): the flows idle the longest are evicted for new ones; raise the limit on open files (LimitNOFILE=, ulimit -n) or lower --close-after`;
     case "events_lost":
       return `${value} log lines were lost: events arrived faster than they could be written`;
@@ -243,6 +248,8 @@ function clientReason({ refusal, client, upstream }: NativeEvent): string {
       return REASONS[refusal];
     case "too_many_of_client":
       return `client ${address} has ${REASONS[refusal]}`;
+    case "too_many_flows":
+      return `no flow for client ${client ?? address}: ${REASONS[refusal]}`;
     case "forwarding_loop":
       return `${
         REASONS[refusal]
@@ -313,6 +320,8 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
   no_destination:
     "its header carries no addresses, so there is no destination; set ipv4 or ipv6 as the upstream for such connections",
   too_many_of_client: "reached max-connections-per-client",
+  too_many_connections: "the listener has reached max-connections",
+  too_many_flows: "the listener has reached max-flows",
 };
 
 const ROUTES = "to see what is missing, run mmproxy routes show with the same flags";

@@ -236,7 +236,9 @@ export const LISTENER_CONFIG = {
   restricted: 28,
   optional_wait_ms: 32,
   max_connections_per_client: 36,
-  size: 40,
+  max_connections: 40,
+  max_flows: 44,
+  size: 48,
 } as const;
 
 /** Byte offsets of a `ListenerRecord`; numbers in host byte order. */
@@ -246,7 +248,7 @@ export const LISTENER = {
   rules: 8,
   destinations: 12,
   config: 16,
-  size: 56,
+  size: 64,
 } as const;
 
 /** Byte offsets of a `PortRecord`; numbers in host byte order. */
@@ -401,6 +403,8 @@ export const Refusal = {
   destination_not_allowed: 39,
   no_destination: 40,
   too_many_of_client: 41,
+  too_many_connections: 42,
+  too_many_flows: 43,
 } as const;
 
 /** What an event tells: the code of each name. */
@@ -504,6 +508,8 @@ export const REFUSALS = [
   "destination_not_allowed",
   "no_destination",
   "too_many_of_client",
+  "too_many_connections",
+  "too_many_flows",
 ] as const;
 
 /** Behind the refusals: failed connections to the upstream, one an errno from 0 (u64 each). */

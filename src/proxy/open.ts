@@ -115,14 +115,8 @@ export function warnOfEveryPeer(
  * configuration says could let in whom it should not
  */
 function refuseUnserved(config: ProxyConfig, listener: ListenerConfig): void {
-  const { transparent, maxConnections, maxFlows } = listener;
-  const what = transparent
-    ? "transparent"
-    : maxConnections ?? maxFlows
-    ? "max-connections or max-flows"
-    : undefined;
-  if (what !== undefined) {
-    throw new StartError(`${whose(config, listener)}${what} is not served yet: leave it out`);
+  if (listener.transparent) {
+    throw new StartError(`${whose(config, listener)}transparent is not served yet: leave it out`);
   }
 }
 

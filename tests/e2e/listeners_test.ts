@@ -202,7 +202,6 @@ ipv4 = "127.0.0.1:9"
 
 for (
   const [name, key] of [
-    ["a limit", "max-connections = 5"],
     ["transparent", "transparent = true"],
   ]
 ) {

@@ -370,6 +370,10 @@ pub struct ListenerConfig {
     pub optional_wait_ms: u32,
     /// How many relayed connections one client may have at once, over all workers; 0: no limit.
     pub max_connections_per_client: u32,
+    /// How many connections the listener may have at once, over all workers; 0: no limit of its own.
+    pub max_connections: u32,
+    /// How many UDP flows the listener may have at once, over all workers; 0: no limit of its own.
+    pub max_flows: u32,
 }
 
 /// One listener of a whole configuration.
@@ -800,6 +804,8 @@ fn describe_body() -> String {
         restricted,
         optional_wait_ms,
         max_connections_per_client,
+        max_connections,
+        max_flows,
     );
     offsets!(out, "LISTENER", ListenerRecord, id, ports, rules, destinations, config);
     offsets!(out, "PORT", PortRecord, listen, upstream4, upstream6, protocols, flags);

@@ -18,7 +18,8 @@ named! {
         HeaderRefused = 1, "header_refused";
         /// No complete header in time. `value`: bytes that had come.
         HeaderTimeout = 2, "header_timeout";
-        /// A peer outside the allowed subnets was closed or its datagram dropped.
+        /// A peer outside the allowed subnets was closed or its datagram dropped, or the listener has as many
+        /// connections as it may: `refusal` says which.
         PeerRefused = 3, "peer_refused";
         /// The connection to the upstream failed; `errno` says why, or is 0 when nothing answered in time.
         ConnectFailed = 4, "connect_failed";
@@ -40,7 +41,9 @@ named! {
         FlowClosed = 12, "flow_closed";
         /// A UDP flow could not be opened; `errno` says why.
         FlowFailed = 13, "flow_failed";
-        /// The flow table is full: the longest idle flow makes room. Said once a minute at most.
+        /// The flow table is full: the longest idle flow makes room. Said once a minute at most. With a
+        /// `refusal` it is the listener's own limit, and said once a second. `value`: how many
+        /// flows there may be.
         FlowsFull = 14, "flows_full";
         /// The ring was full. `value`: how many events were lost before this one.
         EventsLost = 15, "events_lost";

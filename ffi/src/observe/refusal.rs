@@ -92,6 +92,11 @@ named! {
         NoDestination = 40, "no_destination";
         /// The client has as many connections as it may (`max-connections-per-client`).
         TooManyOfClient = 41, "too_many_of_client";
+        /// The listener has as many connections as it may (`max-connections`).
+        TooManyConnections = 42, "too_many_connections";
+        /// The listener has as many UDP flows as it may (`max-flows`), and the worker has none of them to
+        /// make room.
+        TooManyFlows = 43, "too_many_flows";
     }
 }
 
@@ -121,6 +126,7 @@ impl Refusal {
                 | Refusal::DestinationNotAllowed
                 | Refusal::NoDestination
                 | Refusal::TooManyOfClient
+                | Refusal::TooManyFlows
         )
     }
 }

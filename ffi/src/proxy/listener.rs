@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::port::Port;
+use super::quota::Quota;
 use super::seats::Seats;
 use super::settings::Settings;
 use crate::abi::errors::{Error, Result};
@@ -34,6 +35,10 @@ pub struct Lasting {
     pub id: u32,
     /// By worker.
     pub stats: Box<[Arc<Stats>]>,
+    /// Its connections, from when they are accepted.
+    pub connections: Arc<Quota>,
+    /// Its UDP flows.
+    pub flows: Arc<Quota>,
     /// The connections of each client, where there is a limit of them.
     pub seats: Arc<Seats>,
     /// IPv4, IPv6: the log has the first client that was refused for want of an upstream.
@@ -50,6 +55,8 @@ impl Listener {
         let lasting = Lasting {
             id,
             stats: (0..workers).map(|_| Arc::default()).collect(),
+            connections: Arc::default(),
+            flows: Arc::default(),
             seats: Arc::default(),
             told_families: Default::default(),
             told_silence: AtomicBool::new(false),

@@ -9,6 +9,7 @@ pub mod listener;
 pub mod pairs;
 pub mod places;
 pub mod port;
+pub mod quota;
 mod replaced;
 pub mod sandbox;
 pub mod seats;

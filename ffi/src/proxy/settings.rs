@@ -46,6 +46,10 @@ pub struct Settings {
     pub optional_wait: u64,
     /// Relayed connections of one client, over all workers, if there is a limit.
     pub max_connections_per_client: Option<u32>,
+    /// Connections, whether their header has come or not, over all workers, if there is a limit.
+    pub max_connections: Option<u32>,
+    /// UDP flows over all workers, if there is a limit.
+    pub max_flows: Option<u32>,
 }
 
 impl ProxySettings {
@@ -101,8 +105,9 @@ impl Settings {
             idle_timeout: (config.idle_timeout_ms > 0).then(|| u64::from(config.idle_timeout_ms)),
             restricted: config.restricted != 0,
             optional_wait: u64::from(config.optional_wait_ms),
-            max_connections_per_client: (config.max_connections_per_client > 0)
-                .then_some(config.max_connections_per_client),
+            max_connections_per_client: limit(config.max_connections_per_client),
+            max_connections: limit(config.max_connections),
+            max_flows: limit(config.max_flows),
         })
     }
 
@@ -120,6 +125,13 @@ impl Settings {
             restricted: false,
             optional_wait: 3_000,
             max_connections_per_client: None,
+            max_connections: None,
+            max_flows: None,
         }
     }
+}
+
+/// A limit of a record, where 0 is none.
+fn limit(most: u32) -> Option<u32> {
+    (most > 0).then_some(most)
 }

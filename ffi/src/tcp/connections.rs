@@ -20,6 +20,7 @@ use crate::observe::refusal::Refusal;
 use crate::observe::silence::Outcome;
 use crate::observe::stats::{Counter, Histogram};
 use crate::proxy::port::Transport;
+use crate::proxy::quota::{Counted, Quota};
 use crate::proxy::seats::{Seat, Seats};
 use crate::proxy::survey::{Part, Survey};
 use crate::proxy::table::Snapshot;
@@ -84,6 +85,8 @@ struct Connection {
     /// Waits in `ready`.
     queued: bool,
     accepted_at: u64,
+    /// Its place among the listener's connections.
+    _counted: Counted,
     /// Its place among its client's, where those are limited.
     seat: Option<Seat>,
     /// Its entry in the access log, where there is one.
@@ -415,11 +418,13 @@ impl Connections {
         let stats = &served.stats;
         stats.add(Counter::Accepted, 1);
         let Some(peer_address) = address.socket_addr() else { return };
-        let Some(rule) = served.listener.rule_of(peer_address) else {
-            stats.refuse(Refusal::PeerNotAllowed);
-            let event = Event::new(EventKind::PeerRefused, level::WARN);
-            let refusal = Refusal::PeerNotAllowed as u8;
-            return cx.tell_limited(served, Event { refusal, peer: peer_address.into(), ..event });
+        let listener = &served.listener;
+        let Some(rule) = listener.rule_of(peer_address) else {
+            return refuse_peer(cx, served, peer_address, Refusal::PeerNotAllowed);
+        };
+        let most = listener.settings.max_connections;
+        let Some(counted) = Quota::take(&listener.lasting.connections, most) else {
+            return refuse_peer(cx, served, peer_address, Refusal::TooManyConnections);
         };
         stats.add(Counter::ConnectionsActive, 1);
         let fd = peer.as_raw_fd();
@@ -431,10 +436,11 @@ impl Connections {
             phase: Phase::Header(Vec::new()),
             queued: false,
             accepted_at: cx.now,
+            _counted: counted,
             seat: None,
             account: None,
         });
-        let settings = &served.listener.settings;
+        let settings = &listener.settings;
         let timeout = match rule {
             HeaderRule::Optional => settings.optional_wait,
             HeaderRule::Require | HeaderRule::Skip => settings.header_timeout,
@@ -904,6 +910,13 @@ fn collect(so_far: &mut Vec<u8>, piece: &[u8]) {
         so_far.reserve_exact(room - so_far.len());
     }
     so_far.extend_from_slice(piece);
+}
+
+/// Counts and logs that a connection is closed at once, whatever it would have sent.
+fn refuse_peer(cx: &Context, served: &Served, peer: SocketAddr, refusal: Refusal) {
+    served.stats.refuse(refusal);
+    let event = Event::new(EventKind::PeerRefused, level::WARN);
+    cx.tell_limited(served, Event { refusal: refusal as u8, peer: peer.into(), ..event });
 }
 
 /// Logs that a connection ends without a header that we take, and what came in its place.

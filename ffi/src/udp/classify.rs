@@ -59,7 +59,7 @@ impl<K: Kinds> Engine<K> {
         let peer = path.peer.socket_addr().ok_or(Refusal::Incomplete)?;
         let decision = edge.decide_bare(&port.outside, path, peer)?;
         let owner = owner_of(port, &decision, peer);
-        let flow = self.flow_of(edge, batch, New { port, owner, decision }, peer, b"");
+        let flow = self.flow_of(edge, batch, New { port, owner, decision }, peer, b"")?;
         self.cache.insert(place, path, b"", flow);
         Ok(Some((flow, 0)))
     }
@@ -100,9 +100,11 @@ impl<K: Kinds> Engine<K> {
         received: &Received,
     ) -> Result<Found, Refusal> {
         if frame::announces_header(received.data) {
-            return self.announced(edge, port, batch, received).inspect_err(|_| {
+            return self.announced(edge, port, batch, received).inspect_err(|refusal| {
                 // Whose the bare datagrams behind a refused header are, nobody knows.
-                self.sessions.remove(&(port.id, received.path));
+                if *refusal != Refusal::TooManyFlows {
+                    self.sessions.remove(&(port.id, received.path));
+                }
             });
         }
         let now = edge.now();
@@ -142,9 +144,14 @@ impl<K: Kinds> Engine<K> {
             Some(flow) => flow,
             None => {
                 let path = &received.path;
-                let flow = self.resolve(edge, port, batch, path, header, carrier::DATAGRAM)?;
+                let found = self.resolve(edge, port, batch, path, header, carrier::DATAGRAM);
+                // Where the listener has no room for the flow, the session still says whose it is.
+                let flow = match found {
+                    Err(Refusal::TooManyFlows) => FlowRef::NONE,
+                    found => found?,
+                };
                 self.sessions.set(&between, header, flow, now, port.close_after);
-                flow
+                found?
             }
         };
         Ok(payload.then_some((flow, header.len())))
@@ -166,7 +173,7 @@ impl<K: Kinds> Engine<K> {
         }
         let decision = edge.decide(&port.outside, header, carrier, peer)?;
         let owner = owner_of(port, &decision, peer);
-        Ok(self.flow_of(edge, batch, New { port, owner, decision }, peer, header))
+        self.flow_of(edge, batch, New { port, owner, decision }, peer, header)
     }
 }
 

@@ -59,6 +59,16 @@ pub struct Volume {
     pub bytes: u64,
 }
 
+/// The error of a flow that is not opened because its listener has as many as it may (`max-flows`).
+pub fn over_limit() -> io::Error {
+    io::ErrorKind::QuotaExceeded.into()
+}
+
+/// Whether that is why a flow was not opened. No call on a socket has EDQUOT, the errno of this kind.
+pub fn is_over_limit(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::QuotaExceeded
+}
+
 /// What belongs to a flow at the edge.
 pub trait Kinds {
     /// An upstream socket; dropping it closes it.
@@ -95,6 +105,9 @@ pub trait Edge<K: Kinds> {
     ) -> Result<Decision, Refusal>;
 
     /// Opens an upstream socket.
+    ///
+    /// # Errors
+    /// Those of the operating system, and `over_limit`.
     fn open(
         &mut self,
         port: &K::Port,
@@ -166,6 +179,10 @@ pub trait Edge<K: Kinds> {
 
     /// Logs that a flow was closed.
     fn flow_closed(&mut self, port: &K::Port, decision: &Decision);
+
+    /// Logs, now and then, that a listener has as many flows as it may, and one of them made room for
+    /// another.
+    fn limit_reached(&mut self, port: &K::Port);
 
     /// Logs, now and then, that one of so many flows made room for another.
     fn flows_full(&mut self, port: &K::Port, flows: usize);

@@ -298,6 +298,12 @@ impl<K: Kinds> FlowTable<K> {
         most?.1.idle.pop_first(|at| due_at(entries, *at))
     }
 
+    /// The flow of a listener that has been idle longest here, if it has any. The caller removes it.
+    pub fn idlest_of(&mut self, listener: u32) -> Option<FlowRef> {
+        let entries = &self.entries;
+        self.shares.get_mut(&listener)?.idle.pop_first(|at| due_at(entries, *at))
+    }
+
     /// Every entry of some ports.
     pub fn of_ports(&self, is_one: impl Fn(u32) -> bool) -> Vec<FlowRef> {
         self.by_owner.iter().filter(|((port, _), _)| is_one(*port)).map(|(_, at)| *at).collect()
@@ -467,6 +473,21 @@ mod tests {
         assert_eq!(table.idlest(2), next, "for the other, too: not the oldest of all");
         table.remove(next.unwrap());
         assert_eq!(table.idlest(1), Some(old), "among equals its own");
+    }
+
+    #[test]
+    fn a_listener_gives_away_its_own_idlest_and_no_other() {
+        let (mut table, one, two) = (Table::new(8), port(1), port(2));
+        assert_eq!(table.idlest_of(1), None);
+        table.insert_here(new(&two, 1), flow(0), None);
+        let late = table.insert_here(new(&one, 1), flow(9), None);
+        let first = table.insert_here(new(&one, 2), flow(5), None);
+        for expected in [first, late] {
+            assert_eq!(table.idlest_of(1), Some(expected));
+            table.remove(expected);
+        }
+        assert_eq!(table.idlest_of(1), None);
+        assert_eq!(table.here(), 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::edge::{Edge, Kinds, Payload, Received, Sent, Volume};
+use super::edge::{self, Edge, Kinds, Payload, Received, Sent, Volume};
 use super::flow::{Flow, ReplyRoute};
 use super::path::Path;
 use super::replies::Replies;
@@ -18,6 +18,7 @@ use crate::observe::events::EventKind;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
 use crate::proxy::pairs::{Pair, Pairs};
+use crate::proxy::quota::{Counted, Quota};
 use crate::trust::table::HeaderRule;
 use crate::worker::decision::Decision;
 use crate::worker::poll::{Interest, Key, Token};
@@ -75,6 +76,7 @@ pub struct Upstream {
     ipv4: bool,
     /// Given back once the socket is closed: fields are dropped in their order.
     _pair: Option<Pair>,
+    _counted: Counted,
 }
 
 /// Sockets of the kernel, and entries of the access log with the time at which the flow began.
@@ -123,7 +125,12 @@ impl Edge<Real> for Kernel<'_, '_> {
         peer: SocketAddr,
     ) -> io::Result<Upstream> {
         let Decision { source, upstream } = *decision;
-        let mark = port.served.listener.settings.mark;
+        let listener = &port.served.listener;
+        let most = listener.settings.max_flows;
+        let Some(counted) = Quota::take(&listener.lasting.flows, most) else {
+            return Err(edge::over_limit());
+        };
+        let mark = listener.settings.mark;
         let pair = match source {
             Source::Client(client) if port.served.port.upstreams.is_by_destination() => {
                 Pairs::take(&self.cx.worker.proxy.pairs, client, upstream)
@@ -137,7 +144,7 @@ impl Edge<Real> for Kernel<'_, '_> {
         let socket = opened.socket;
         socket::set_receive_buffer(socket.as_raw_fd(), FLOW_BUFFER);
         socket::receive_dscp(socket.as_raw_fd(), upstream);
-        Ok(Upstream { socket, ipv4: upstream.is_ipv4(), _pair: pair })
+        Ok(Upstream { socket, ipv4: upstream.is_ipv4(), _pair: pair, _counted: counted })
     }
 
     fn watch(&mut self, upstream: &Upstream, key: Key) {
@@ -264,6 +271,13 @@ impl Edge<Real> for Kernel<'_, '_> {
 
     fn flow_closed(&mut self, port: &Rc<Listening>, decision: &Decision) {
         tell_flow(self.cx, port, EventKind::FlowClosed, decision, None);
+    }
+
+    fn limit_reached(&mut self, port: &Rc<Listening>) {
+        let event = Event::new(EventKind::FlowsFull, level::WARN);
+        let value = port.served.listener.settings.max_flows.unwrap_or_default();
+        let refusal = Refusal::TooManyFlows as u8;
+        self.cx.tell_limited(&port.served, Event { refusal, value, ..event });
     }
 
     fn flows_full(&mut self, port: &Rc<Listening>, flows: usize) {

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::directory::Claim;
-use super::edge::{Batch, Edge, Kinds};
+use super::edge::{self, Batch, Edge, Kinds};
 use super::engine::Engine;
 use super::flow::Flow;
 use super::flow_table::{FlowRef, New, Place, State};
 use super::port::Port;
 use crate::net::socket;
 use crate::observe::access::Ending;
+use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
 
 /// How long a flow that could not be opened is not tried again.
@@ -20,6 +21,9 @@ const RETRY_MS: u64 = 1_000;
 impl<K: Kinds> Engine<K> {
     /// The flow of an owner at a port: known, or opened now. One that cannot be opened is remembered as
     /// failed, and drops its datagrams for a second.
+    ///
+    /// # Errors
+    /// `TooManyFlows` where the listener has as many as it may, and none of them here to make room.
     pub(super) fn flow_of(
         &mut self,
         edge: &mut impl Edge<K>,
@@ -27,23 +31,16 @@ impl<K: Kinds> Engine<K> {
         new: New<K>,
         peer: SocketAddr,
         header: &[u8],
-    ) -> FlowRef {
+    ) -> Result<FlowRef, Refusal> {
         let now = edge.now();
         let New { port, owner, decision } = new;
         if let Some(at) = self.flows.find(port.id, &owner) {
             let upstream = self.flows.get(at).map(|entry| entry.decision.upstream);
             if self.state(at, now) != State::Gone && upstream == Some(decision.upstream) {
-                return at;
+                return Ok(at);
             }
             self.leave(edge, port, batch, at);
             self.end(edge, at, Ending::Displaced);
-        }
-        if self.flows.is_over() {
-            // A smaller budget: step by step, so that no turn of the worker has thousands to close.
-            self.evict(edge, port, batch);
-        }
-        if self.flows.is_full() {
-            self.evict(edge, port, batch);
         }
         let mut claimed = self.claim(edge, &new, peer);
         if claimed.as_ref().is_err_and(socket::is_out_of_descriptors)
@@ -51,9 +48,23 @@ impl<K: Kinds> Engine<K> {
         {
             claimed = self.claim(edge, &new, peer);
         }
+        while claimed.as_ref().is_err_and(edge::is_over_limit) {
+            if !self.evict_own(edge, port, batch) {
+                return Err(Refusal::TooManyFlows);
+            }
+            claimed = self.claim(edge, &new, peer);
+        }
         let outside = &port.outside;
-        match claimed {
+        Ok(match claimed {
             Ok(Claim::Mine(flow)) => {
+                // Not before: a flow that is not opened must cost no other one its place.
+                if self.flows.is_over() {
+                    // A smaller budget: step by step, so that no turn has thousands to close.
+                    self.evict(edge, port, batch);
+                }
+                if self.flows.is_full() {
+                    self.evict(edge, port, batch);
+                }
                 flow.touch(now);
                 let account = edge.account(outside, header, peer, &decision);
                 let at = self.flows.insert_here(new, flow, account);
@@ -72,7 +83,7 @@ impl<K: Kinds> Engine<K> {
                 let errno = socket::errno(&error);
                 self.flows.insert_failed(new, now + RETRY_MS, errno)
             }
-        }
+        })
     }
 
     fn claim(
@@ -91,14 +102,39 @@ impl<K: Kinds> Engine<K> {
     fn evict(&mut self, edge: &mut impl Edge<K>, port: &Rc<Port<K>>, batch: &impl Batch) -> bool {
         let flows = self.flows.here();
         let Some(at) = self.flows.idlest(port.listener) else { return false };
-        let Some(leaving) = self.flows.get(at).map(|entry| entry.port.clone()) else {
-            return false;
-        };
+        if let Some(leaving) = self.displace(edge, port, batch, at) {
+            edge.flows_full(&leaving.outside, flows);
+        }
+        true
+    }
+
+    /// Ends the idlest flow of a port's listener, which has as many as it may; whether it has one here.
+    fn evict_own(
+        &mut self,
+        edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
+        batch: &impl Batch,
+    ) -> bool {
+        let Some(at) = self.flows.idlest_of(port.listener) else { return false };
+        if let Some(leaving) = self.displace(edge, port, batch, at) {
+            edge.limit_reached(&leaving.outside);
+        }
+        true
+    }
+
+    /// Ends a flow in the middle of a batch that came to `port`, to make room; the port that it was of.
+    fn displace(
+        &mut self,
+        edge: &mut impl Edge<K>,
+        port: &Rc<Port<K>>,
+        batch: &impl Batch,
+        at: FlowRef,
+    ) -> Option<Rc<Port<K>>> {
+        let leaving = self.flows.get(at)?.port.clone();
         self.leave(edge, port, batch, at);
         edge.count(&leaving.outside, Counter::FlowsEvicted, 1);
         self.end(edge, at, Ending::Displaced);
-        edge.flows_full(&leaving.outside, flows);
-        true
+        Some(leaving)
     }
 
     /// What leaves in mid-batch is sent what the batch, which came to `port`, has for it.

@@ -80,6 +80,8 @@ pub struct Summary {
     pub without_session: u64,
     pub without_header: u64,
     pub interleaved: u64,
+    pub over_limit: u64,
+    pub refused_by_limit: u64,
 }
 
 /// Runs one story.
@@ -140,6 +142,8 @@ mod tests {
             all.without_session += one.without_session;
             all.without_header += one.without_header;
             all.interleaved += one.interleaved;
+            all.over_limit += one.over_limit;
+            all.refused_by_limit += one.refused_by_limit;
         }
         // Stories in which something never happens prove nothing of it.
         let Summary { delivered, refused, evicted, expired, failed, lost, .. } = all;
@@ -151,6 +155,8 @@ mod tests {
             without_session,
             without_header,
             interleaved,
+            over_limit,
+            refused_by_limit,
             ..
         } = all;
         let kinds = [
@@ -167,6 +173,8 @@ mod tests {
             without_session,
             without_header,
             interleaved,
+            over_limit,
+            refused_by_limit,
         ];
         assert!(kinds.iter().all(|count| *count > 0), "{all:?}");
     }

@@ -15,7 +15,7 @@ use crate::observe::access::Ending;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
 use crate::trust::table::HeaderRule;
-use crate::udp::edge::{Edge, Kinds, Payload, Received, Sent, Volume};
+use crate::udp::edge::{self, Edge, Kinds, Payload, Received, Sent, Volume};
 use crate::udp::flow::{Flow, Owner, ReplyRoute};
 use crate::udp::path::Path;
 use crate::worker::decision::Decision;
@@ -149,6 +149,9 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
             let soon = now > *failed && now < failed + 1_000;
             world.check(!soon, || format!("{owner:?} is tried again at once"));
         }
+        if world.is_at_limit(port) {
+            return Err(edge::over_limit());
+        }
         let mut sockets = world.sockets.borrow_mut();
         let errno = if world.unreachable.borrow().contains(&owner.address()) {
             libc::EHOSTUNREACH
@@ -173,8 +176,8 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
     fn watch(&mut self, socket: &Socket, key: Key) {
         let mut sockets = self.world.sockets.borrow_mut();
         let Some(waiting) = sockets.live.get_mut(&socket.number) else { return };
-        let before = waiting.watched.replace((self.worker, key));
-        if before.is_some() {
+        waiting.watched = Some((self.worker, key));
+        if waiting.sent {
             self.world.summarise(|summary| summary.taken_over += 1);
         }
     }
@@ -202,6 +205,9 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         ending: Ending,
     ) {
         let world = self.world;
+        if let Some(waiting) = world.sockets.borrow_mut().live.get_mut(&flow.socket.number) {
+            waiting.watched = None;
+        }
         let own = (flow.socket.port, flow.socket.owner) == (port, owner);
         world.check(own, || format!("{owner:?} closes another's flow"));
         match ending {
@@ -341,8 +347,12 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         *self.world.counters.borrow_mut().entry((*port, gauge as usize)).or_default() -= 1;
     }
 
-    fn refuse(&mut self, _port: &usize, refusal: Refusal, _received: &Received) {
-        self.world.refusals[self.worker].borrow_mut().push(refusal);
+    fn refuse(&mut self, port: &usize, refusal: Refusal, received: &Received) {
+        let world = self.world;
+        if refusal == Refusal::TooManyFlows {
+            return world.refused_by_limit(self.worker, *port, received);
+        }
+        world.refusals[self.worker].borrow_mut().push(refusal);
     }
 
     fn flow_failed(&mut self, _port: &usize, _to: &Decision, _peer: SocketAddr, _errno: i32) {}
@@ -350,6 +360,13 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
     fn flow_opened(&mut self, _port: &usize, _decision: &Decision, _peer: SocketAddr) {}
 
     fn flow_closed(&mut self, _port: &usize, _decision: &Decision) {}
+
+    fn limit_reached(&mut self, port: &usize) {
+        let limited = self.world.max_flows[*port].is_some();
+        self.world
+            .check(limited, || format!("a flow of port {port} made room, which has no limit"));
+        self.world.summarise(|summary| summary.over_limit += 1);
+    }
 
     fn flows_full(&mut self, _port: &usize, _flows: usize) {}
 }

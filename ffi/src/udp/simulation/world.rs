@@ -64,6 +64,8 @@ pub struct Expected {
     pub peer: SocketAddr,
     pub header: Vec<u8>,
     pub delivered: bool,
+    /// It was refused, because its listener had as many flows as it may.
+    pub over_limit: bool,
 }
 
 /// Whose a flow is: an owner's at a port.
@@ -82,6 +84,8 @@ pub struct World<'a> {
     pub modes: Vec<u32>,
     pub upstreams: RefCell<Vec<SocketAddr>>,
     pub limits: Limits,
+    /// By port: how many flows its listener may have.
+    pub max_flows: Vec<Option<usize>>,
     pub close_after: u64,
     /// So many sockets may be open; more is EMFILE.
     pub descriptors: usize,
@@ -139,6 +143,12 @@ impl<'a> World<'a> {
             header_bytes: between(300, 6_000) as usize,
             batch: 64,
         };
+        let most = |between: &mut dyn FnMut(u64, u64) -> u64| {
+            (between(0, 1) == 1).then(|| between(1, 8) as usize)
+        };
+        let of_all = most(&mut between);
+        let max_flows: Vec<Option<usize>> =
+            (0..ports).map(|_| if one_listener { of_all } else { most(&mut between) }).collect();
         let close_after = between(50, 4_000);
         let peers = between(1, 5);
         let clients = between(1, 20);
@@ -168,6 +178,7 @@ impl<'a> World<'a> {
             seen_upstreams: vec![RefCell::new(upstreams.clone()); workers],
             upstreams: RefCell::new(upstreams),
             limits,
+            max_flows,
             close_after,
             descriptors,
             varying,
@@ -383,7 +394,8 @@ impl<'a> World<'a> {
                 false => Fate::Delivered(Owner::Client(peer)),
             };
             let header = Vec::new();
-            let expected = Expected { fate, port, worker, peer, header, delivered: false };
+            let expected =
+                Expected { fate, port, worker, peer, header, delivered: false, over_limit: false };
             self.expected.borrow_mut().push(expected);
             self.summarise(|summary| summary.without_header += 1);
             return Some(Datagram { data: number.to_be_bytes().into(), path, truncated: false });
@@ -413,7 +425,8 @@ impl<'a> World<'a> {
             true => Fate::Refused(Refusal::DatagramTooLong),
             false => self.fate(worker, port, &path, owner, bare, alone),
         };
-        let expected = Expected { fate, port, worker, peer, header, delivered: false };
+        let expected =
+            Expected { fate, port, worker, peer, header, delivered: false, over_limit: false };
         self.expected.borrow_mut().push(expected);
         Some(Datagram { data, path, truncated })
     }
@@ -539,6 +552,9 @@ impl<'a> World<'a> {
                         self.summarise(|summary| summary.without_session += 1);
                     }
                 }
+                Fate::Delivered(_) if datagram.over_limit => {
+                    self.check(!datagram.delivered, || format!("datagram {number} was refused"));
+                }
                 Fate::Delivered(owner) if !datagram.delivered => {
                     self.summarise(|summary| summary.failed += 1);
                     let failed = self.failed.borrow().get(&(worker, datagram.port, owner)).copied();
@@ -550,6 +566,34 @@ impl<'a> World<'a> {
         }
         let seen = self.refusals[worker].borrow();
         self.check(*seen == refusals, || format!("refused {seen:?}, expected {refusals:?}"));
+    }
+
+    /// The sockets of a port's listener: how many, and how many of them a worker serves.
+    fn sockets_of_listener(&self, port: usize, worker: Option<usize>) -> usize {
+        let listener = self.ports[port].listener;
+        let sockets = self.sockets.borrow();
+        let of_listener =
+            sockets.live.values().filter(|it| self.ports[it.port].listener == listener);
+        of_listener.filter(|it| worker.is_none() || it.watched.map(|at| at.0) == worker).count()
+    }
+
+    /// Whether a port's listener has as many flows as it may.
+    pub fn is_at_limit(&self, port: usize) -> bool {
+        self.max_flows[port].is_some_and(|most| self.sockets_of_listener(port, None) >= most)
+    }
+
+    /// A datagram is refused because its listener has as many flows as it may.
+    pub fn refused_by_limit(&self, worker: usize, port: usize, received: &Received) {
+        self.check(self.is_at_limit(port), || format!("port {port} is not at its limit"));
+        let own = self.sockets_of_listener(port, Some(worker));
+        self.check(own == 0, || format!("one of {own} flows could have made room"));
+        self.summarise(|summary| summary.refused_by_limit += 1);
+        let number = received.data.last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        let mut expected = self.expected.borrow_mut();
+        let Some(datagram) = number.and_then(|number| expected.get_mut(number as usize)) else {
+            return;
+        };
+        datagram.over_limit = true;
     }
 
     /// The upstream answers on some sockets, and a worker relays it.
@@ -588,6 +632,12 @@ impl<'a> World<'a> {
         let here: usize = self.workers.iter().map(|worker| worker.borrow().flows()).sum();
         let active = self.counter(Counter::FlowsActive);
         self.check(active == here as i64, || format!("{active} flows counted, {here} there"));
+        for (port, most) in self.max_flows.iter().enumerate() {
+            let count = self.sockets_of_listener(port, None);
+            self.check(most.is_none_or(|most| count <= most), || {
+                format!("{count} flows of the listener of port {port}, at most {most:?}")
+            });
+        }
         let open = self.sockets.borrow().live.len();
         self.check(open == here, || format!("{open} sockets for {here} flows"));
     }
