@@ -38,6 +38,7 @@ use abi::layout::{
 };
 
 use control::{client, server};
+use net::socket::Listen;
 use observe::log_queue;
 use proxy::port::{self, Transport};
 use proxy::settings::Budgets;
@@ -555,7 +556,7 @@ pub unsafe extern "C" fn check_listen(address: Buffer, length: u32, protocols: u
         let listen = address.socket_addr().ok_or_else(|| Error::invalid("no address came"))?;
         for (bit, transport) in [(protocol::TCP, Transport::Tcp), (protocol::UDP, Transport::Udp)] {
             if protocols & bit != 0 {
-                port::check_free(listen, transport, false)?;
+                port::check_free(listen, transport, Listen::default())?;
             }
         }
         Ok(0)

@@ -76,6 +76,8 @@ const WITHOUT_FLAGS = {
   drainTimeout: 10,
   shutdownDelay: 0,
   udpHeader: "datagram",
+  upstream: "family",
+  transparent: false,
   logLevel: "info",
   logFormat: "text",
   color: "auto",
@@ -86,11 +88,9 @@ const WITHOUT_FLAGS = {
   // What only a file says.
   upgradeDrain: 300,
   resolveInterval: 60,
-  upstream: "family",
   allowedDestinations: [],
   trust: [],
   optionalWait: 3,
-  transparent: false,
 };
 
 /** The defaults that a flag may name. */
@@ -137,6 +137,8 @@ const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>]
   ["--keepalive 32767", { keepalive: 32_767 }],
   ["--idle-timeout 3600", { idleTimeout: 3600 }],
   ["--udp-header session", { udpHeader: "session" }],
+  ["--transparent", { transparent: true }],
+  ["--upstream FAMILY", {}],
   ["--udp-header SPP", { udpHeader: "spp" }],
   ["--log-level access", { logLevel: "access" }],
   ["--log-format JSON", { logFormat: "json" }],
@@ -194,6 +196,13 @@ const WRONG: readonly (readonly [flag: string, expected: string, values: readonl
   ["--keepalive", "a whole number from 0 to 32767 (seconds)", ["32768", "-1", "off"]],
   ["--idle-timeout", `a whole number from 0 ${SECONDS}`, ["4000001", "5m"]],
   ["--udp-header", "datagram, session or spp", ["first"]],
+  ["--upstream", "family or destination", ["header"]],
+  [
+    "--allowed-destinations",
+    "an address or subnet with a port or a range of ports, for example 10.0.0.5:22, " +
+    "127.0.0.0/8:1024-65535 or [2001:db8::/32]:443",
+    ["10.0.0.5", "10.0.0.0/8"],
+  ],
   ["--log-level", LEVELS, ["trace"]],
   ["--log-format", "text or json", ["xml"]],
   ["--table", "a whole number from 1 to 4294967295", ["0", "main", "4294967296"]],
@@ -241,6 +250,27 @@ Deno.test("parseArguments: an upstream may have as many ports as are listened on
     refusalOf(words(`${line}:40000-40099`)),
     'Option -4, --ipv4: "127.0.0.1:40000-40099" has 100 ports and -l, --listen-addr has 1000: ' +
       "name as many, or a single one that takes all",
+  );
+});
+
+Deno.test("parseArguments: --upstream destination takes clients where the operator allows it, and no default", () => {
+  const allowed = "--allowed-destinations 10.0.0.5:22 --allowed-destinations [2001:db8::/32]:443";
+  const [listener] = configOf(`--upstream destination ${allowed}`).listeners;
+  assert.equal(listener?.upstream, "destination");
+  assert.deepEqual(listener?.allowedDestinations.map(({ text }) => text), [
+    "10.0.0.5:22",
+    "[2001:db8::/32]:443",
+  ]);
+  assert.deepEqual([listener?.ipv4, listener?.ipv6], [undefined, undefined]);
+  const [own] = configOf(`--upstream destination ${allowed} -4 127.0.0.1:9`).listeners;
+  assert.deepEqual([own?.ipv4?.text, own?.ipv6], ["127.0.0.1:9", undefined]);
+  assert.equal(
+    refusalOf(words("--upstream destination")),
+    "Option --upstream: destination needs --allowed-destinations, which says where headers may send clients",
+  );
+  assert.equal(
+    refusalOf(words("--allowed-destinations 10.0.0.5:22")),
+    "Option --allowed-destinations: has no effect without --upstream destination",
   );
 });
 

@@ -5,7 +5,14 @@
 import { parseAddress } from "../config/address.ts";
 import { addressHint } from "../config/address_hint.ts";
 import { BOUNDS, type Bounds, KERNEL_TABLES, MOST_SOCKET_PATH } from "../config/bounds.ts";
-import type { AllowedSubnets, ListenerConfig, ProxyConfig } from "../config/model.ts";
+import { type Destination, parseDestination } from "../config/destinations.ts";
+import {
+  type AllowedSubnets,
+  type ListenerConfig,
+  MODEL_DEFAULTS,
+  type ProxyConfig,
+  type UpstreamPolicy,
+} from "../config/model.ts";
 import {
   type Address,
   type ColorMode,
@@ -72,6 +79,9 @@ type ListenerKey =
   | "allowedSubnets"
   | "closeAfter"
   | "listen"
+  | "transparent"
+  | "upstream"
+  | "allowedDestinations"
   | "protocol"
   | "mark"
   | "headerTimeout"
@@ -140,6 +150,32 @@ export const OPTIONS: Table = {
       const texts = listen.map(({ text }) => text);
       return texts.join() === DEFAULTS.listenAddr ? [] : texts;
     },
+  },
+  transparent: {
+    of: "listener",
+    flags: "--transparent",
+    help: "take what TPROXY hands over, whatever its destination; docs/recipes/transparent.md",
+    heeders: ROUTES,
+  },
+  upstream: {
+    of: "listener",
+    flags: "--upstream <policy>",
+    help: "family: -4 and -6 say where clients go; destination: the header does, within " +
+      "--allowed-destinations",
+    heeders: ROUTES,
+    default: MODEL_DEFAULTS.upstream,
+    parse: choice<UpstreamPolicy>("family", "destination"),
+  },
+  allowedDestinations: {
+    of: "listener",
+    flags: "--allowed-destinations <dest>",
+    help:
+      "where headers may send clients, for example 10.0.0.5:22 or 127.0.0.0/8:1024-65535; may be " +
+      "given more than once",
+    heeders: ROUTES,
+    many: true,
+    parse: destination,
+    texts: ({ allowedDestinations }) => allowedDestinations.map(({ text }) => text),
   },
   workers: {
     of: "proxy",
@@ -361,6 +397,11 @@ function portRange(text: string, names: string): PortRange {
       `an IP address and a port or a range of ports, for example ${DEFAULTS.listenAddr}` +
         addressHint(text, "listen"),
     );
+}
+
+function destination(text: string, names: string): Destination {
+  const parsed = parseDestination(text);
+  return parsed instanceof Problem ? refuse(names, text, parsed) : parsed;
 }
 
 function address(text: string, names: string): Address {

@@ -68,17 +68,19 @@ function overridesOf(typed: TypedOptions): Partial<ProxyConfig> {
 function flagsConfig(typed: TypedOptions): ProxyConfig {
   const wanted = ROWS.filter(([key]) => isWanted(key, typed));
   const of = (what: Row["of"]) => valuesOf(wanted.filter(([, row]) => row.of === what), typed);
-  const given = of("listener") as unknown as Omit<ListenerConfig, "name">;
+  const given = of("listener") as unknown as Omit<
+    ListenerConfig,
+    "name" | "allowedDestinations" | "trust" | "optionalWait"
+  >;
   const listener: ListenerConfig = {
-    ...given,
-    name: given.listen[0]?.text ?? "",
-    upstream: MODEL_DEFAULTS.upstream,
     allowedDestinations: [],
     trust: [],
     optionalWait: MODEL_DEFAULTS.optionalWait,
-    transparent: MODEL_DEFAULTS.transparent,
+    ...given,
+    name: given.listen[0]?.text ?? "",
   };
   checkListen(listener);
+  checkDestinations(listener);
   checkRange("ipv4", listener);
   checkRange("ipv6", listener);
   return {
@@ -107,6 +109,9 @@ function valueOf({ parse, many }: Row, { value, names }: Typed): unknown {
  */
 function isWanted(key: Key, typed: TypedOptions): boolean {
   if (key !== "ipv4" && key !== "ipv6") return true;
+  const isTyped = String(typed[key].value).toLowerCase() !== NONE && typed[key].isTyped;
+  // There, they are for headers without a client, and nobody has to name one.
+  if (String(typed.upstream.value).toLowerCase() === "destination") return isTyped;
   const neither = !typed.ipv4.isTyped && !typed.ipv6.isTyped;
   const isNamed = (name: "ipv4" | "ipv6") =>
     (typed[name].isTyped || neither) && String(typed[name].value).toLowerCase() !== NONE;
@@ -129,6 +134,19 @@ function checkListen({ listen, protocol }: ListenerConfig): void {
       JSON.stringify(found.earlier.owner)
     }`,
   );
+}
+
+/** A header leads nowhere but where the operator says, and only where it is to lead anywhere. */
+function checkDestinations({ upstream, allowedDestinations }: ListenerConfig): void {
+  const [policy, destinations] = [OPTIONS.upstream, OPTIONS.allowedDestinations].map(namesOf);
+  if (upstream === "destination" && allowedDestinations.length === 0) {
+    throw new UsageError(
+      `Option ${policy}: destination needs ${destinations}, which says where headers may send clients`,
+    );
+  }
+  if (upstream === "family" && allowedDestinations.length > 0) {
+    throw new UsageError(`Option ${destinations}: has no effect without ${policy} destination`);
+  }
 }
 
 /** A range of upstream ports is matched one to one with those that are listened on. */

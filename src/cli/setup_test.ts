@@ -55,6 +55,13 @@ const RANGES: Given[] = [
   { "listen-addr": ["192.0.2.7:25", "[2001:db8::7]:25"], ipv4: "127.0.0.1", ipv6: "::1" },
   { "listen-addr": "0.0.0.0:25", ipv4: "mail.internal:2525" },
   { "listen-addr": "0.0.0.0:25", ipv6: "mail.internal", workers: "auto" },
+  { "listen-addr": "0.0.0.0:1080", ipv4: "127.0.0.1", transparent: true, protocol: "both" },
+  {
+    "listen-addr": "0.0.0.0:1080",
+    upstream: "destination",
+    "allowed-destinations": ["10.0.0.5:22", "[2001:db8::/32]:443"],
+    ipv4: "127.0.0.1:9",
+  },
 ];
 const address6 = fc.tuple(fc.constantFrom("::1", "2001:db8::7", "fe80::1%2"), port)
   .map(([ip, port]) => `[${ip}]:${port}`);
@@ -72,6 +79,8 @@ const options = fc.record({
   "drain-timeout": seconds,
   "shutdown-delay": fc.nat(86_400),
   "udp-header": fc.constantFrom("datagram", "session", "spp"),
+  transparent: fc.constant(true as const),
+  upstream: fc.constant("family"),
   "log-level": fc.constantFrom("error", "warn", "info", "access", "debug"),
   "log-format": fc.constantFrom("text", "json"),
   "auto-routes": fc.constant(true as const),
@@ -189,6 +198,7 @@ Deno.test("readSetup: flags that differ give configurations that differ", () => 
     { workers: "auto" },
     { "listen-addr": ["0.0.0.0:8443", "0.0.0.0:8444"] },
     { ipv4: "127.0.0.1" },
+    { transparent: true },
     { "allowed-subnets": "a" },
     { "close-after": 61 },
     { protocol: "udp" },

@@ -6,7 +6,10 @@ import type { Address } from "./options.ts";
 import type { PortRange, Ports } from "./ranges.ts";
 import type { AddressUpstream } from "./upstreams.ts";
 
-type Way = Pick<ListenerConfig, "listen" | "ipv4" | "ipv6">;
+type Way = Pick<ListenerConfig, "listen" | "ipv4" | "ipv6"> & { readonly transparent?: boolean };
+
+/** What TPROXY hands over may have been addressed to any port. */
+const ANY_PORT: Ports = { first: 1, last: 65_535 };
 
 /** Contiguous ports of one address; `port` is the first of them. */
 export interface Endpoint extends Address {
@@ -25,9 +28,10 @@ export function addressUpstreams({ ipv4, ipv6 }: Pick<Way, "ipv4" | "ipv6">): Ad
 
 /** Where a listener's connections go, each address and port once. Upstreams that are names are left out. */
 export function upstreamEndpoints(listener: Way): Endpoint[] {
+  const same = () => listener.transparent ? [ANY_PORT] : mergePorts(listener.listen);
   return addressUpstreams(listener).flatMap((upstream) =>
     upstream.ports === "same"
-      ? mergePorts(listener.listen).map((ports) => endpointOf(upstream, ports))
+      ? same().map((ports) => endpointOf(upstream, ports))
       : [endpointOf(upstream, upstream.ports)]
   );
 }

@@ -36,6 +36,17 @@ Deno.test("upstreamEndpoints: one port, a range, and a link's address", () => {
   assert.deepEqual(led("0.0.0.0:80", "127.0.0.1", "[fe80::1%2]").at(-1), "[fe80::1%2]:80");
 });
 
+Deno.test("upstreamEndpoints: what TPROXY hands over may go to any port, where none is named", () => {
+  const transparent = (ipv4: string) =>
+    upstreamEndpoints({
+      listen: ranges("0.0.0.0:1080"),
+      ipv4: upstream(ipv4, 4),
+      transparent: true,
+    }).map(({ text, port, lastPort }) => [text, port, lastPort]);
+  assert.deepEqual(transparent("127.0.0.1"), [["127.0.0.1:1-65535", 1, 65_535]]);
+  assert.deepEqual(transparent("127.0.0.1:9"), [["127.0.0.1:9", 9, 9]]);
+});
+
 Deno.test("upstreamEndpoints: a name has none", () => {
   assert.deepEqual(led("0.0.0.0:80", "mail.internal:25"), []);
 });

@@ -21,12 +21,19 @@ const FILES_A_PIPE = 2;
 const FILES_A_CONNECTION = 2;
 /** The part of TCP's descriptors that is for pipes. */
 const SHARE_OF_PIPES = 1 / 8;
+/**
+ * The part of UDP's descriptors that is for flows where a listener is transparent: the native core opens a
+ * quarter as many sockets to reply from (`reply_sources_a_worker`).
+ */
+const SHARE_OF_FLOWS = 4 / 5;
 /** So few are tried even where the reckoning leaves none. */
 const FEWEST = 4;
 
 /** What takes descriptors. */
 export interface Takers {
-  readonly listeners: readonly Pick<ListenerConfig, "listen" | "protocol">[];
+  readonly listeners: readonly (Pick<ListenerConfig, "listen" | "protocol"> & {
+    readonly transparent?: boolean;
+  })[];
   /** How many workers there are, each with its own listening sockets. */
   readonly workers: number;
   readonly metricsAddr?: unknown;
@@ -56,13 +63,18 @@ export function limits(takers: Takers, fileLimit: number): Limits {
   const free = fileLimit - RESERVED_FILES - (RESERVED_FILES_A_WORKER + more) * workers - metrics -
     controls;
   const share = free / Math.max(1, protocols.size);
+  const forFlows = repliesFromElsewhere(takers) ? share * SHARE_OF_FLOWS : share;
   const pipes = Math.floor(Math.max(0, share) * SHARE_OF_PIPES / FILES_A_PIPE);
   const lent = Math.min(MOST_PIPES, pipes);
   return {
-    flows: Math.max(FEWEST, Math.min(MOST_FLOWS, Math.floor(share))),
+    flows: Math.max(FEWEST, Math.min(MOST_FLOWS, Math.floor(forFlows))),
     connections: Math.max(FEWEST, Math.floor((share - lent * FILES_A_PIPE) / FILES_A_CONNECTION)),
     pipes: lent,
   };
+}
+
+function repliesFromElsewhere({ listeners }: Pick<Takers, "listeners">): boolean {
+  return listeners.some(({ transparent, protocol }) => transparent && protocol !== "tcp");
 }
 
 /** The transports that any listener has. */

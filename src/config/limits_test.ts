@@ -46,6 +46,18 @@ Deno.test("limits: what there may be at once leaves files for the runtime", () =
   }
 });
 
+Deno.test("limits: where replies leave from many addresses, their sockets are set aside", () => {
+  const flows = (protocol: ProtocolName, transparent: boolean) => {
+    const { listeners, ...rest } = takers(protocol, 1);
+    return limits({ ...rest, listeners: listeners.map((one) => ({ ...one, transparent })) }, 1024)
+      .flows;
+  };
+  const all = flows("udp", false), some = flows("udp", true);
+  assert.equal(some, Math.floor(all * 4 / 5));
+  assert(some + Math.floor(some / 4) <= all);
+  assert.equal(flows("tcp", true), flows("tcp", false));
+});
+
 Deno.test("limits: the metrics port has descriptors of its own", () => {
   const one = takers("tcp", 1);
   const files = ({ connections, pipes }: ReturnType<typeof limits>) => 2 * (connections + pipes);

@@ -15,6 +15,11 @@ export interface ListenPort {
   readonly protocol: ProtocolName;
   /** `[::]` leaves IPv4 to another port. */
   readonly onlyV6?: boolean;
+  /**
+   * TPROXY hands over what was addressed elsewhere. Upstreams with port 0 have the port that it was
+   * addressed to.
+   */
+  readonly transparent?: boolean;
 }
 
 /**
@@ -26,13 +31,14 @@ export function listenPorts(
   listener: ListenerConfig,
   { listeners }: Pick<ProxyConfig, "listeners">,
 ): ListenPort[] {
-  const { listen, protocol, upstream, ipv4, ipv6 } = listener;
+  const { listen, protocol, upstream, ipv4, ipv6, transparent } = listener;
   const places = new Map(distinctPorts(listen).map((port, index) => [port, index]));
   return listen.flatMap((range) =>
     portsOf(range).map((port): ListenPort => {
       const place = places.get(port) ?? 0;
-      const four = upstreamAddress(ipv4, port, place);
-      const six = upstreamAddress(ipv6, port, place);
+      const same = transparent ? ADDRESSED : port;
+      const four = upstreamAddress(ipv4, same, place);
+      const six = upstreamAddress(ipv6, same, place);
       return {
         listen: portAddress(range, port),
         protocol,
@@ -40,10 +46,14 @@ export function listenPorts(
         ...(six && { ipv6: six }),
         ...(upstream === "destination" && { byDestination: true }),
         ...(isAnyV6(range) && hasIpv4(listeners, port, protocol) && { onlyV6: true }),
+        ...(transparent && { transparent }),
       };
     })
   );
 }
+
+/** Stands for the port that traffic was addressed to. */
+const ADDRESSED = 0;
 
 function portsOf({ port, lastPort }: PortRange): number[] {
   return Array.from({ length: lastPort - port + 1 }, (_, index) => port + index);

@@ -41,6 +41,18 @@ Deno.test("listenPorts: the port that was listened on, one for all, or one to on
   );
 });
 
+Deno.test("listenPorts: what TPROXY hands over has a port of its own, where the upstream has none", () => {
+  const transparent = (line: string) => {
+    const one = listener(`-l 0.0.0.0:1080 --transparent ${line}`);
+    return listenPorts(one, { listeners: [one] }).map(({ ipv4, ipv6, transparent }) => [
+      ipv4?.port,
+      ipv6?.port,
+      transparent,
+    ]);
+  };
+  assert.deepEqual(transparent("-4 127.0.0.1 -6 [::1]:9"), [[0, 9, true]]);
+});
+
 Deno.test("listenPorts: one address is as it was written, and keeps its link", () => {
   assert.deepEqual(ports("-l [fe80::1%3]:25 -6 [fe80::2%3]"), [
     "[fe80::1%3]:25 → undefined [fe80::2%3]:25",

@@ -142,13 +142,16 @@ export function encodeDestinations(entries: readonly Destination[]): Uint8Array<
 /** The `PortRecord`s of a listener. */
 export function encodePorts(ports: readonly ListenPort[]): Uint8Array<ArrayBuffer> {
   const [records, view, number] = newRecord(ports.length * PORT.size);
-  ports.forEach(({ listen, ipv4, ipv6, byDestination, protocol, onlyV6 }, index) => {
+  ports.forEach((port, index) => {
+    const { listen, ipv4, ipv6, byDestination, protocol, onlyV6, transparent } = port;
     const at = index * PORT.size;
     writeEndpoint(view, at + PORT.listen, listen);
     if (ipv4) writeEndpoint(view, at + PORT.upstream4, ipv4);
     if (ipv6) writeEndpoint(view, at + PORT.upstream6, ipv6);
     number(at + PORT.protocols, PROTOCOLS[protocol]);
-    const flags = (onlyV6 ? PortFlag.only_v6 : 0) | (byDestination ? PortFlag.destination : 0);
+    const flags = (onlyV6 ? PortFlag.only_v6 : 0) |
+      (byDestination ? PortFlag.destination : 0) |
+      (transparent ? PortFlag.transparent : 0);
     number(at + PORT.flags, flags);
   });
   return records;

@@ -134,7 +134,7 @@ Deno.test("encodePorts: writes one record after the other", () => {
   const records = encodePorts([
     { listen, ipv4, ipv6, protocol: "udp" },
     { listen, ipv6, protocol: "both", onlyV6: true },
-    { listen, ipv4, protocol: "tcp" },
+    { listen, ipv4, protocol: "tcp", transparent: true },
   ]);
   const { number, endpoint } = readers(records);
   assert.equal(records.length, 3 * PORT.size);
@@ -177,7 +177,7 @@ Deno.test("encodePorts: writes one record after the other", () => {
     upstream4,
     upstream6: EMPTY,
     protocols: Protocol.tcp,
-    flags: 0,
+    flags: PortFlag.transparent,
   });
 });
 

@@ -122,7 +122,7 @@ export function logEvent(
     worker,
     ...(peer && { peer }),
     ...(client && { client }),
-    ...(upstream && { upstream }),
+    ...(upstream && { [kind === "reply_failed" ? "address" : "upstream"]: upstream }),
     ...(refused && { refusal }),
     ...(refused && kind !== "peer_refused" && !isOfClient(refusal) &&
       {
@@ -189,6 +189,10 @@ function sentence(event: NativeEvent, settings: Settings): string {
       return `Accepting paused for ${value} ms: ${
         errorText(errno)
       }; raise the limit on open files (LimitNOFILE=, ulimit -n)`;
+    case "reply_failed":
+      return `Dropped replies to ${peer}: cannot send them from ${upstream}, to which it had sent: ${
+        replyProblem(errno)
+      }`;
     case "family_unavailable":
       return `Refusing IPv${value} clients: IPv${value} is not available on this host`;
     case "connection_opened":
@@ -217,6 +221,21 @@ function sentence(event: NativeEvent, settings: Settings): string {
       return `The UDP flow table is full (${value}): the flows idle the longest are evicted for new ones; raise the limit on open files (LimitNOFILE=, ulimit -n) or lower --close-after`;
     case "events_lost":
       return `${value} log lines were lost: events arrived faster than they could be written`;
+  }
+}
+
+/** Why a transparent listener cannot reply from an address, and what to do. */
+function replyProblem(errno: number): string {
+  switch (ERRORS.get(errno)?.name) {
+    case "EADDRINUSE":
+      return `${
+        errorText(errno)
+      }: another socket of this host has it; bind that service to 127.0.0.1 or ::1`;
+    case "EMFILE":
+    case "ENFILE":
+      return `${errorText(errno)}; raise the limit of open files (LimitNOFILE=, ulimit -n)`;
+    default:
+      return errorText(errno);
   }
 }
 

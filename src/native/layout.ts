@@ -265,6 +265,7 @@ export const PORT = {
 export const PortFlag = {
   only_v6: 1,
   destination: 2,
+  transparent: 4,
 } as const;
 
 /** Byte offsets of a `Probe`; numbers in host byte order. */
@@ -430,6 +431,7 @@ export const EventKind = {
   header_evicted: 19,
   mostly_silent: 20,
   ports_exhausted: 21,
+  reply_failed: 22,
 } as const;
 
 /** The counters, in the order in which `stats` writes them (u64 each). */

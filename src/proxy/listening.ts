@@ -11,15 +11,16 @@ export function whose(
   return listeners.length > 1 ? `${name}: ` : "";
 }
 
-/** `Listening on 0.0.0.0:443 (TCP), forwarding to 127.0.0.1:443`. */
+/** `Listening on 0.0.0.0:443 (TCP), forwarding to 127.0.0.1:443`; `(TCP, transparent)`. */
 export function listeningSentence(listener: ListenerConfig): string {
-  const { protocol, listen, upstream, ipv4, ipv6 } = listener;
+  const { protocol, listen, upstream, ipv4, ipv6, transparent } = listener;
   const protocols = protocol === "both" ? "TCP and UDP" : protocol.toUpperCase();
   const upstreams = [ipv4, ipv6].filter((upstream) => upstream !== undefined)
     .map(({ text }) => text).join(" and ");
   const target = upstream === "destination" ? "the destination of the header" : upstreams;
   const addresses = listen.map(({ text }) => text).join(", ");
-  return `Listening on ${addresses} (${protocols}), forwarding to ${target}`;
+  const how = transparent ? ", transparent" : "";
+  return `Listening on ${addresses} (${protocols}${how}), forwarding to ${target}`;
 }
 
 /** The sentences of all listeners in one line, for the service manager. */

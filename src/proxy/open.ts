@@ -46,7 +46,6 @@ export function openProxy(
  * @throws {StartError} about the first listener that cannot be served
  */
 export function intendedOf(config: ProxyConfig, library: Pick<Library, "readFile">): Intended[] {
-  for (const listener of config.listeners) refuseUnserved(config, listener);
   return config.listeners.map((listener) => {
     const peers = allowedPeers(config, listener, library);
     return { config: listener, ...(peers && { peers }) };
@@ -108,16 +107,6 @@ export function warnOfEveryPeer(
     }Every peer may send PROXY headers: list your load balancers in ${option}`,
     { event: "all_allowed", listener: listener.name },
   );
-}
-
-/**
- * @throws {StartError} for what the native core does not do: a listener that did less than its
- * configuration says could let in whom it should not
- */
-function refuseUnserved(config: ProxyConfig, listener: ListenerConfig): void {
-  if (listener.transparent) {
-    throw new StartError(`${whose(config, listener)}transparent is not served yet: leave it out`);
-  }
 }
 
 /** The `TrustRecord`s of whom a listener lets in; nothing where that is every peer. */

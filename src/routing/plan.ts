@@ -290,9 +290,12 @@ function local(given: SourcedCase): PlanPart {
   const wildcard = wildcardPart(given);
   const steps: (Rule | Route)[] = [route(given)];
   const direct: string[] = [];
+  const unset: string[] = [];
   for (const transport of transports) {
     if (transport === "tcp" && mark !== 0) {
       steps.push(rule(given, "lo", { mark }));
+    } else if (takesOwnPorts(need.ports)) {
+      unset.push(transport.toUpperCase());
     } else {
       steps.push(rule(given, "lo", { from: host(need), ...end(transport, need) }));
       direct.push(transport.toUpperCase());
@@ -309,6 +312,12 @@ function local(given: SourcedCase): PlanPart {
       ...(direct.length === 0 ? [] : [note(
         `Other hosts that connect to ${need.text} directly (${direct.join(", ")}) get no answer ` +
           `while this is set: it takes all replies from there${advice}`,
+      )]),
+      ...(unset.length === 0 ? [] : [note(
+        `Nothing is set for the replies of ${need.text} (${
+          unset.join(", ")
+        }): so many ports are those ` +
+          `of this host's own connections as well; forward to a loopback address`,
       )]),
       ...wildcard.notes,
     ],
@@ -381,7 +390,7 @@ function wildcardRules(given: Case): Rule[] {
   const { need, mayBeWildcard, datagramPorts = [] } = given;
   const { family, transports, ports } = need;
   if (!transports.includes("udp") || !isOneHost(need)) return [];
-  if (mayBeWildcard?.(need) === false) return [];
+  if (mayBeWildcard?.(need) === false || takesOwnPorts(ports)) return [];
   const anySource = { bytes: [0, 0, 0, 0], length: 32 };
   if (family === 4) return [rule(given, "lo", { from: anySource, ...end("udp", need) })];
   // IPv6 cannot ask for packets without a source, so that the rule would take the proxy's own replies
@@ -390,6 +399,14 @@ function wildcardRules(given: Case): Rule[] {
     return [];
   }
   return [rule(given, "lo", end("udp", need))];
+}
+
+/**
+ * Whether ports hold all that the kernel gives to this host's own connections and queries
+ * (net.ipv4.ip_local_port_range): a rule for them would lead those astray.
+ */
+function takesOwnPorts({ first, last }: Ports): boolean {
+  return first <= 32_768 && last >= 60_999;
 }
 
 const NOTHING: PlanPart = { sysctls: [], steps: [], notes: [] };

@@ -34,6 +34,7 @@ interface Changed {
   ipv4?: string | undefined;
   ipv6?: string | undefined;
   listenAddr?: string;
+  transparent?: boolean;
   protocol?: string;
   mark?: number;
   table?: number;
@@ -41,7 +42,15 @@ interface Changed {
 
 /** The listener of a command line: -4 127.0.0.1:443, changed; what is changed to nothing is left out. */
 function config(changed: Changed) {
-  const { ipv4, ipv6, listenAddr = "0.0.0.0:8443", protocol = "tcp", mark = 0, table = 123 } = {
+  const {
+    ipv4,
+    ipv6,
+    transparent,
+    listenAddr = "0.0.0.0:8443",
+    protocol = "tcp",
+    mark = 0,
+    table = 123,
+  } = {
     ipv4: "127.0.0.1:443",
     ...changed,
   };
@@ -49,7 +58,8 @@ function config(changed: Changed) {
   const upstreams = [["-4", ipv4], ["-6", ipv6]].flatMap(([flag = "", text]) =>
     text === undefined ? [] : [flag, text]
   );
-  const request = parseArguments([...line, ...upstreams], "0");
+  const flags = transparent ? ["--transparent"] : [];
+  const request = parseArguments([...line, ...flags, ...upstreams], "0");
   assert(request.kind === "run" && request.setup.kind === "flags");
   return request.setup.config;
 }
@@ -100,6 +110,21 @@ const RECIPES: [name: string, changed: Changed, reach: Partial<Record<Family, Re
       "ip rule add from 127.0.0.1/8 iif lo lookup 123 protocol 123",
       "ip rule add from 0.0.0.0 iif lo ipproto udp sport 53 lookup 123 protocol 123",
     ]],
+    [
+      "no rule takes all ports of this host's own traffic",
+      { ipv4: "127.0.0.1", transparent: true, protocol: "both" },
+      {},
+      [
+        "ip route add local default dev lo table 123 proto 123",
+        "ip rule add from 127.0.0.1/8 iif lo lookup 123 protocol 123",
+      ],
+    ],
+    [
+      "not even from an address of the host",
+      { ipv4: "192.0.2.5", transparent: true, protocol: "both" },
+      {},
+      ["ip route add local default dev lo table 123 proto 123"],
+    ],
     ["an address of the host", { ipv4: "192.0.2.5:25" }, {}, [
       "ip route add local default dev lo table 123 proto 123",
       "ip rule add from 192.0.2.5 iif lo ipproto tcp sport 25 lookup 123 protocol 123",

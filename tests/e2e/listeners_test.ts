@@ -199,20 +199,3 @@ ipv4 = "127.0.0.1:9"
   assert.match(line, /^mmproxy: mail: .*choose another with listen of listener mail$/);
   assert.ok(line.includes(taken.address), line);
 });
-
-for (
-  const [name, key] of [
-    ["transparent", "transparent = true"],
-  ]
-) {
-  Deno.test(`listeners: ${name} that is not served yet stops the start`, async () => {
-    await using scratch = await Scratch.make();
-    const file = await scratch.write(
-      "m.toml",
-      `[[listener]]\nlisten = "127.0.0.1:${freePort()}"\nipv4 = "127.0.0.1:9"\n${key}\n`,
-    );
-    const { code, stderr } = await runToEnd(["--config", file]);
-    assert.equal(code, 1);
-    assert.match(stderr, /^mmproxy: .* is not served yet: leave it out$/m);
-  });
-}

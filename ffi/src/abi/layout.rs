@@ -396,7 +396,8 @@ pub struct ListenerRecord {
 #[derive(Clone, Copy, Debug)]
 pub struct PortRecord {
     pub listen: Endpoint,
-    /// Empty: IPv4 clients are refused. One of the two is there, except with `port_flag::DESTINATION`.
+    /// Empty: IPv4 clients are refused. One of the two is there, except with `port_flag::DESTINATION`. Port 0,
+    /// with `port_flag::TRANSPARENT`: the port that the traffic was addressed to.
     pub upstream4: Endpoint,
     /// Empty: IPv6 clients are refused.
     pub upstream6: Endpoint,
@@ -413,6 +414,8 @@ pub mod port_flag {
     /// Clients go where their header says that they were going, as far as the listener's destinations
     /// allow it; the upstreams are for headers without a client.
     pub const DESTINATION: u32 = 2;
+    /// It takes what TPROXY hands it, whatever that was addressed to.
+    pub const TRANSPARENT: u32 = 4;
 }
 
 /// One try to reach an upstream.
@@ -809,7 +812,14 @@ fn describe_body() -> String {
     );
     offsets!(out, "LISTENER", ListenerRecord, id, ports, rules, destinations, config);
     offsets!(out, "PORT", PortRecord, listen, upstream4, upstream6, protocols, flags);
-    codes!(out, "PortFlag", "Bits of what a port is.", port_flag::ONLY_V6, port_flag::DESTINATION,);
+    codes!(
+        out,
+        "PortFlag",
+        "Bits of what a port is.",
+        port_flag::ONLY_V6,
+        port_flag::DESTINATION,
+        port_flag::TRANSPARENT,
+    );
     offsets!(out, "PROBE", Probe, client, upstream, protocol, mark, timeout_ms);
     codes!(
         out,

@@ -61,6 +61,9 @@ named! {
         MostlySilent = 20, "mostly_silent";
         /// No port is free from the client's address, or the proxy's own, towards the upstream.
         PortsExhausted = 21, "ports_exhausted";
+        /// Replies are dropped: they cannot leave from the address and port that their peer spoke to, which
+        /// `upstream` has; `errno` says why.
+        ReplyFailed = 22, "reply_failed";
     }
 }
 

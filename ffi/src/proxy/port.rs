@@ -9,7 +9,7 @@ use socket2::Socket;
 
 use crate::abi::errors::{Error, Result};
 use crate::abi::layout::{port_flag, protocol, PortRecord};
-use crate::net::socket::{self, Source};
+use crate::net::socket::{self, Listen, Source};
 use crate::system::sync::lock;
 use crate::udp::Directory;
 
@@ -27,6 +27,8 @@ pub struct Upstreams {
     v4: Option<SocketAddr>,
     v6: Option<SocketAddr>,
     by_destination: bool,
+    /// A port of 0 stands for the one that the traffic was addressed to.
+    transparent: bool,
 }
 
 /// A checked `PortRecord`.
@@ -36,8 +38,7 @@ pub struct Wanted {
     pub upstreams: Upstreams,
     pub tcp: bool,
     pub udp: bool,
-    /// `[::]` leaves IPv4 to another port.
-    pub only_v6: bool,
+    pub how: Listen,
 }
 
 /// The listening sockets of an address and transport, by worker. A worker closes its own; until then it
@@ -45,8 +46,7 @@ pub struct Wanted {
 pub struct Sockets {
     /// No others of the proxy have it, ever.
     pub id: u32,
-    /// `[::]` leaves IPv4 to others.
-    only_v6: bool,
+    how: Listen,
     by_worker: Box<[Mutex<Option<Socket>>]>,
     /// UDP flows by owner, over all workers.
     pub flows: Arc<Directory>,
@@ -75,12 +75,12 @@ impl Transport {
 
 impl Upstreams {
     /// # Errors
-    /// `INVALID` where there is none but has to be one, or one is not of its family.
-    pub fn new(
-        v4: Option<SocketAddr>,
-        v6: Option<SocketAddr>,
-        by_destination: bool,
-    ) -> Result<Upstreams> {
+    /// `INVALID` where there is none but has to be one, or one is not of its family, or has no port.
+    ///
+    /// `flags`: bits of `port_flag`.
+    pub fn new(v4: Option<SocketAddr>, v6: Option<SocketAddr>, flags: u32) -> Result<Upstreams> {
+        let by_destination = flags & port_flag::DESTINATION != 0;
+        let transparent = flags & port_flag::TRANSPARENT != 0;
         if v4.is_some_and(|upstream| !upstream.is_ipv4())
             || v6.is_some_and(|upstream| !upstream.is_ipv6())
         {
@@ -89,17 +89,37 @@ impl Upstreams {
         if v4.is_none() && v6.is_none() && !by_destination {
             return Err(Error::invalid("a port has no upstream"));
         }
-        Ok(Upstreams { v4, v6, by_destination })
+        let upstreams = Upstreams { v4, v6, by_destination, transparent };
+        if upstreams.all().any(|upstream| upstream.port() == 0) && !transparent {
+            return Err(Error::invalid("an upstream has no port"));
+        }
+        Ok(upstreams)
     }
 
     /// Where traffic of a source goes: to the upstream of the client's family, if there is one. The
     /// proxy's own address is nobody's: where the peer's family has no upstream, the other's will do.
-    pub fn of(&self, source: Source, peer: SocketAddr) -> Option<SocketAddr> {
+    ///
+    /// `addressed`: the port that the traffic was addressed to.
+    pub fn of(&self, source: Source, peer: SocketAddr, addressed: u16) -> Option<SocketAddr> {
         let (own, other) = match source.stands_for(peer) {
             IpAddr::V4(_) => (self.v4, self.v6),
             IpAddr::V6(_) => (self.v6, self.v4),
         };
-        own.or(other.filter(|_| source == Source::Own))
+        let mut upstream = own.or(other.filter(|_| source == Source::Own))?;
+        if upstream.port() == 0 {
+            upstream.set_port(addressed);
+        }
+        Some(upstream)
+    }
+
+    /// Whether the upstream depends on the port that the traffic was addressed to.
+    pub fn follow_port(&self) -> bool {
+        self.all().any(|upstream| upstream.port() == 0)
+    }
+
+    /// Whether what one client sends to the port may go to several upstreams.
+    pub fn are_many(&self) -> bool {
+        self.by_destination || self.follow_port()
     }
 
     /// Whether clients go to their header's destination.
@@ -123,11 +143,14 @@ impl Wanted {
             upstreams: Upstreams::new(
                 record.upstream4.socket_addr(),
                 record.upstream6.socket_addr(),
-                record.flags & port_flag::DESTINATION != 0,
+                record.flags,
             )?,
             tcp: record.protocols & protocol::TCP != 0,
             udp: record.protocols & protocol::UDP != 0,
-            only_v6: record.flags & port_flag::ONLY_V6 != 0,
+            how: Listen {
+                only_v6: record.flags & port_flag::ONLY_V6 != 0,
+                transparent: record.flags & port_flag::TRANSPARENT != 0,
+            },
         };
         if !wanted.tcp && !wanted.udp {
             return Err(Error::invalid("a port has no protocol that there is"));
@@ -140,10 +163,10 @@ impl Wanted {
     pub fn for_tests(upstream: SocketAddr) -> Wanted {
         Wanted {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            upstreams: Upstreams::new(Some(upstream), None, false).unwrap(),
+            upstreams: Upstreams::new(Some(upstream), None, 0).unwrap(),
             tcp: true,
             udp: false,
-            only_v6: false,
+            how: Listen::default(),
         }
     }
 
@@ -155,7 +178,12 @@ impl Wanted {
             upstreams: port.upstreams,
             tcp: port.tcp.is_some(),
             udp: port.udp.is_some(),
-            only_v6: port.tcp.as_ref().or(port.udp.as_ref()).is_some_and(|sockets| sockets.only_v6),
+            how: port
+                .tcp
+                .as_ref()
+                .or(port.udp.as_ref())
+                .map(|sockets| sockets.how)
+                .unwrap_or_default(),
         }
     }
 
@@ -179,15 +207,15 @@ impl Sockets {
         is_own: bool,
         workers: usize,
     ) -> Result<Arc<Sockets>> {
-        let (mut listen, only_v6) = (wanted.listen, wanted.only_v6);
+        let (mut listen, how) = (wanted.listen, wanted.how);
         if !is_own {
-            check_free(listen, transport, only_v6)?;
+            check_free(listen, transport, how)?;
         }
         let mut sockets = Vec::with_capacity(workers);
         for _ in 0..workers {
             let opened = match transport {
-                Transport::Tcp => socket::tcp_listener(listen, only_v6),
-                Transport::Udp => socket::udp_listener(listen, only_v6),
+                Transport::Tcp => socket::tcp_listener(listen, how),
+                Transport::Udp => socket::udp_listener(listen, how),
             };
             let opened = opened.map_err(|error| cannot_listen(listen, transport, &error))?;
             if listen.port() == 0 {
@@ -196,7 +224,12 @@ impl Sockets {
             }
             sockets.push(Mutex::new(Some(opened)));
         }
-        Ok(Arc::new(Sockets { id, only_v6, by_worker: sockets.into(), flows: Arc::default() }))
+        Ok(Arc::new(Sockets { id, how, by_worker: sockets.into(), flows: Arc::default() }))
+    }
+
+    /// Whether they take what TPROXY hands them.
+    pub fn are_transparent(&self) -> bool {
+        self.how.transparent
     }
 
     /// The descriptor of a worker's socket, unless it was closed.
@@ -218,7 +251,8 @@ impl Sockets {
 
 impl Port {
     /// Opens a port's sockets, but for those that `kept` has for a transport. Whether a socket has IPv4 as
-    /// well cannot be changed (ipv6(7)): where that is to change it is opened anew.
+    /// well cannot be changed (ipv6(7)), and what a transparent one tells of a datagram must be known of each:
+    /// where that is to change it is opened anew.
     ///
     /// `is_own`: as for `Sockets::open`.
     ///
@@ -232,7 +266,7 @@ impl Port {
         workers: usize,
     ) -> Result<Port> {
         let open = |transport| {
-            let kept = || kept(transport).filter(|sockets| sockets.only_v6 == wanted.only_v6);
+            let kept = || kept(transport).filter(|sockets| sockets.how == wanted.how);
             let open = || Sockets::open(wanted, transport, new_id(), is_own(transport), workers);
             wanted.has(transport).then(|| kept().map_or_else(open, Ok)).transpose()
         };
@@ -258,8 +292,8 @@ impl Port {
 ///
 /// # Errors
 /// Those of the operating system, with the address.
-pub fn check_free(listen: SocketAddr, transport: Transport, only_v6: bool) -> Result<()> {
-    socket::check_free(listen, transport == Transport::Tcp, only_v6)
+pub fn check_free(listen: SocketAddr, transport: Transport, how: Listen) -> Result<()> {
+    socket::check_free(listen, transport == Transport::Tcp, how)
         .map_err(|error| cannot_listen(listen, transport, &error))
 }
 
@@ -276,4 +310,26 @@ fn cannot_listen(on: SocketAddr, transport: Transport, error: &io::Error) -> Err
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port()
         && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_without_a_port_has_the_one_that_was_addressed() {
+        let address = |text: &str| -> Option<SocketAddr> { Some(text.parse().unwrap()) };
+        let peer = SocketAddr::from(([198, 51, 100, 1], 9));
+        let client = Source::Client(([203, 0, 113, 7], 9).into());
+        let (four, six) = (address("127.0.0.1:0"), address("[::1]:53"));
+        assert!(Upstreams::new(four, six, 0).is_err(), "nothing says which port");
+        let upstreams = Upstreams::new(four, six, port_flag::TRANSPARENT).unwrap();
+        assert!(upstreams.follow_port() && upstreams.are_many());
+        assert_eq!(upstreams.of(client, peer, 5060), address("127.0.0.1:5060"));
+        assert_eq!(upstreams.of(Source::Own, peer, 5061), address("127.0.0.1:5061"));
+        let client6 = Source::Client("[2001:db8::7]:9".parse().unwrap());
+        assert_eq!(upstreams.of(client6, peer, 5060), six);
+        let fixed = Upstreams::new(address("127.0.0.1:80"), None, port_flag::TRANSPARENT).unwrap();
+        assert!(!fixed.follow_port() && !fixed.are_many());
+    }
 }

@@ -84,6 +84,12 @@ impl Budgets {
         }
     }
 
+    /// From how many addresses there may be replies at once, beside the listening sockets: each takes a
+    /// descriptor. Flows are more where clients are many, and fewer where they are few and talk to many ports.
+    pub fn reply_sources(self) -> usize {
+        (self.flows / 4).max(1)
+    }
+
     #[cfg(test)]
     pub const FOR_TESTS: Budgets = Budgets { flows: 16, connections: 16, pipes: 4 };
 }

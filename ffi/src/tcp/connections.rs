@@ -543,7 +543,12 @@ impl Connections {
                 Frame::Header(length) => {
                     let payload: Box<[u8]> = bytes[length..].into();
                     let header = &bytes[..length];
-                    let decision = match cx.decide(served, header, carrier::STREAM, peer) {
+                    let fd = connection.peer.fd.as_raw_fd();
+                    let Some(addressed) = addressed_port(served, fd) else {
+                        return Some(refuse(cx, served, peer, Refusal::Incomplete, header));
+                    };
+                    let stream = carrier::STREAM;
+                    let decision = match cx.decide(served, header, stream, peer, addressed) {
                         Ok(decision) => decision,
                         Err(refusal) => {
                             served.silence.borrow_mut().count(Outcome::Spoke);
@@ -899,6 +904,15 @@ impl Connections {
             cx.tell(&connection.served, event);
         }
     }
+}
+
+/// The port that a connection was addressed to, asked where the upstream depends on it: what TPROXY hands
+/// over keeps its destination as the socket's own address.
+fn addressed_port(served: &Served, fd: RawFd) -> Option<u16> {
+    if !served.port.upstreams.follow_port() {
+        return Some(served.port.listen.port());
+    }
+    socket::local_address(fd).ok().map(|local| local.port())
 }
 
 /// Adds a piece to a header that is not complete. The room for it grows twofold, but not beyond the

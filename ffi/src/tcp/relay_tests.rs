@@ -133,7 +133,7 @@ struct Bench {
 /// both with their options. The end at which it was accepted comes second.
 fn connection(buffers: Option<i32>) -> (OwnedFd, OwnedFd) {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let listener = socket::tcp_listener(any, false).unwrap();
+    let listener = socket::tcp_listener(any, socket::Listen::default()).unwrap();
     if let Some(bytes) = buffers {
         for name in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
             socket::set_int(listener.as_raw_fd(), libc::SOL_SOCKET, name, bytes).unwrap();

@@ -171,7 +171,7 @@ impl<K: Kinds> Engine<K> {
         if edge.rule(&port.outside, peer).is_none() {
             return Err(Refusal::PeerNotAllowed);
         }
-        let decision = edge.decide(&port.outside, header, carrier, peer)?;
+        let decision = edge.decide(&port.outside, header, carrier, path, peer)?;
         let owner = owner_of(port, &decision, peer);
         self.flow_of(edge, batch, New { port, owner, decision }, peer, header)
     }
@@ -199,8 +199,9 @@ fn is_bare<K: Kinds>(edge: &impl Edge<K>, port: &Port<K>, received: &Received) -
 /// Whose datagrams with a decision are.
 fn owner_of<K: Kinds>(port: &Port<K>, decision: &Decision, peer: SocketAddr) -> Owner {
     match decision.source {
-        Source::Client(client) if port.by_destination => Owner::ClientTo(client, decision.upstream),
+        Source::Client(client) if port.many_upstreams => Owner::ClientTo(client, decision.upstream),
         Source::Client(client) => Owner::Client(client),
+        Source::Own if port.many_upstreams => Owner::PeerTo(peer, decision.upstream),
         Source::Own => Owner::Peer(peer),
     }
 }

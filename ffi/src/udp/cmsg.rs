@@ -7,8 +7,11 @@ use libc::c_int;
 use super::path::Local;
 use crate::net::socket::{RawAddr, DSCP};
 
-/// Bytes for one IPV6_PKTINFO, one UDP_SEGMENT and one IPV6_TCLASS.
+/// Bytes for one IPV6_PKTINFO, one UDP_SEGMENT and one IPV6_TCLASS to send; and to receive for one
+/// IPV6_ORIGDSTADDR and one IPV6_TCLASS.
 pub const ROOM: usize = 96;
+
+const IPV6_ORIGDSTADDR: c_int = 74;
 
 const HEADER: usize = size_of::<libc::cmsghdr>();
 const ALIGNMENT: usize = align_of::<libc::cmsghdr>();
@@ -118,7 +121,7 @@ const _: () = assert!(HEADER == size_of::<usize>() + 8);
 /// What the kernel tells of a datagram that came (ip(7), ipv6(7)).
 #[derive(Clone, Copy, Default)]
 pub struct Arrival {
-    /// Which address it was sent to, if the socket asked for it.
+    /// Which address it was sent to, if the socket asked for it; of a transparent one, the port too.
     pub local: Local,
     /// Its DSCP, in the upper six bits; the lower two (ECN) are 0.
     pub dscp: u8,
@@ -170,6 +173,16 @@ fn read(control: &[u8]) -> Arrival {
                     let interface = [value[16], value[17], value[18], value[19]];
                     local.interface = u32::from_ne_bytes(interface);
                 }
+            }
+            (libc::SOL_IP, libc::IP_ORIGDSTADDR)
+                if value.len() >= size_of::<libc::sockaddr_in>() =>
+            {
+                arrival.local = Local::original(&RawAddr::from_bytes(value));
+            }
+            (libc::SOL_IPV6, IPV6_ORIGDSTADDR)
+                if value.len() >= size_of::<libc::sockaddr_in6>() =>
+            {
+                arrival.local = Local::original(&RawAddr::from_bytes(value));
             }
             // One byte for IPv4, an int for IPv6: the value's least significant byte.
             (libc::SOL_IP, libc::IP_TOS) if !value.is_empty() => arrival.dscp = value[0] & DSCP,
@@ -229,7 +242,7 @@ mod tests {
         let local = Local {
             family: 4,
             address: [192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            interface: 0,
+            ..Local::default()
         };
         let bytes = encoded(|encoder| {
             encoder.dscp(0x28, true);
@@ -238,6 +251,27 @@ mod tests {
         let read = arrival(&bytes);
         assert!(read.local == local);
         assert_eq!(read.dscp, 0x28);
+    }
+
+    #[test]
+    fn a_transparent_socket_tells_address_and_port() {
+        let original = |text: &str| {
+            let address: std::net::SocketAddr = text.parse().unwrap();
+            let (level, kind) = match address.is_ipv4() {
+                true => (libc::SOL_IP, libc::IP_ORIGDSTADDR),
+                false => (libc::SOL_IPV6, IPV6_ORIGDSTADDR),
+            };
+            let bytes = encoded(|encoder| {
+                encoder.push(level, kind, RawAddr::from(address).bytes());
+                encoder.dscp(0xb8, address.is_ipv4());
+            });
+            let read = arrival(&bytes);
+            assert_eq!(read.dscp, 0xb8);
+            read.local.socket_addr().map(|address| address.to_string())
+        };
+        for text in ["198.51.100.7:5060", "[2001:db8::7]:65535", "[fe80::1%3]:53"] {
+            assert_eq!(original(text).as_deref(), Some(text));
+        }
     }
 
     #[test]

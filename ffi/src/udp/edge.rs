@@ -87,16 +87,18 @@ pub trait Edge<K: Kinds> {
     /// What a peer must send to a port; nothing where it may send nothing.
     fn rule(&self, port: &K::Port, peer: SocketAddr) -> Option<HeaderRule>;
 
-    /// Where the datagrams with this header go, and from where the upstream is to see them come.
+    /// Where the datagrams with this header go that came by a path, and from where the upstream is to see
+    /// them come.
     fn decide(
         &mut self,
         port: &K::Port,
         header: &[u8],
         carrier: u32,
+        path: &Path,
         peer: SocketAddr,
     ) -> Result<Decision, Refusal>;
 
-    /// As `decide`, of datagrams without a header that came by a path.
+    /// As `decide`, of datagrams without a header.
     fn decide_bare(
         &mut self,
         port: &K::Port,
@@ -145,7 +147,7 @@ pub trait Edge<K: Kinds> {
     /// Takes in what the upstream sent, as far as there is room, to be sent from a port along a route.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing; otherwise an ICMP error, which is cleared by that.
+    /// `WouldBlock` when there is nothing, or nothing that can be sent from where the peer spoke to; otherwise an ICMP error, which is cleared by that.
     fn receive_replies(
         &mut self,
         port: &K::Port,

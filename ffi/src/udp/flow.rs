@@ -19,6 +19,8 @@ pub enum Owner {
     ClientTo(SocketAddr, SocketAddr),
     /// The peer itself: LOCAL, UNKNOWN, UNSPEC.
     Peer(SocketAddr),
+    /// The peer itself, towards one of many upstreams.
+    PeerTo(SocketAddr, SocketAddr),
 }
 
 impl Owner {
@@ -27,7 +29,7 @@ impl Owner {
     pub fn source(self) -> Source {
         match self {
             Owner::Client(client) | Owner::ClientTo(client, _) => Source::Client(client),
-            Owner::Peer(_) => Source::Own,
+            Owner::Peer(_) | Owner::PeerTo(..) => Source::Own,
         }
     }
 
@@ -35,7 +37,10 @@ impl Owner {
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn address(self) -> SocketAddr {
         match self {
-            Owner::Client(address) | Owner::ClientTo(address, _) | Owner::Peer(address) => address,
+            Owner::Client(address)
+            | Owner::ClientTo(address, _)
+            | Owner::Peer(address)
+            | Owner::PeerTo(address, _) => address,
         }
     }
 }

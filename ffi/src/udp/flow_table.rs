@@ -403,7 +403,7 @@ mod tests {
     fn port(listener: u32) -> Rc<Port<Nothing>> {
         Rc::new(Port {
             mixed: false,
-            by_destination: false,
+            many_upstreams: false,
             id: listener,
             listener,
             mode: udp_header::DATAGRAM,

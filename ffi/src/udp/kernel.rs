@@ -10,6 +10,7 @@ use super::edge::{self, Edge, Kinds, Payload, Received, Sent, Volume};
 use super::flow::{Flow, ReplyRoute};
 use super::path::Path;
 use super::replies::Replies;
+use super::reply_sources::{ReplySource, ReplySources};
 use super::send::{Outgoing, Towards};
 use crate::abi::layout::{level, protocol, Event};
 use crate::net::socket::{self, Source};
@@ -18,6 +19,7 @@ use crate::observe::events::EventKind;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
 use crate::proxy::pairs::{Pair, Pairs};
+use crate::proxy::port::Transport;
 use crate::proxy::quota::{Counted, Quota};
 use crate::trust::table::HeaderRule;
 use crate::worker::decision::Decision;
@@ -33,7 +35,9 @@ pub struct State {
     outgoing: Outgoing,
     replies: Replies,
     /// From where the replies go that were taken in.
-    replying: Option<Rc<Listening>>,
+    replying: Option<Replying>,
+    /// Where transparent listeners reply from.
+    pub sources: ReplySources<Rc<OwnedFd>>,
     /// The version of this host's addresses by which headers were judged.
     addresses: u32,
     /// When the log was last told that flows make room.
@@ -46,12 +50,21 @@ pub struct Listening {
     pub served: Served,
 }
 
+/// Replies that leave together: of one port, from one socket.
+struct Replying {
+    port: Rc<Listening>,
+    /// Without one: the port's listening socket.
+    source: Option<(ReplySource, Rc<OwnedFd>)>,
+}
+
 impl State {
-    pub fn new() -> State {
+    /// `reply_sources`: see `ReplySources`.
+    pub fn new(reply_sources: usize) -> State {
         State {
             outgoing: Outgoing::new(),
             replies: Replies::new(),
             replying: None,
+            sources: ReplySources::new(reply_sources),
             addresses: 0,
             full_at: None,
         }
@@ -102,9 +115,11 @@ impl Edge<Real> for Kernel<'_, '_> {
         port: &Rc<Listening>,
         header: &[u8],
         carrier: u32,
+        path: &Path,
         peer: SocketAddr,
     ) -> Result<Decision, Refusal> {
-        self.cx.decide(&port.served, header, carrier, peer)
+        let addressed = spoken_to(port, path).port();
+        self.cx.decide(&port.served, header, carrier, peer, addressed)
     }
 
     fn decide_bare(
@@ -113,9 +128,7 @@ impl Edge<Real> for Kernel<'_, '_> {
         path: &Path,
         peer: SocketAddr,
     ) -> Result<Decision, Refusal> {
-        let listen = port.served.port.listen;
-        let local = path.local.ip().map_or(listen, |ip| SocketAddr::new(ip, listen.port()));
-        self.cx.decide_bare(&port.served, peer, local)
+        self.cx.decide_bare(&port.served, peer, spoken_to(port, path))
     }
 
     fn open(
@@ -132,7 +145,7 @@ impl Edge<Real> for Kernel<'_, '_> {
         };
         let mark = listener.settings.mark;
         let pair = match source {
-            Source::Client(client) if port.served.port.upstreams.is_by_destination() => {
+            Source::Client(client) if port.served.port.upstreams.are_many() => {
                 Pairs::take(&self.cx.worker.proxy.pairs, client, upstream)
             }
             _ => None,
@@ -199,12 +212,16 @@ impl Edge<Real> for Kernel<'_, '_> {
         upstream: &Upstream,
         route: &ReplyRoute,
     ) -> io::Result<Volume> {
+        let socket = upstream.socket.as_raw_fd();
+        let from = reply_source(port, &route.path);
         // Replies that leave together leave from one socket.
-        if self.state.replying.as_ref().is_none_or(|before| before.socket != port.socket) {
+        if self.state.replying.as_ref().is_none_or(|before| !before.is_of(port, from)) {
             self.send_replies();
-            self.state.replying = Some(port.clone());
+            let source = from.map(|from| self.open_source(port, from, route)).transpose();
+            let Ok(source) = source else { return self.drop_replies(port, socket, route) };
+            self.state.replying = Some(Replying { port: port.clone(), source });
         }
-        self.state.replies.receive(upstream.socket.as_raw_fd(), route)
+        self.state.replies.receive(socket, route)
     }
 
     fn is_full_of_replies(&self) -> bool {
@@ -212,8 +229,9 @@ impl Edge<Real> for Kernel<'_, '_> {
     }
 
     fn send_replies(&mut self) {
-        let Some(port) = self.state.replying.take() else { return };
-        let sent = self.state.replies.flush(port.socket);
+        let Some(Replying { port, source }) = self.state.replying.take() else { return };
+        let socket = source.as_ref().map_or(port.socket, |(_, socket)| socket.as_raw_fd());
+        let sent = self.state.replies.flush(socket);
         self.count(&port, Counter::DatagramsDown, sent.sent);
         self.count(&port, Counter::DatagramBytesDown, sent.bytes);
         if sent.lost > 0 {
@@ -288,6 +306,71 @@ impl Edge<Real> for Kernel<'_, '_> {
             self.cx.tell(&port.served, Event { value: flows as u32, ..event });
         }
     }
+}
+
+impl Replying {
+    fn is_of(&self, port: &Listening, from: Option<ReplySource>) -> bool {
+        self.port.socket == port.socket && self.source.as_ref().map(|(source, _)| *source) == from
+    }
+}
+
+impl Kernel<'_, '_> {
+    /// The socket to reply from where the listening socket will not do.
+    ///
+    /// # Errors
+    /// An errno, which is logged now and then.
+    fn open_source(
+        &mut self,
+        port: &Listening,
+        source: ReplySource,
+        route: &ReplyRoute,
+    ) -> Result<(ReplySource, Rc<OwnedFd>), i32> {
+        let original = source.local.socket_addr();
+        let cx = self.cx;
+        let open = || {
+            let from = original.ok_or(io::ErrorKind::InvalidInput)?;
+            // A second socket there would take datagrams away from the listener that has the address.
+            if cx.listens_on(from, Transport::Udp) {
+                return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+            }
+            socket::reply_source(from, source.ipv6).map(Rc::new)
+        };
+        let socket = self.state.sources.get(source, cx.now, open).inspect_err(|errno| {
+            let event = Event::new(EventKind::ReplyFailed, level::WARN);
+            let peer = route.path.peer.socket_addr().map(Into::into).unwrap_or_default();
+            let upstream = original.map(Into::into).unwrap_or_default();
+            cx.tell_limited(&port.served, Event { errno: *errno, peer, upstream, ..event });
+        })?;
+        Ok((source, socket))
+    }
+
+    /// Takes replies in that can be sent from nowhere: another address would be a stranger to their peer.
+    fn drop_replies(
+        &mut self,
+        port: &Rc<Listening>,
+        socket: RawFd,
+        route: &ReplyRoute,
+    ) -> io::Result<Volume> {
+        self.state.replies.receive(socket, route)?;
+        let lost = self.state.replies.discard();
+        self.count(port, Counter::DatagramsLost, lost);
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// The address and port that a datagram was addressed to.
+fn spoken_to(port: &Listening, path: &Path) -> SocketAddr {
+    let listen = port.served.port.listen;
+    let own = || path.local.ip().map_or(listen, |ip| SocketAddr::new(ip, listen.port()));
+    path.local.socket_addr().unwrap_or_else(own)
+}
+
+/// What a reply leaves from, where that is not the listening socket: a datagram says its source address, but
+/// not its source port.
+fn reply_source(port: &Listening, path: &Path) -> Option<ReplySource> {
+    let Path { peer, local } = path;
+    let is_other = local.port != 0 && local.port != port.served.port.listen.port();
+    is_other.then(|| ReplySource { local: *local, ipv6: peer.is_ipv6() })
 }
 
 fn tell_flow(

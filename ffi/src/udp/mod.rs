@@ -25,6 +25,7 @@ mod path;
 mod port;
 mod recv;
 mod replies;
+mod reply_sources;
 mod sampling;
 mod send;
 mod sessions;
@@ -93,7 +94,7 @@ struct Receiving {
     port: Rc<Port>,
     intake: Intake,
     /// The socket tells which address each datagram was sent to.
-    wildcard: bool,
+    tells_local: bool,
 }
 
 impl Receiving {
@@ -106,13 +107,14 @@ impl Receiving {
             listener: listener.id,
             mode: listener.settings.udp_header,
             mixed: listener.is_mixed(),
-            by_destination: port.upstreams.is_by_destination(),
+            many_upstreams: port.upstreams.are_many(),
             close_after: listener.settings.close_after,
             directory: sockets.flows.clone(),
             outside: Rc::new(Listening { socket, served }),
         };
-        let wildcard = port.outside.served.port.listen.ip().is_unspecified();
-        Some(Receiving { port: Rc::new(port), intake: Intake::default(), wildcard })
+        let listen = port.outside.served.port.listen;
+        let tells_local = listen.ip().is_unspecified() || sockets.are_transparent();
+        Some(Receiving { port: Rc::new(port), intake: Intake::default(), tells_local })
     }
 
     fn listener(&self) -> &Arc<Listener> {
@@ -152,6 +154,8 @@ impl Udp {
     /// Those of epoll.
     pub fn follow(&mut self, cx: &Context, now: &Snapshot) -> io::Result<()> {
         let budgets = now.budgets.of_a_worker(cx.worker.proxy.settings.workers);
+        // One of them may have an address that is listened on now.
+        self.state.sources.reset(budgets.reply_sources());
         self.engine.limit_flows(budgets.flows);
         let mut gone = std::mem::take(&mut self.by_port);
         let (mut changed, mut redirected) = (false, HashSet::new());
@@ -212,13 +216,15 @@ impl Udp {
     /// When `turn` must be called at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
         let closed = self.closed.iter().map(|(at, _)| *at).min();
-        [self.engine.next_deadline(), self.stopping, closed].into_iter().flatten().min()
+        let sources = self.state.sources.next_check();
+        [self.engine.next_deadline(), self.stopping, closed, sources].into_iter().flatten().min()
     }
 
     /// Everything that is due: replies first, then what is idle, then new datagrams.
     pub fn turn(&mut self, cx: &Context) {
         self.relay_replies(cx);
         self.engine.expire(&mut Kernel { cx, state: &mut self.state });
+        self.state.sources.expire(cx.now);
         if self.closed.iter().any(|(at, _)| *at <= cx.now) {
             let closed = std::mem::take(&mut self.closed).into_iter();
             let (due, later): (Vec<_>, _) = closed.partition(|(at, _)| *at <= cx.now);
@@ -346,7 +352,7 @@ impl Udp {
         // An error here is an ICMP message for an earlier reply, or nothing to read: the level-
         // triggered epoll comes back while there is something.
         let limit = receiving.intake.limit();
-        let Ok(count) = inbox.receive(port.outside.socket, limit, receiving.wildcard) else {
+        let Ok(count) = inbox.receive(port.outside.socket, limit, receiving.tells_local) else {
             return false;
         };
         let mut edge = Kernel { cx, state: &mut self.state };

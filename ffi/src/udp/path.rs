@@ -1,7 +1,7 @@
 //! Where a datagram came from, and which address of this host it was sent to.
 
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::net::socket::RawAddr;
 
@@ -15,7 +15,7 @@ pub struct Path {
 }
 
 /// An address of this host, to reply from. Family 0: the listening socket's own.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Local {
     /// 4, 6, or 0.
     pub family: u8,
@@ -23,6 +23,8 @@ pub struct Local {
     pub address: [u8; 16],
     /// The interface of a link-local address, which is ambiguous without it; otherwise 0.
     pub interface: u32,
+    /// The port that was spoken to, where the listening socket is transparent; otherwise 0, its own.
+    pub port: u16,
 }
 
 impl Path {
@@ -41,11 +43,41 @@ impl Path {
         bytes[28..44].copy_from_slice(&self.local.address);
         bytes[44..48].copy_from_slice(&self.local.interface.to_ne_bytes());
         bytes[48] = self.local.family;
+        bytes[49..51].copy_from_slice(&self.local.port.to_ne_bytes());
         bytes
     }
 }
 
 impl Local {
+    /// The address and port that a transparent listening socket tells, as the kernel has them.
+    pub fn original(of: &RawAddr) -> Local {
+        let mut local = Local::default();
+        match of.socket_addr() {
+            Some(SocketAddr::V4(v4)) => {
+                (local.family, local.port) = (4, v4.port());
+                local.address[..4].copy_from_slice(&v4.ip().octets());
+            }
+            Some(SocketAddr::V6(v6)) => {
+                (local.family, local.port) = (6, v6.port());
+                local.address = v6.ip().octets();
+                if v6.ip().is_unicast_link_local() {
+                    local.interface = v6.scope_id();
+                }
+            }
+            None => {}
+        }
+        local
+    }
+
+    /// The address and port, where the listening socket is transparent.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        let ip = self.ip().filter(|_| self.port != 0)?;
+        Some(match ip {
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.interface).into(),
+            ip => (ip, self.port).into(),
+        })
+    }
+
     /// The address; `None` where it is the listening socket's own.
     pub fn ip(&self) -> Option<IpAddr> {
         let [a, b, c, d, ..] = self.address;

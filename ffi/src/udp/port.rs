@@ -15,8 +15,8 @@ pub struct Port<K: Kinds> {
     pub mode: u32,
     /// Some peers need not send a header.
     pub mixed: bool,
-    /// A client has a flow for each upstream: its headers' destinations are those.
-    pub by_destination: bool,
+    /// A client has a flow for each upstream: the header, or the port that was spoken to, says which.
+    pub many_upstreams: bool,
     /// Milliseconds after which what is idle ends.
     pub close_after: u64,
     /// The port's flows, over all workers.

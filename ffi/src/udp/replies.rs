@@ -125,7 +125,13 @@ impl Replies {
         Ok(Volume { datagrams: count as u64, bytes })
     }
 
-    /// Sends everything from the listening socket.
+    /// Drops everything; how many there were.
+    pub fn discard(&mut self) -> u64 {
+        self.runs.clear();
+        std::mem::take(&mut self.used) as u64
+    }
+
+    /// Sends everything from a socket.
     pub fn flush(&mut self, socket: RawFd) -> Sent {
         let mut result = Sent::default();
         let mut from = 0;

@@ -18,6 +18,7 @@ use crate::observe::log_limit::LogLimit;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
 use crate::proxy::places::Places;
+use crate::proxy::port::Transport;
 use crate::proxy::table::Snapshot;
 
 /// The decoder in TypeScript: the header's length in bytes and its `carrier`; an `action` comes back,
@@ -31,6 +32,8 @@ pub struct Context<'a> {
     /// Milliseconds since the proxy was opened: read once a turn.
     pub now: u64,
     pub(super) on_header: OnHeader,
+    /// The port to which the header was addressed that was decoded last.
+    pub(super) addressed: Cell<u16>,
     log_limit: RefCell<LogLimit>,
     /// IPv4, IPv6: this host was told to lack it.
     told_family: [Cell<bool>; 2],
@@ -67,6 +70,7 @@ impl<'a> Context<'a> {
             poll: Poll::new()?,
             now: worker.proxy.now(),
             on_header,
+            addressed: Cell::default(),
             log_limit: RefCell::default(),
             told_family: Default::default(),
             trusted: Trusted::default(),
@@ -192,6 +196,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Whether this program listens on an address, or on all of this host's.
+    pub fn listens_on(&self, address: SocketAddr, transport: Transport) -> bool {
+        self.places().arrives_at(address, transport, |ip| self.trusted.is_own(ip)).is_some()
+    }
+
     /// A number that changes with this host's addresses: what a header means may have changed, too.
     pub fn addresses_version(&self) -> u32 {
         self.trusted.version()
@@ -222,7 +231,8 @@ impl<'a> Context<'a> {
                 Some(_) if upstreams.is_by_destination() => destination_in(&self.verdict()),
                 client => {
                     let source = client.map_or(Source::Own, Source::Client);
-                    upstreams.of(source, peer).map(Into::into).unwrap_or_default()
+                    let to = upstreams.of(source, peer, self.addressed.get());
+                    to.map(Into::into).unwrap_or_default()
                 }
             };
         }

@@ -35,12 +35,15 @@ impl Decision {
 impl Context<'_> {
     /// Decides about a complete header that a peer has sent to a port: asks the decoder, then judges what
     /// it found.
+    ///
+    /// `addressed`: the port that the traffic was addressed to, of use where the upstream depends on it.
     pub fn decide(
         &self,
         served: &Served,
         header: &[u8],
         carrier: u32,
         peer: SocketAddr,
+        addressed: u16,
     ) -> Result<Decision, Refusal> {
         #[cfg(feature = "fault-injection")]
         assert!(!header.ends_with(b"mmproxy: panic"), "a header asked for it");
@@ -48,7 +51,7 @@ impl Context<'_> {
         if header.ends_with(b"mmproxy: takeover") {
             crate::proxy::sandbox::takeover::attempt();
         }
-        self.decide_by(served, header, carrier, peer)
+        self.decide_by(served, header, carrier, peer, addressed)
     }
 
     /// Decides about a peer that sends no header: it is the client, and is judged as any client is.
@@ -62,7 +65,7 @@ impl Context<'_> {
     ) -> Result<Decision, Refusal> {
         let mut block = [0; BLOCK];
         let length = write_block(&mut block, peer, local);
-        self.decide_by(served, &block[..length], carrier::NONE, peer)
+        self.decide_by(served, &block[..length], carrier::NONE, peer, local.port())
     }
 
     fn decide_by(
@@ -71,7 +74,9 @@ impl Context<'_> {
         header: &[u8],
         carrier: u32,
         peer: SocketAddr,
+        addressed: u16,
     ) -> Result<Decision, Refusal> {
+        self.addressed.set(addressed);
         // SAFETY: this is the serving thread, and the slice ends before the decoder is called.
         let scratch = unsafe { self.worker.scratch.header() };
         match scratch.get_mut(..header.len()) {
@@ -117,10 +122,10 @@ impl Context<'_> {
             } else {
                 Refusal::ClientFamily
             };
-            return upstreams.of(source, peer).ok_or(none);
+            return upstreams.of(source, peer, self.addressed.get()).ok_or(none);
         };
         if !upstreams.is_by_destination() {
-            return upstreams.of(source, peer).ok_or(Refusal::ClientFamily);
+            return upstreams.of(source, peer, self.addressed.get()).ok_or(Refusal::ClientFamily);
         }
         let destination = destination_in(&self.verdict()).socket_addr();
         // A client of one family cannot be seen by an upstream of the other.

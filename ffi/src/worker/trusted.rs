@@ -1,6 +1,6 @@
 //! Whom a worker's peers may name: its own copy of what is known of this host's addresses.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::decision::Decision;
@@ -46,6 +46,11 @@ impl Trusted {
     /// Why the addresses are not known; once for each change.
     pub fn take_unknown(&mut self) -> Option<i32> {
         self.unknown.take()
+    }
+
+    /// Whether an address is one of this host's.
+    pub fn is_own(&self, ip: IpAddr) -> bool {
+        self.known.as_ref().is_some_and(|known| known.nature_of(ip) == Nature::Own)
     }
 
     /// Whether a header may lead to a destination, as far as destinations and this host's addresses say.

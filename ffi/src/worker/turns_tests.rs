@@ -6,6 +6,7 @@ use crate::abi::layout::{
     action, header_rule, phase, protocol, ConnectionRecord, SelectionRecord, SurveyRecord,
     TrustRecord,
 };
+use crate::net::socket::Listen;
 use crate::observe::stats::{Counter, STATS_LENGTH};
 use crate::proxy::port::{Upstreams, Wanted};
 use crate::proxy::settings::{Budgets, ProxySettings, Settings};
@@ -459,7 +460,7 @@ fn no_listener_may_forward_to_another_and_none_may_come_where_one_forwards_to() 
     assert!(proxy.add_listener(Settings::for_tests(), vec![there]).is_err());
     // Over the other transport nothing arrives there.
     let other =
-        Wanted { upstreams: Upstreams::new(Some(listen[0]), None, false).unwrap(), ..udp(free) };
+        Wanted { upstreams: Upstreams::new(Some(listen[0]), None, 0).unwrap(), ..udp(free) };
     assert!(proxy.add_listener(Settings::for_tests(), vec![other]).is_ok());
 }
 
@@ -470,7 +471,8 @@ fn both_families_have_a_wildcard_of_their_own() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let at = |text: String| Wanted { listen: text.parse().unwrap(), ..Wanted::for_tests(upstream) };
     let v4 = at(format!("0.0.0.0:{free}"));
-    let v6 = Wanted { only_v6: true, ..at(format!("[::]:{free}")) };
+    let v6 =
+        Wanted { how: Listen { only_v6: true, transparent: false }, ..at(format!("[::]:{free}")) };
     open(&proxy, &[v4, v6]);
 }
 
@@ -580,7 +582,7 @@ fn an_address_gives_way_to_its_wildcard_and_back_in_one_step() {
     let any = Wanted { listen: ([0, 0, 0, 0], port).into(), ..one };
     // `[::]` alone has IPv4 as well, and beside 0.0.0.0 it has not.
     let both = Wanted { listen: format!("[::]:{port}").parse().unwrap(), ..one };
-    let only_v6 = Wanted { only_v6: true, ..both };
+    let only_v6 = Wanted { how: Listen { only_v6: true, transparent: false }, ..both };
     for ports in [vec![any], vec![both], vec![any, only_v6], vec![both], vec![one]] {
         let _waiting = connect(listen[0]);
         proxy.change_listener(id as u32, Settings::for_tests(), ports).unwrap();

@@ -29,6 +29,21 @@ impl RawAddr {
     /// Bytes of room.
     pub const ROOM: socklen_t = size_of::<libc::sockaddr_in6>() as socklen_t;
 
+    /// An address as the kernel has written it elsewhere.
+    pub fn from_bytes(bytes: &[u8]) -> RawAddr {
+        let mut raw = RawAddr::empty();
+        raw.set_length(bytes.len() as socklen_t);
+        let length = raw.length as usize;
+        // SAFETY: the room has `length` bytes at least, and any bytes are a valid address.
+        unsafe { raw.as_mut_ptr().cast::<u8>().copy_from(bytes.as_ptr(), length) };
+        raw
+    }
+
+    /// Whether it has the form of IPv6; an IPv4-mapped one has.
+    pub fn is_ipv6(&self) -> bool {
+        c_int::from(self.storage.sin6_family) == libc::AF_INET6
+    }
+
     /// Tells how much of the room the kernel used.
     pub fn set_length(&mut self, length: socklen_t) {
         self.length = length.min(Self::ROOM);

@@ -66,7 +66,7 @@ pub fn set_dscp(fd: RawFd, other_end: SocketAddr, dscp: u8) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::listen::{accept, tcp_listener};
+    use super::super::listen::{accept, tcp_listener, Listen};
     use super::super::upstream::{connect_tcp, Source, TcpOptions};
     use super::*;
     use socket2::Socket;
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_syns_dscp_is_read_and_set_without_the_bits_below() {
         for any in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
-            let listener = tcp_listener(any.parse().unwrap(), false).unwrap();
+            let listener = tcp_listener(any.parse().unwrap(), Listen::default()).unwrap();
             let mut upstream = listener.local_addr().unwrap().as_socket().unwrap();
             if upstream.ip().is_unspecified() {
                 // IPv4 by way of an IPv6 socket.

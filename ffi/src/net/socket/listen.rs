@@ -10,14 +10,23 @@ use socket2::{Domain, Socket, Type};
 use super::address::RawAddr;
 use super::call::check;
 use super::dscp::{receive_dscp, TCP_SAVE_SYN};
-use super::options::{set_int, set_receive_buffer};
+use super::options::{set_int, set_receive_buffer, set_transparent};
+
+/// What a listening socket takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listen {
+    /// An IPv6 wildcard leaves IPv4 to others.
+    pub only_v6: bool,
+    /// What TPROXY hands it, whatever that was addressed to.
+    pub transparent: bool,
+}
 
 /// A listening TCP socket of a reuseport group (socket(7), SO_REUSEPORT).
 ///
 /// Its options are inherited by what it accepts (tcp(7)), which saves system calls a connection: a
 /// relay must not wait to fill segments, and urgent bytes keep their place in the stream.
-pub fn tcp_listener(addr: SocketAddr, only_v6: bool) -> io::Result<Socket> {
-    let socket = bound(addr, Type::STREAM, Sharing::Reuseport, only_v6)?;
+pub fn tcp_listener(addr: SocketAddr, how: Listen) -> io::Result<Socket> {
+    let socket = bound(addr, Type::STREAM, Sharing::Reuseport, how)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
     // A kernel that cannot keep them (before Linux 4.2) only costs the DSCP.
@@ -26,10 +35,13 @@ pub fn tcp_listener(addr: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A UDP socket of a reuseport group; on a wildcard address it tells which address was spoken to.
-pub fn udp_listener(addr: SocketAddr, only_v6: bool) -> io::Result<Socket> {
-    let socket = bound(addr, Type::DGRAM, Sharing::Reuseport, only_v6)?;
-    if addr.ip().is_unspecified() {
+/// A UDP socket of a reuseport group. On a wildcard address it tells which address was spoken to; a
+/// transparent one which address and port.
+pub fn udp_listener(addr: SocketAddr, how: Listen) -> io::Result<Socket> {
+    let socket = bound(addr, Type::DGRAM, Sharing::Reuseport, how)?;
+    if how.transparent {
+        tell_original(socket.as_raw_fd(), addr)?;
+    } else if addr.ip().is_unspecified() {
         let (level, name) = match addr {
             SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_PKTINFO),
             // Covers IPv4 peers too: their address comes in its mapped form.
@@ -43,14 +55,24 @@ pub fn udp_listener(addr: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Asks for the address and port that each datagram was addressed to (ip(7), IP_RECVORIGDSTADDR).
+fn tell_original(fd: RawFd, addr: SocketAddr) -> io::Result<()> {
+    const IPV6_RECVORIGDSTADDR: c_int = 74;
+    if addr.is_ipv6() {
+        set_int(fd, libc::SOL_IPV6, IPV6_RECVORIGDSTADDR, 1)?;
+    }
+    // IPv4 datagrams of a dual-stack socket have the message of IPv4.
+    set_int(fd, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)
+}
+
 /// Enough for a burst; more only moves the queue out of the caches.
 const LISTENER_BUFFER: c_int = 512 << 10;
 
 /// Whether anything else listens on the address. A reuseport group would let a second program of the
 /// same user in without a word, and each would see half of the connections.
-pub fn check_free(addr: SocketAddr, stream: bool, only_v6: bool) -> io::Result<()> {
+pub fn check_free(addr: SocketAddr, stream: bool, how: Listen) -> io::Result<()> {
     let kind = if stream { Type::STREAM } else { Type::DGRAM };
-    let socket = bound(addr, kind, Sharing::Alone, only_v6)?;
+    let socket = bound(addr, kind, Sharing::Alone, how)?;
     if stream {
         // bind(2) alone accepts an address whose listener set SO_REUSEADDR; listen(2) does not.
         socket.listen(1)?;
@@ -63,8 +85,7 @@ enum Sharing {
     Reuseport,
 }
 
-/// `only_v6`: an IPv6 wildcard leaves IPv4 to others.
-fn bound(addr: SocketAddr, kind: Type, sharing: Sharing, only_v6: bool) -> io::Result<Socket> {
+fn bound(addr: SocketAddr, kind: Type, sharing: Sharing, how: Listen) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind.nonblocking().cloexec(), None)?;
     if kind == Type::STREAM {
         socket.set_reuse_address(true)?;
@@ -74,10 +95,31 @@ fn bound(addr: SocketAddr, kind: Type, sharing: Sharing, only_v6: bool) -> io::R
     }
     if addr.is_ipv6() {
         // Unless IPv4 has a socket of its own, `[::]` serves both, whatever net.ipv6.bindv6only says.
-        socket.set_only_v6(only_v6)?;
+        socket.set_only_v6(how.only_v6)?;
+    }
+    if how.transparent {
+        set_transparent(socket.as_raw_fd(), addr.is_ipv4())?;
     }
     socket.bind(&addr.into())?;
     Ok(socket)
+}
+
+/// A UDP socket to send from an address and port that need not be this host's. Nothing is to be received on
+/// it: where other sockets of the same user may have the address too, TPROXY goes on to hand datagrams to
+/// the listening socket, since this one is not connected.
+///
+/// # Errors
+/// EADDRINUSE where something else has the port.
+pub fn reply_source(from: SocketAddr, ipv6: bool) -> io::Result<OwnedFd> {
+    let from = match from {
+        SocketAddr::V4(v4) if ipv6 => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        from => from,
+    };
+    let how = Listen { transparent: true, only_v6: false };
+    let socket = bound(from, Type::DGRAM, Sharing::Reuseport, how)?;
+    // The least that there can be: what comes to it is nobody's.
+    set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)?;
+    Ok(socket.into())
 }
 
 /// The next connection of a listening socket, with its peer (accept4(2)).
@@ -113,27 +155,32 @@ mod tests {
     #[test]
     fn a_busy_port_is_noticed_in_spite_of_reuseport() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let tcp = tcp_listener(any, false).unwrap();
+        let tcp = tcp_listener(any, Listen::default()).unwrap();
         let taken = tcp.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(
-            check_free(taken, true, false).unwrap_err().raw_os_error(),
+            check_free(taken, true, Listen::default()).unwrap_err().raw_os_error(),
             Some(libc::EADDRINUSE)
         );
-        assert!(tcp_listener(taken, false).is_ok(), "the group itself may grow");
-        let udp = udp_listener(any, false).unwrap();
+        assert!(tcp_listener(taken, Listen::default()).is_ok(), "the group itself may grow");
+        let udp = udp_listener(any, Listen::default()).unwrap();
         let taken = udp.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(
-            check_free(taken, false, false).unwrap_err().raw_os_error(),
+            check_free(taken, false, Listen::default()).unwrap_err().raw_os_error(),
             Some(libc::EADDRINUSE)
         );
-        assert!(udp_listener(taken, false).is_ok());
+        assert!(udp_listener(taken, Listen::default()).is_ok());
     }
 
     #[test]
     fn a_free_port_is_free_twice() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let free = tcp_listener(any, false).unwrap().local_addr().unwrap().as_socket().unwrap();
-        check_free(free, true, false).unwrap();
-        check_free(free, true, false).unwrap();
+        let free = tcp_listener(any, Listen::default())
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .as_socket()
+            .unwrap();
+        check_free(free, true, Listen::default()).unwrap();
+        check_free(free, true, Listen::default()).unwrap();
     }
 }

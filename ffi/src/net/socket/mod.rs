@@ -16,7 +16,9 @@ pub use bytes::{finish_sending, is_at_mark, receive, send, send_urgent, splice};
 pub use call::{check, sized};
 pub use dscp::{peer_dscp, receive_dscp, set_dscp, DSCP};
 pub use host::{check_capabilities, has_way_to, host_paces, is_own};
-pub use listen::{accept, check_free, is_waiting, tcp_listener, udp_listener};
+pub use listen::{
+    accept, check_free, is_waiting, reply_source, tcp_listener, udp_listener, Listen,
+};
 #[cfg(test)]
 pub use options::get_int;
 pub use options::{

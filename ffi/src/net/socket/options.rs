@@ -70,6 +70,19 @@ pub fn unanswered(fd: RawFd) -> Unanswered {
     }
 }
 
+/// Lets a socket have addresses that are not this host's, and take what TPROXY hands it (ip(7),
+/// IP_TRANSPARENT). For IPv6 it covers IPv4 too.
+///
+/// # Errors
+/// EPERM without CAP_NET_RAW and CAP_NET_ADMIN.
+pub(super) fn set_transparent(fd: RawFd, ipv4: bool) -> io::Result<()> {
+    const IPV6_TRANSPARENT: c_int = 75;
+    match ipv4 {
+        true => set_int(fd, libc::SOL_IP, libc::IP_TRANSPARENT, 1),
+        false => set_int(fd, libc::SOL_IPV6, IPV6_TRANSPARENT, 1),
+    }
+}
+
 /// Sets an option that is a number (setsockopt(2)).
 pub fn set_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     set_option(fd, level, name, &value)

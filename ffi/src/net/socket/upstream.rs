@@ -10,7 +10,7 @@ use libc::{c_int, socklen_t};
 use super::address::RawAddr;
 use super::call::check;
 use super::dscp::set_dscp;
-use super::options::{reset_on_close, set_int, set_mark};
+use super::options::{reset_on_close, set_int, set_mark, set_transparent};
 
 /// From where the upstream sees a connection or a flow come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,12 +248,7 @@ fn upstream_socket(kind: c_int, upstream: SocketAddr, mark: u32) -> io::Result<O
 
 /// Binds to an address that is not this host's (ip(7), IP_TRANSPARENT).
 fn bind_transparent(fd: RawFd, client: SocketAddr) -> io::Result<()> {
-    const IPV6_TRANSPARENT: c_int = 75;
-    let (level, name) = match client {
-        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
-        SocketAddr::V6(_) => (libc::SOL_IPV6, IPV6_TRANSPARENT),
-    };
-    set_int(fd, level, name, 1)?;
+    set_transparent(fd, client.is_ipv4())?;
     if client.port() == 0 {
         // Lets connect(2) choose a port that is free for this 4-tuple, not for all of them.
         set_int(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
@@ -273,13 +268,13 @@ fn connect(fd: RawFd, to: SocketAddr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::listen::tcp_listener;
+    use super::super::listen::{tcp_listener, Listen};
     use super::*;
     use socket2::Socket;
 
     #[test]
     fn a_connection_uses_reno_where_it_is_asked_for() {
-        let listener = tcp_listener("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let listener = tcp_listener("127.0.0.1:0".parse().unwrap(), Listen::default()).unwrap();
         let upstream = listener.local_addr().unwrap().as_socket().unwrap();
         let control_of = |reno| {
             let options = TcpOptions { reno, ..TcpOptions::default() };
@@ -293,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_search_that_is_not_wanted_costs_nothing_and_an_exact_port_needs_none() {
-        let listener = tcp_listener("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let listener = tcp_listener("127.0.0.1:0".parse().unwrap(), Listen::default()).unwrap();
         let upstream = listener.local_addr().unwrap().as_socket().unwrap();
         let options = TcpOptions { no_search: true, ..TcpOptions::default() };
         let refused = connect_tcp(Source::Own, upstream, options).err().unwrap();

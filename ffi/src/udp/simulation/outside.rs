@@ -102,12 +102,9 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
     ) -> Result<Decision, Refusal> {
         self.interleave();
         let world = self.world;
-        world.check(*path == Path::of(peer), || format!("{peer} by another's path"));
-        // The address that it spoke to is the listener's.
-        if world.by_destination[*port] {
-            return Err(Refusal::ForwardingLoop);
-        }
-        let upstream = world.upstreams.borrow()[*port];
+        let own = path.peer.socket_addr() == Some(peer);
+        world.check(own, || format!("{peer} by another's path"));
+        let upstream = world.bare_upstream(*port, path)?;
         Ok(Decision { source: Source::Client(peer), upstream })
     }
 
@@ -116,6 +113,7 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         port: &usize,
         header: &[u8],
         carrier: u32,
+        path: &Path,
         _peer: SocketAddr,
     ) -> Result<Decision, Refusal> {
         self.interleave();
@@ -128,7 +126,7 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
             Source::Client(_) if self.world.by_destination[*port] => {
                 read_destination(header, carrier)
             }
-            _ => self.world.upstreams.borrow()[*port],
+            _ => self.world.upstream(*port, path),
         };
         Ok(Decision { source, upstream })
     }
@@ -139,7 +137,7 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         let port = *port;
         let owner = world.owner_of(port, decision, peer);
         let to = match owner {
-            Owner::ClientTo(_, to) => to,
+            Owner::ClientTo(_, to) | Owner::PeerTo(_, to) => to,
             _ => world.upstreams.borrow()[port],
         };
         world.check(decision.upstream == to, || {
@@ -260,7 +258,7 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
             let ordered = before.is_none_or(|before| before < number as usize);
             world.check(ordered, || format!("datagram {number} came after {before:?}"));
             world.last_used.borrow_mut().insert((port, owner), world.now.get());
-            let reply_to = (datagram.peer, datagram.header.clone());
+            let reply_to = (datagram.path, datagram.header.clone());
             world.reply_to.borrow_mut().insert((port, owner), reply_to);
             if world.below(60) == 0 {
                 // The kernel's queue was full.
@@ -308,14 +306,14 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
             datagrams += 1;
             let owner = waiting.owner;
             let to = world.reply_to.borrow().get(&(port, owner)).cloned();
-            let same = to.as_ref().is_some_and(|(peer, header)| {
+            let same = to.as_ref().is_some_and(|(path, header)| {
                 let wraps = world.modes[port] == udp_header::SPP && !header.is_empty();
                 let wrapped = wraps.then_some(&header[..]);
-                route.path == Path::of(*peer) && route.header.as_ref().map(|it| &it[..]) == wrapped
+                route.path == *path && route.header.as_ref().map(|it| &it[..]) == wrapped
             });
             world.check(same, || {
-                let peer = route.path.peer.socket_addr();
-                format!("reply {reply} for {owner:?} goes to {peer:?}, not to {to:?}")
+                let (peer, from) = (route.path.peer.socket_addr(), route.path.local.socket_addr());
+                format!("reply {reply} for {owner:?} goes to {peer:?} from {from:?}")
             });
             world.last_used.borrow_mut().insert((port, owner), world.now.get());
             world.summarise(|summary| summary.replies += 1);

@@ -19,7 +19,7 @@ use crate::udp::directory::Directory;
 use crate::udp::edge::{Batch, Edge, Received};
 use crate::udp::engine::{Defects, Engine, Limits};
 use crate::udp::flow::Owner;
-use crate::udp::path::Path;
+use crate::udp::path::{Local, Path};
 use crate::udp::port::Port;
 use crate::udp::sessions::Between;
 use crate::worker::decision::Decision;
@@ -61,11 +61,15 @@ pub struct Expected {
     pub fate: Fate,
     pub port: usize,
     pub worker: usize,
-    pub peer: SocketAddr,
+    pub path: Path,
     pub header: Vec<u8>,
     pub delivered: bool,
     /// It was refused, because its listener had as many flows as it may.
     pub over_limit: bool,
+}
+
+fn upstream_of(port: usize, to: u16) -> SocketAddr {
+    ([192, 0, 2, port as u8], to).into()
 }
 
 /// Whose a flow is: an owner's at a port.
@@ -100,6 +104,10 @@ pub struct World<'a> {
     pub clients: Vec<SocketAddr>,
     /// By port: clients go where their header leads.
     pub by_destination: Vec<bool>,
+    /// By port: peers speak to several addresses and ports, and are answered from there.
+    pub transparent: Vec<bool>,
+    /// By port: the upstream's port is the one that was spoken to.
+    pub follow_port: Vec<bool>,
     /// By peer: the program's trust table, and each worker's copy of it.
     pub trust: RefCell<Vec<Option<HeaderRule>>>,
     pub copies: Vec<RefCell<Vec<Option<HeaderRule>>>>,
@@ -117,7 +125,7 @@ pub struct World<'a> {
     pub refusals: Vec<RefCell<Vec<Refusal>>>,
     pub last_sent: RefCell<HashMap<(usize, usize, Owner), usize>>,
     pub last_used: RefCell<HashMap<Identity, u64>>,
-    pub reply_to: RefCell<HashMap<Identity, (SocketAddr, Vec<u8>)>>,
+    pub reply_to: RefCell<HashMap<Identity, (Path, Vec<u8>)>>,
     pub next_reply: Cell<u64>,
     pub counters: RefCell<HashMap<(usize, usize), i64>>,
     pub lost: Cell<u64>,
@@ -137,6 +145,9 @@ impl<'a> World<'a> {
         // Ports of one listener, or each of its own.
         let one_listener = between(0, 1) == 1;
         let by_destination: Vec<bool> = (0..ports).map(|_| between(0, 2) == 0).collect();
+        let transparent: Vec<bool> = (0..ports).map(|_| between(0, 1) == 0).collect();
+        let follow_port: Vec<bool> =
+            transparent.iter().map(|it| *it && between(0, 1) == 0).collect();
         let limits = Limits {
             flows: between(1, 10) as usize,
             sessions: between(1, 5) as usize,
@@ -156,13 +167,13 @@ impl<'a> World<'a> {
         let varying = between(0, 1) == 1;
         let directories: Vec<Arc<Directory<Socket>>> = (0..ports).map(|_| Arc::default()).collect();
         let upstreams: Vec<SocketAddr> =
-            (0..ports).map(|at| ([192, 0, 2, at as u8], 53).into()).collect();
+            (0..ports).map(|at| upstream_of(at, if follow_port[at] { 0 } else { 53 })).collect();
         let port = |at: usize| Port {
             id: 1 + at as u32,
             listener: if one_listener { 1 } else { 1 + at as u32 },
             mode: modes[at],
             mixed: true,
-            by_destination: by_destination[at],
+            many_upstreams: by_destination[at] || follow_port[at],
             close_after,
             directory: directories[at].clone(),
             outside: at,
@@ -189,6 +200,8 @@ impl<'a> World<'a> {
             peers: (0..peers).map(|at| ([198, 51, 100, at as u8], 4_000).into()).collect(),
             clients: (0..clients).map(|at| client(at as u8)).collect(),
             by_destination: by_destination.clone(),
+            transparent: transparent.clone(),
+            follow_port: follow_port.clone(),
             trust: RefCell::new(vec![Some(HeaderRule::Require); peers as usize]),
             copies: vec![RefCell::new(vec![Some(HeaderRule::Require); peers as usize]); workers],
             impossible: RefCell::default(),
@@ -246,15 +259,57 @@ impl<'a> World<'a> {
     /// Whose datagrams with a decision are.
     pub fn owner_of(&self, port: usize, decision: &Decision, peer: SocketAddr) -> Owner {
         match decision.source {
+            Source::Own if self.many(port) => Owner::PeerTo(peer, decision.upstream),
             Source::Own => Owner::Peer(peer),
             Source::Client(client) => self.owner(port, client, decision.upstream),
         }
     }
 
     fn owner(&self, port: usize, client: SocketAddr, to: SocketAddr) -> Owner {
-        match self.by_destination[port] {
+        match self.many(port) {
             true => Owner::ClientTo(client, to),
             false => Owner::Client(client),
+        }
+    }
+
+    fn many(&self, port: usize) -> bool {
+        self.by_destination[port] || self.follow_port[port]
+    }
+
+    /// Where what comes by a path goes, unless its header says where.
+    pub fn upstream(&self, port: usize, path: &Path) -> SocketAddr {
+        let mut upstream = self.upstreams.borrow()[port];
+        if self.follow_port[port] {
+            upstream.set_port(path.local.port);
+        }
+        upstream
+    }
+
+    /// Where a peer without a header goes, if anywhere.
+    pub fn bare_upstream(&self, port: usize, path: &Path) -> Result<SocketAddr, Refusal> {
+        if !self.by_destination[port] {
+            return Ok(self.upstream(port, path));
+        }
+        // The address that it spoke to is the listener's, but for what TPROXY has handed over.
+        path.local.socket_addr().ok_or(Refusal::ForwardingLoop)
+    }
+
+    /// A peer on the way to one of the addresses that a port is spoken to by.
+    fn path(&self, port: usize, peer: SocketAddr) -> Path {
+        let mut path = Path::of(peer);
+        if self.transparent[port] {
+            let (host, to) = (self.below(2) as u8, 5_060 + self.below(2) as u16);
+            let original: SocketAddr = ([198, 51, 100, 200 + host], to).into();
+            path.local = Local::original(&original.into());
+        }
+        path
+    }
+
+    /// Whose what belongs to a session is: the upstream of a peer's own may be another by now.
+    fn owner_now(&self, port: usize, path: &Path, owner: Owner) -> Owner {
+        match owner {
+            Owner::PeerTo(peer, _) => Owner::PeerTo(peer, self.upstream(port, path)),
+            owner => owner,
         }
     }
 
@@ -280,7 +335,10 @@ impl<'a> World<'a> {
     /// A port's upstream becomes another.
     pub fn redirect(&self) {
         let port = self.below(self.ports.len() as u64) as usize;
-        let to = ([192, 0, 2, port as u8], 53 + self.below(3) as u16).into();
+        let to = upstream_of(port, 53 + self.below(3) as u16);
+        if self.follow_port[port] {
+            return;
+        }
         self.upstreams.borrow_mut()[port] = to;
         // Workers that are idle follow at once; the others have a turn now.
         for worker in 0..self.workers.len() {
@@ -381,7 +439,7 @@ impl<'a> World<'a> {
             return None;
         }
         let peer = self.peers[own[self.below(own.len() as u64) as usize]];
-        let path = Path::of(peer);
+        let path = self.path(port, peer);
         let number = self.expected.borrow().len() as u64;
         let is_client = match self.rule(worker, &path) {
             Some(HeaderRule::Skip) => true,
@@ -389,13 +447,11 @@ impl<'a> World<'a> {
             _ => false,
         };
         if is_client {
-            let fate = match self.by_destination[port] {
-                true => Fate::Refused(Refusal::ForwardingLoop),
-                false => Fate::Delivered(Owner::Client(peer)),
-            };
+            let owner = self.bare_upstream(port, &path).map(|to| self.owner(port, peer, to));
+            let fate = owner.map_or_else(Fate::Refused, Fate::Delivered);
             let header = Vec::new();
             let expected =
-                Expected { fate, port, worker, peer, header, delivered: false, over_limit: false };
+                Expected { fate, port, worker, path, header, delivered: false, over_limit: false };
             self.expected.borrow_mut().push(expected);
             self.summarise(|summary| summary.without_header += 1);
             return Some(Datagram { data: number.to_be_bytes().into(), path, truncated: false });
@@ -404,11 +460,16 @@ impl<'a> World<'a> {
         let kind = if bare { 15 } else { self.below(15) };
         let client = self.clients[self.below(self.clients.len() as u64) as usize];
         let to = self.below(2) as u8;
-        let owner = self.owner(port, client, self.destination(mode, client, to));
+        let upstream = match self.by_destination[port] {
+            true => self.destination(mode, client, to),
+            false => self.upstream(port, &path),
+        };
+        let owner = self.owner(port, client, upstream);
+        let own = Decision { source: Source::Own, upstream: self.upstream(port, &path) };
         let (header, owner): (Vec<u8>, Result<Owner, Refusal>) = match kind {
             15 => (Vec::new(), Err(Refusal::NoSession)),
             0 => self.garbage(mode, self.rule(worker, &path)),
-            1 if mode != udp_header::SPP => (v2_local(), Ok(Owner::Peer(peer))),
+            1 if mode != udp_header::SPP => (v2_local(), Ok(self.owner_of(port, &own, peer))),
             2 => (self.header(mode, refused_client(), to), Err(Refusal::ClientLoopback)),
             3 if mode != udp_header::SPP => (v1(client, to), Ok(owner)),
             _ => (self.header(mode, client, to), Ok(owner)),
@@ -426,7 +487,7 @@ impl<'a> World<'a> {
             false => self.fate(worker, port, &path, owner, bare, alone),
         };
         let expected =
-            Expected { fate, port, worker, peer, header, delivered: false, over_limit: false };
+            Expected { fate, port, worker, path, header, delivered: false, over_limit: false };
         self.expected.borrow_mut().push(expected);
         Some(Datagram { data, path, truncated })
     }
@@ -489,7 +550,8 @@ impl<'a> World<'a> {
             return match sessions.get_mut(&between) {
                 Some(session) => {
                     session.last_used = now;
-                    self.possible(worker, session.owner).map_or_else(Fate::Refused, Fate::Delivered)
+                    let owner = self.owner_now(port, path, session.owner);
+                    self.possible(worker, owner).map_or_else(Fate::Refused, Fate::Delivered)
                 }
                 None if trusted => Fate::Refused(Refusal::NoSession),
                 None => Fate::Refused(Refusal::PeerNotAllowed),
