@@ -113,6 +113,23 @@ Deno.test("notify, watchdogMilliseconds: without a service manager nobody is tol
   assert.equal(library.watchdogMilliseconds(), 0);
 });
 
+Deno.test("watchdogMilliseconds: the interval is this process's, or nobody's", () => {
+  const of = (pid: number) => {
+    Deno.env.set("WATCHDOG_USEC", "1500001");
+    Deno.env.set("WATCHDOG_PID", String(pid));
+    return library.watchdogMilliseconds();
+  };
+  try {
+    assert.equal(of(Deno.pid), 1501);
+    assert.equal(of(Deno.ppid), 0, "inherited from a parent");
+    Deno.env.delete("WATCHDOG_PID");
+    assert.equal(library.watchdogMilliseconds(), 1501);
+  } finally {
+    Deno.env.delete("WATCHDOG_USEC");
+    Deno.env.delete("WATCHDOG_PID");
+  }
+});
+
 Deno.test("notify: names a socket that is not there", () => {
   Deno.env.set("NOTIFY_SOCKET", "/nowhere/notify");
   try {

@@ -2,15 +2,21 @@
 //!
 //! The environment and the socket are read here, so that `--allow-ffi` is enough. Without a service
 //! manager nothing happens.
+//!
+//! What the assignments and the environment mean is from `sd_notify`. The socket is not: that crate opens
+//! one for each notification, which the sandbox refuses, knows no abstract addresses, and waits without
+//! limit for a service manager that does not read.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{Error as IoError, ErrorKind, Result as IoResult};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::OnceLock;
 use std::time::Duration;
+
+use sd_notify::NotifyState;
 
 use crate::abi::errors::{Error, Result};
 
@@ -23,7 +29,7 @@ pub fn send(state: &[u8]) -> Result<i32> {
     let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
         return Ok(0);
     };
-    send_to(&socket, &with_time(state)).map_err(|error| {
+    with_time(state).and_then(|state| send_to(&socket, &state)).map_err(|error| {
         Error::system(format!("Cannot notify {}", socket.to_string_lossy()), &error)
     })?;
     Ok(1)
@@ -32,34 +38,22 @@ pub fn send(state: &[u8]) -> Result<i32> {
 /// Milliseconds within which the service manager wants to hear `WATCHDOG=1`, or 0 when it does not
 /// (sd_watchdog_enabled(3)).
 pub fn watchdog_ms() -> u32 {
-    watchdog_of(env::var_os("WATCHDOG_USEC"), env::var_os("WATCHDOG_PID"), std::process::id())
+    sd_notify::watchdog_enabled().map_or(0, milliseconds)
 }
 
-fn watchdog_of(interval: Option<OsString>, process: Option<OsString>, own: u32) -> u32 {
-    let number = |text: OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
-    // Inherited from a parent, it is not meant for this process.
-    if process.is_some_and(|process| number(process) != Some(u64::from(own))) {
-        return 0;
-    }
-    let microseconds = interval.and_then(number).unwrap_or(0);
-    u32::try_from(microseconds.div_ceil(1000)).unwrap_or(u32::MAX)
+fn milliseconds(interval: Duration) -> u32 {
+    u32::try_from(interval.as_micros().div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
 /// A reload must come with the time at which it began, by the clock of systemd (sd_notify(3),
 /// MONOTONIC_USEC).
-fn with_time(state: &[u8]) -> Vec<u8> {
-    let mut whole = state.to_vec();
+fn with_time(state: &[u8]) -> IoResult<Vec<u8>> {
+    let mut complete = state.to_vec();
     if state.split(|&byte| byte == b'\n').any(|line| line == b"RELOADING=1") {
-        whole.extend_from_slice(format!("\nMONOTONIC_USEC={}", monotonic_us()).as_bytes());
+        let now = NotifyState::monotonic_usec_now()?;
+        complete.extend_from_slice(format!("\n{now}").as_bytes());
     }
-    whole
-}
-
-fn monotonic_us() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is valid for the length of the call, which cannot fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+    Ok(complete)
 }
 
 fn send_to(socket: &OsStr, state: &[u8]) -> IoResult<()> {
@@ -132,23 +126,25 @@ mod tests {
 
     #[test]
     fn a_reload_and_nothing_else_carries_the_time() {
-        let before = monotonic_us();
-        let told = String::from_utf8(with_time(b"RELOADING=1\nSTATUS=new subnets")).unwrap();
-        let (state, time) = told.rsplit_once("\nMONOTONIC_USEC=").unwrap();
+        let now = || match NotifyState::monotonic_usec_now().unwrap() {
+            NotifyState::MonotonicUsec(microseconds) => microseconds,
+            other => panic!("{other}"),
+        };
+        let before = now();
+        let sent =
+            String::from_utf8(with_time(b"RELOADING=1\nSTATUS=new subnets").unwrap()).unwrap();
+        let (state, time) = sent.rsplit_once("\nMONOTONIC_USEC=").unwrap();
         assert_eq!(state, "RELOADING=1\nSTATUS=new subnets");
-        assert!((before..=monotonic_us()).contains(&time.parse().unwrap()), "{told}");
-        assert_eq!(with_time(b"READY=1\nSTATUS=RELOADING=1"), b"READY=1\nSTATUS=RELOADING=1");
+        assert!((before..=now()).contains(&time.parse().unwrap()), "{sent}");
+        let ready = b"READY=1\nSTATUS=RELOADING=1";
+        assert_eq!(with_time(ready).unwrap(), ready);
     }
 
     #[test]
-    fn the_watchdog_is_ours_or_none() {
-        let text = |text: &str| Some(OsString::from(text));
-        assert_eq!(watchdog_of(text("3000000"), None, 7), 3000);
-        assert_eq!(watchdog_of(text("3000000"), text("7"), 7), 3000);
-        assert_eq!(watchdog_of(text("3000000"), text("8"), 7), 0);
-        assert_eq!(watchdog_of(text("1"), None, 7), 1);
-        assert_eq!(watchdog_of(text("soon"), None, 7), 0);
-        assert_eq!(watchdog_of(None, None, 7), 0);
-        assert_eq!(watchdog_of(text("99999999999999"), None, 7), u32::MAX);
+    fn an_interval_is_rounded_up_and_bounded() {
+        assert_eq!(milliseconds(Duration::from_micros(3_000_000)), 3000);
+        assert_eq!(milliseconds(Duration::from_micros(1)), 1);
+        assert_eq!(milliseconds(Duration::from_micros(99_999_999_999_999)), u32::MAX);
+        assert_eq!(milliseconds(Duration::ZERO), 0);
     }
 }
