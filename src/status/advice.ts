@@ -61,6 +61,10 @@ const REFUSED: Readonly<Record<Reason, string>> = {
     "The header names no destination. Name an upstream for such connections with ipv4 or ipv6.",
   too_many_of_client:
     "One client address holds as many connections as max-connections-per-client allows. Raise the limit if clients share an address.",
+  too_many_connections:
+    "The listener has as many open connections as max-connections allows. Raise the limit if they are legitimate; mmproxy connections lists them.",
+  too_many_flows:
+    "The listener has as many UDP flows as max-flows allows. Raise the limit, or lower close-after.",
   spp_short: "Check that Simple Proxy Protocol is switched on at the sender; see udp-header.",
   spp_magic: "Check that Simple Proxy Protocol is switched on at the sender; see udp-header.",
   no_session:

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::abi::errors::{Error, Result};
 use crate::abi::layout::{protocol, Probe};
-use crate::net::socket::{self, Source, TcpOptions};
+use crate::net::socket::{self, Listen, Source, TcpOptions};
 use crate::proxy::port::Transport;
 
 /// Tries it and waits for the outcome, no longer than the probe says.
@@ -47,16 +47,19 @@ pub fn reach_own(listen: SocketAddr, transport: Transport, timeout: Duration) ->
     Ok(outcome.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
 }
 
+/// The listener that is opened to try it.
+const OWN: Listen = Listen { only_v6: true, transparent: false };
+
 fn own_tcp(listen: SocketAddr, deadline: Instant) -> io::Result<()> {
     // Beside a listener in use this one would take a part of its connections.
-    let is_free = socket::check_free(listen, true, true).is_ok();
-    let _listener = is_free.then(|| socket::tcp_listener(listen, true)).transpose()?;
+    let is_free = socket::check_free(listen, true, OWN).is_ok();
+    let _listener = is_free.then(|| socket::tcp_listener(listen, OWN)).transpose()?;
     try_tcp(Source::Own, reachable(listen), 0, deadline)
 }
 
 fn own_udp(listen: SocketAddr, deadline: Instant) -> io::Result<()> {
-    socket::check_free(listen, false, true)?;
-    let listener = socket::udp_listener(listen, true)?;
+    socket::check_free(listen, false, OWN)?;
+    let listener = socket::udp_listener(listen, OWN)?;
     let sender = socket::connect_udp(Source::Own, reachable(listen), 0, false)?;
     socket::send(sender.socket.as_raw_fd(), b"mmproxy")?;
     wait(&listener, libc::POLLIN, deadline)

@@ -58,13 +58,13 @@ struct Replying {
 }
 
 impl State {
-    /// `reply_sources`: see `ReplySources`.
-    pub fn new(reply_sources: usize) -> State {
+    pub fn new() -> State {
         State {
             outgoing: Outgoing::new(),
             replies: Replies::new(),
             replying: None,
-            sources: ReplySources::new(reply_sources),
+            // As many as `Udp::follow` says.
+            sources: ReplySources::new(0),
             addresses: 0,
             full_at: None,
         }

@@ -84,10 +84,9 @@ impl<S: Clone> ReplySources<S> {
         }
     }
 
-    /// Closes all: where this program listens has changed.
-    pub fn clear(&mut self) {
-        self.by_source.clear();
-        self.idle = IdleQueue::default();
+    /// Closes all: where this program listens has changed. From now on at most so many sockets.
+    pub fn reset(&mut self, most: usize) {
+        *self = ReplySources::new(most);
     }
 
     /// When `expire` is worth a call.
