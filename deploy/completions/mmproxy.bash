@@ -6,9 +6,11 @@ _mmproxy() {
   COMPREPLY=()
   case $previous in
     -p|--protocol) COMPREPLY=($(compgen -W "tcp udp both" -- "$current")); return ;;
+    --upstream) COMPREPLY=($(compgen -W "family destination" -- "$current")); return ;;
     --udp-header) COMPREPLY=($(compgen -W "datagram session spp" -- "$current")); return ;;
     --log-level) COMPREPLY=($(compgen -W "error warn info access debug" -- "$current")); return ;;
     --log-format) COMPREPLY=($(compgen -W "text json" -- "$current")); return ;;
+    --color) COMPREPLY=($(compgen -W "auto always never" -- "$current")); return ;;
     --sandbox) COMPREPLY=($(compgen -W "auto on off" -- "$current")); return ;;
     -a|--allowed-subnets|--control|--config) COMPREPLY=($(compgen -f -- "$current")); return ;;
     -l|--listen-addr|-4|--ipv4|-6|--ipv6|--table|-m|--mark|--header-timeout|--connect-timeout|--keepalive|--idle-timeout|-c|--close-after|--drain-timeout|--shutdown-delay|--metrics-addr|--workers|--listeners|--listener|--client|--limit) return ;;

@@ -587,7 +587,10 @@ const SUGGESTIONS: [line: string, message: string][] = [
     "--drain-tiemout=3",
     "Unknown option '--drain-tiemout=3' (did you mean --drain-timeout?); see --help",
   ],
-  ["--allowed x", "Unknown option '--allowed' (did you mean --allowed-subnets?); see --help"],
+  [
+    "--allowed-subnet x",
+    "Unknown option '--allowed-subnet' (did you mean --allowed-subnets?); see --help",
+  ],
   ["doctor --jsn", "Unknown option '--jsn' (did you mean --json?); see --help"],
   ["-q", "Unknown option '-q'; see --help"],
   ["-mark 123", "Option -mark has two dashes: --mark; see --help"],

@@ -334,13 +334,16 @@ export const OPTIONS: Table = {
 
 /** The headings of the help. */
 export const GROUPS: Readonly<Record<string, readonly Key[]>> = {
-  "Traffic:": ["listen", "protocol", "ipv4", "ipv6", "allowedSubnets", "udpHeader"],
+  "Traffic:": [
+    ...(["listen", "transparent", "protocol", "ipv4", "ipv6", "upstream"] as const),
+    ...(["allowedDestinations", "allowedSubnets", "udpHeader"] as const),
+  ],
   "Routing of replies:": ["autoRoutes", "table", "mark"],
   "Time limits:": [
     ...(["headerTimeout", "connectTimeout", "keepalive", "idleTimeout", "closeAfter"] as const),
     ...(["drainTimeout", "shutdownDelay"] as const),
   ],
-  "Log, metrics and control:": ["logLevel", "logFormat", "metricsAddr", "control"],
+  "Log, metrics and control:": ["logLevel", "logFormat", "color", "metricsAddr", "control"],
   "Process:": ["workers", "sandbox", "watch"],
 };
 

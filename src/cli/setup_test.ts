@@ -21,7 +21,7 @@ function fromFlags(given: Given): ProxyConfig {
 
 /** The file that says the same, its keys in this order, as many under `[defaults]` as asked for. */
 function fileOf(given: Given, order: readonly number[], inDefaults: number): string {
-  const named = "ipv4" in given || "ipv6" in given;
+  const named = "ipv4" in given || "ipv6" in given || given.upstream === "destination";
   // What the command line has by default, a file says.
   const upstreams = named ? {} : { ipv4: "127.0.0.1:443", ipv6: "[::1]:443" };
   const all = Object.entries({ "listen-addr": "0.0.0.0:8443", ...upstreams, ...given });
@@ -83,6 +83,7 @@ const options = fc.record({
   upstream: fc.constant("family"),
   "log-level": fc.constantFrom("error", "warn", "info", "access", "debug"),
   "log-format": fc.constantFrom("text", "json"),
+  color: fc.constantFrom("auto", "always", "never"),
   "auto-routes": fc.constant(true as const),
   table: fc.integer({ min: 1, max: 251 }),
   sandbox: fc.constantFrom("auto", "on", "off"),
@@ -119,6 +120,19 @@ const single = fc.tuple(
       .map((address) => /[^:]*$/.exec(`${address}`)?.[0]);
     return new Set(ports).size === ports.length;
   });
+
+/** Upstreams that the header names. */
+const destinations = fc.record({
+  given: single,
+  allowed: fc.uniqueArray(
+    fc.constantFrom("10.0.0.5:22", "127.0.0.0/8:1024-65535", "[2001:db8::/32]:443"),
+    { minLength: 1 },
+  ),
+}).map(({ given, allowed }): Given => ({
+  ...given,
+  upstream: "destination",
+  "allowed-destinations": allowed,
+}));
 
 /** Ports as they are written: one, or a range. */
 function portsOf(first: number, count: number): string {
@@ -161,7 +175,7 @@ const ranges = fc.record({
 
 Deno.test("readSetup: flags and the equal file give the same configuration", () => {
   const order = fc.array(fc.nat(), { minLength: 30, maxLength: 30 });
-  const places = fc.oneof(single, ranges);
+  const places = fc.oneof(single, ranges, destinations);
   const seen = new Set<string>();
   fc.assert(
     fc.property(

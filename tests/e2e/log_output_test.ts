@@ -160,9 +160,9 @@ Deno.test("log output: text has colours on a terminal, and none in a pipe", asyn
   const interrupt = { keys: "\\x03", seconds: 4 };
   const shown = await atTerminal(args, interrupt);
   assert.equal(shown.code, 0, shown.written);
-  // deno-lint-ignore no-control-regex
   assert.match(
     shown.written,
+    // deno-lint-ignore no-control-regex
     /\x1b\[2m\d{4}-\S+Z\x1b\[22m \x1b\[32mINFO {2}\x1b\[39m Listening on /,
   );
   const without = await atTerminal([...args, "--color", "never"], interrupt);
