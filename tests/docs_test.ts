@@ -10,7 +10,7 @@ import { readConfig } from "../src/config/file.ts";
 import { generated } from "./flags_page.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
-const PAGES = ["README.md", "CONTRIBUTING.md", ...pagesBelow("docs")];
+const PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", ...pagesBelow("docs")];
 const MOVING = "docs/moving.md";
 
 function pagesBelow(directory: string): string[] {
