@@ -150,14 +150,22 @@ export async function run(
  */
 export async function pack(parent: string, name: string, archive: string): Promise<void> {
   const anyone = ["--owner=0", "--group=0", "--numeric-owner", "--sort=name"];
-  const { stdout } = await new Deno.Command("git", {
-    args: ["log", "-1", "--format=%ct"],
-    cwd: ROOT,
-  }).output();
-  const committed = new TextDecoder().decode(stdout).trim();
-  const time = committed === "" ? [] : [`--mtime=@${committed}`];
+  const time = await timeOfCommit();
   const command = ["tar", "--create", "--use-compress-program=gzip -n", `--file=${archive}`];
   await run([...command, ...anyone, ...time, name], parent);
+}
+
+/** As tar takes it; nothing where there is no repository. */
+async function timeOfCommit(): Promise<string[]> {
+  try {
+    const args = ["log", "-1", "--format=%ct"];
+    const { stdout } = await new Deno.Command("git", { args, cwd: ROOT, stderr: "null" }).output();
+    const time = new TextDecoder().decode(stdout).trim();
+    return time === "" ? [] : [`--mtime=@${time}`];
+  } catch (error) {
+    ignoreMissing(error);
+    return [];
+  }
 }
 
 function ignoreMissing(error: unknown): void {

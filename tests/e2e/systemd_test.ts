@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { packagedUnit } from "../../deploy/dist.ts";
 import { installed, realPeerTest, Scratch } from "./support/real_peers.ts";
 
 const DEPLOY = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "deploy");
@@ -47,6 +48,18 @@ for (const dropIns of [[], ...DROP_INS.map((name) => [name]), DROP_INS]) {
     },
   );
 }
+
+realPeerTest(
+  "systemd: the packages' unit has nothing that systemd does not understand",
+  NEEDS,
+  async () => {
+    await using scratch = await Scratch.make();
+    const text = packagedUnit(await Deno.readTextFile(join(DEPLOY, "mmproxy.service")));
+    const here = text.replaceAll("/usr/bin/mmproxy", LAUNCHER).replace(/^Documentation=.*\n/m, "");
+    const path = await scratch.write("mmproxy.service", here);
+    assert.deepEqual(await analyze("verify", path), { code: 0, said: "" });
+  },
+);
 
 realPeerTest("systemd: every drop-in is among those that were verified", NEEDS, async () => {
   const found = await Array.fromAsync(Deno.readDir(join(DEPLOY, "mmproxy.service.d")));
