@@ -1,0 +1,169 @@
+/** The packages and the archive with Deno inside, on a Debian that has neither Deno nor Rust to run them. */
+import assert from "node:assert/strict";
+import { basename, join } from "node:path";
+import config from "../../deno.json" with { type: "json" };
+import { distribute, type Kind } from "../../deploy/dist.ts";
+import { ROOT } from "../../deploy/release.ts";
+import { TARGETS } from "../../deploy/targets.ts";
+import { freePort, show } from "../e2e/support/endpoints.ts";
+import { v2 } from "../e2e/support/headers.ts";
+import { installed, realPeerTest, runTool, Scratch } from "../e2e/support/real_peers.ts";
+import { assertSeenOverTcp } from "../e2e/support/seen.ts";
+import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
+import type { Container } from "./support/container.ts";
+import { NEEDS } from "./support/images.ts";
+import { startMachine } from "./support/machine.ts";
+
+const CLIENT = { ip: "203.0.113.81", port: 40_081 };
+const BALANCER = { ip: "198.51.100.1", port: 443 };
+const TOOLS = { ...NEEDS, nfpm: installed("nfpm"), rpm: installed("rpm") };
+const OLD = "0.0.1";
+
+/** Makes these for this machine, with the Deno that runs the tests. */
+async function make(out: string, version: string, ...only: Kind[]): Promise<string[]> {
+  const target = TARGETS.find(({ arch, glibc }) => arch === Deno.build.arch && glibc !== undefined);
+  assert.ok(target, `no target for ${Deno.build.arch}`);
+  return await distribute(target, {
+    deno: Deno.execPath(),
+    library: join(ROOT, "target/release/libmmproxy.so"),
+    out,
+    only,
+    version,
+  });
+}
+
+/** Every file that an administrator would see, and every user. */
+async function inventory(machine: Container): Promise<string[]> {
+  const found = await machine.exec(
+    ...["find", "/etc", "/usr", "/opt", "/var", "/run", "-xdev"],
+    ...[
+      "-not",
+      "-path",
+      "/run/*",
+      "-not",
+      "-path",
+      "/var/log/*",
+      "-not",
+      "-path",
+      "/var/lib/dpkg/*",
+    ],
+    // Backups that useradd leaves of its own files, for all users.
+    ...["-not", "-path", "/etc/*-", "-not", "-path", "/var/lib/systemd/*"],
+  );
+  const users = await machine.exec("getent", "passwd");
+  return [...found.split("\n"), ...users.split("\n")].sort();
+}
+
+realPeerTest(
+  "package: the .deb is installed, started by systemd, upgraded with its configuration and an open " +
+    "connection kept, and removed without a trace",
+  TOOLS,
+  async () => {
+    await using scratch = await Scratch.make();
+    const packages = [
+      ...await make(scratch.path, OLD, "deb"),
+      ...await make(scratch.path, config.version, "deb"),
+    ].map((path) => basename(path));
+    await using machine = await startMachine([`${scratch.path}:/packages:ro`]);
+    const systemctl = (...args: string[]) => machine.exec("systemctl", ...args);
+    const install = (name = "") => machine.exec("dpkg", "--install", `/packages/${name}`);
+    const version = async () =>
+      (await machine.exec("dpkg-query", "--show", "--showformat=${Version}", "mmproxy")).trim();
+    const before = await inventory(machine);
+
+    await install(packages[0]);
+    assert.equal(await version(), OLD);
+    assert.equal((await machine.exec("mmproxy", "--version")).trim(), `mmproxy ${config.version}`);
+    assert.match(await machine.exec("mmproxy", "help", "dscp"), /^# DSCP/);
+    await machine.exec("mmproxy", "check", "--config", "/etc/mmproxy/mmproxy.toml");
+    // A start is the administrator's.
+    await assert.rejects(systemctl("is-active", "mmproxy"));
+    await assert.rejects(systemctl("is-enabled", "mmproxy"));
+
+    const listen = { ip: "127.0.0.1", port: freePort() };
+    await using service = new TcpService(tellAndEcho);
+    const text = `[[listener]]\nlisten = "${show(listen)}"\nipv4 = "${service.address}"\n` +
+      'allowed-subnets = ["127.0.0.0/8"]\n';
+    await machine.exec("sh", "-c", 'printf %s "$1" > /etc/mmproxy/mmproxy.toml', "sh", text);
+    await systemctl("enable", "--now", "mmproxy");
+    await assertSeenOverTcp(listen, CLIENT, BALANCER);
+    const user = await machine.exec(
+      "sh",
+      "-c",
+      "stat -c %U /proc/$(systemctl show --value -p MainPID mmproxy)",
+    );
+    assert.equal(user.trim(), "mmproxy");
+    await systemctl("reload", "mmproxy");
+
+    using open = await Stream.connect(listen.port);
+    await open.send(v2({ ...CLIENT, port: 40_082 }, BALANCER));
+    assert.equal(await open.line(), show({ ...CLIENT, port: 40_082 }));
+    await install(packages[1]);
+    assert.equal(await version(), config.version);
+    assert.equal(await machine.exec("cat", "/etc/mmproxy/mmproxy.toml"), text);
+    assert.equal((await systemctl("is-active", "mmproxy")).trim(), "active");
+    await open.send("still here\n");
+    assert.equal(await open.line(), "still here");
+    await assertSeenOverTcp(listen, { ...CLIENT, port: 40_083 }, BALANCER);
+
+    await machine.exec("dpkg", "--remove", "mmproxy");
+    await assert.rejects(systemctl("is-active", "mmproxy"));
+    assert.equal(await machine.exec("cat", "/etc/mmproxy/mmproxy.toml"), text, "until a purge");
+    await machine.exec("dpkg", "--purge", "mmproxy");
+    assert.deepEqual(await inventory(machine), before);
+  },
+);
+
+realPeerTest(
+  "package: the .rpm has the files of the .deb, and keeps the configuration",
+  TOOLS,
+  async () => {
+    await using scratch = await Scratch.make();
+    const [deb = "", rpm = ""] = await make(scratch.path, config.version, "deb", "rpm");
+    const query = async (...args: string[]) =>
+      (await runTool("rpm", ["--query", "--package", ...args, rpm])).trim().split("\n");
+    const zsh = /\/zsh\/[a-z-]+\//;
+    const listed = (await runTool("dpkg", ["--contents", deb])).trim().split("\n")
+      .filter((line) => !line.startsWith("d"))
+      .map((line) => line.split(/\s+/).slice(5).join(" ").replace(/^\.| -> .*$/g, ""));
+    const files = await query("--list");
+    const missing = listed.map((path) => path.replace(/ -> .*$/, "").replace(zsh, "/zsh/"))
+      .filter((path) => !files.map((path) => path.replace(zsh, "/zsh/")).includes(path));
+    assert.ok(listed.length > 100, `${listed.length} files`);
+    assert.deepEqual(missing, []);
+    assert.deepEqual(await query("--configfiles"), ["/etc/mmproxy/mmproxy.toml"]);
+    // RPMFILE_CONFIG and RPMFILE_NOREPLACE (rpmfiles.h).
+    const flags = await query("--queryformat", "[%{FILENAMES} %{FILEFLAGS}\\n]");
+    assert.ok(flags.includes("/etc/mmproxy/mmproxy.toml 17"), "noreplace");
+    assert.deepEqual(await query("--queryformat", "%{ARCH}"), [Deno.build.arch]);
+  },
+);
+
+realPeerTest(
+  "package: the archive with Deno inside needs nothing on the host, and installs beside an older release",
+  TOOLS,
+  async () => {
+    await using scratch = await Scratch.make();
+    const [archive = ""] = await make(scratch.path, config.version, "full");
+    await using machine = await startMachine([`${scratch.path}:/archive:ro`]);
+    await assert.rejects(machine.exec("sh", "-c", "command -v deno"));
+    const script = `cd /tmp && tar xf /archive/${basename(archive)} && ` +
+      `mmproxy-${config.version}/deploy/install.sh && cd / && rm -r /tmp/mmproxy-*`;
+    await machine.exec("sh", "-ec", script);
+    assert.equal((await machine.exec("mmproxy", "--version")).trim(), `mmproxy ${config.version}`);
+    await using service = new TcpService(tellAndEcho);
+    const doctor = await machine.exec(
+      ...[
+        "sh",
+        "-c",
+        'mmproxy doctor "$@" || true',
+        "sh",
+        "-l",
+        "127.0.0.1:8443",
+        "-4",
+        service.address,
+      ],
+    );
+    assert.match(doctor, /CAP_NET_RAW/);
+  },
+);
