@@ -90,7 +90,6 @@ async function stagePackage(stage: string, release: string): Promise<void> {
 }
 
 const CONFIG = "/etc/mmproxy/mmproxy.toml";
-const CONTROL = "/run/mmproxy/control";
 const PROGRAM = "/usr/bin/mmproxy";
 
 /**
@@ -107,14 +106,12 @@ export function packagedUnit(unit: string): string {
       /^ExecStart=.*$/m,
       "# The routing that replies to clients need, set as root; where that fails the log says why.\n" +
       `ExecStartPre=-+${PROGRAM} routes up --config ${CONFIG}\n` +
-      `ExecStart=${PROGRAM} --config ${CONFIG} --control ${CONTROL}\n` +
-      `ExecStopPost=-+${PROGRAM} routes down --config ${CONFIG}\n` +
-      "RuntimeDirectory=mmproxy",
+      `ExecStart=${PROGRAM} --config ${CONFIG}\n` +
+      `ExecStopPost=-+${PROGRAM} routes down --config ${CONFIG}`,
     ],
     [
-      /^(#.*\n)?ExecReload=.*$/m,
-      `ExecReload=-+${PROGRAM} routes up --config ${CONFIG}\n` +
-      `ExecReload=${PROGRAM} reload --control ${CONTROL}`,
+      /^(#.*\n)ExecReload=.*$/m,
+      `ExecReload=-+${PROGRAM} routes up --config ${CONFIG}\n$1ExecReload=${PROGRAM} reload`,
     ],
     [/^DynamicUser=yes$/m, "User=mmproxy"],
     [/^# A user that exists as long as the service runs, with/m, "# A user with"],
