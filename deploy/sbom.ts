@@ -135,7 +135,7 @@ function npmPackages(locked: Readonly<Record<string, Locked>>): Component[] {
     for (const name of entry.dependencies ?? []) visit(name);
   };
   for (const [name, specifier] of Object.entries(config.imports)) {
-    if (!TESTING.has(name)) visit(specifier.replace(/^npm:/, ""));
+    if (!TESTING.has(name)) visit(specifier.replace(/^npm:\/?|\/$/g, ""));
   }
   return [...found.values()];
 }
