@@ -521,7 +521,7 @@ Deno.test("loops: an upstream whose address this host gets later is no chain of 
   assert.equal(await accepted(), 0);
   assert.match(
     program.all("forwarding_loop")[0]?.message ?? "",
-    new RegExp(`^Refused \\S+: ${elsewhere}:${port} has become an address of this host`),
+    new RegExp(`^Refused \\S+: ${elsewhere}:${port} is now an address of this host`),
   );
   const counters = await program.stop();
   assert.equal(counters.get("connected"), 0);
