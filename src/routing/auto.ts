@@ -108,10 +108,14 @@ export class AutoRoutes {
   }
 }
 
-/** Whether a step that was set does what another is to do. A family's route in a table is one, whatever its source. */
+/**
+ * Whether a step that was set does what another is to do. A family's route in a table is one, whatever its
+ * source, and a rule may have been set at a place before another program's.
+ */
 function doesFor(set: Step, needed: Step): boolean {
   if (set.kind === "route") return needed.kind === "route" && set.family === needed.family;
-  return JSON.stringify(set) === JSON.stringify(needed);
+  const anywhere = (step: Step) => JSON.stringify({ ...step, priority: undefined });
+  return anywhere(set) === anywhere(needed);
 }
 
 /** Removes the rules, then the routes to which no other rule leads, then switches parameters back. */
@@ -121,12 +125,17 @@ function removeSteps(set: readonly Step[], table: number, routing: Routing, log:
   try {
     for (const kind of ["rule", "route"] as const) {
       const present = routing.list(table);
-      for (const step of set.filter((step) => step.kind === kind)) {
-        const entry = present.find((entry) => isSetBy(entry, step));
+      // Where a rule was set twice, the step with a place takes the rule at that place.
+      const steps = set.filter((step) => step.kind === kind)
+        .toSorted((one, other) => Number(hasPlace(other)) - Number(hasPlace(one)));
+      for (const step of steps) {
+        const at = present.findIndex((entry) => isSetBy(entry, step));
+        const entry = present[at];
         const used = kind === "route" &&
           present.some(({ kind, family }) => kind === "rule" && family === entry?.family);
         if (!entry || used) continue;
         routing.remove(entry);
+        present.splice(at, 1);
         removed.push(step);
       }
     }
@@ -143,6 +152,10 @@ function removeSteps(set: readonly Step[], table: number, routing: Routing, log:
     event: "routes_removed",
     routes: removed.map(describeStep),
   });
+}
+
+function hasPlace(step: Step): boolean {
+  return step.kind === "rule" && step.priority !== undefined;
 }
 
 function sentence(what: string, steps: readonly Step[]): string {

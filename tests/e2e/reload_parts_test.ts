@@ -175,6 +175,48 @@ Deno.test("reload: routes go when the last connection that needs them has ended,
   });
 });
 
+Deno.test("reload: a rule that was set before another program's stays as long as it is needed", async () => {
+  using host = await Host.make();
+  await using scratch = await Scratch.make();
+  const apart = "198.51.100.77";
+  // Replies to clients have a way out by the main table.
+  await host.run(
+    `ip address add ${apart}/32 dev lo
+     ip link add out type veth peer name nobody
+     ip link set nobody up
+     ip address add 203.0.113.2/24 dev out
+     ip link set out up
+     ip route add default via 203.0.113.1`,
+  );
+  await host.act(async () => {
+    const [web, ssh] = [freePort(), freePort()];
+    await using far = new TcpService(tellAndEcho, apart);
+    const file = (...names: string[]) =>
+      toml(
+        names.map((name) => ({ name, port: name === "web" ? web : ssh, to: far.address })),
+        "auto-routes = true",
+      );
+    const path = await scratch.write("m.toml", file("web"));
+    await using program = await Program.start({ config: path, args: FAST });
+    using _before = await connect(web);
+    // A VPN that is started later.
+    await host.run("ip rule add pref 50 lookup main");
+    await scratch.write("m.toml", file("web", "ssh"));
+    await reload(program);
+    const ours = async () =>
+      (await host.run("ip rule")).match(/^\d+:\s+from 198\S+ iif lo/gm) ?? [];
+    assert.ok((await ours()).some((rule) => rule.startsWith("49:")), await host.run("ip rule"));
+    assert.equal(program.all("routes_removed").length, 0);
+    using _after = await connect(ssh);
+    await scratch.write("m.toml", file("ssh"));
+    await reload(program);
+    using _again = await connect(ssh);
+    assert.equal(program.all("routes_removed").length, 0);
+    await program.stop();
+    assert.deepEqual(await ours(), []);
+  });
+});
+
 const MARKED = "198.51.100.77";
 const MARK = 7;
 
