@@ -43,7 +43,7 @@ use observe::log_queue;
 use proxy::port::{self, Transport};
 use proxy::settings::Budgets;
 use proxy::{handles, sandbox, Records};
-use system::{files, journal, notify, probe, resolve, usage, usr1, watch};
+use system::{files, journal, notify, presence, probe, resolve, usage, usr1, watch};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
 /// aligned to 8.
@@ -207,6 +207,18 @@ pub unsafe extern "C" fn notify(state: Buffer, length: u32) -> i32 {
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn watchdog_ms() -> u32 {
     notify::watchdog_ms()
+}
+
+/// Holds a name in this network namespace until the process ends or takes another: an abstract unix socket,
+/// from which nothing is read.
+///
+/// # Safety
+/// `name` is valid for reading `length` bytes: 1 to 107.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn hold_name(name: Buffer, length: u32) -> i32 {
+    // SAFETY: the caller's promise.
+    guard(|| presence::hold(unsafe { bytes(name, length) }))
 }
 
 /// Whether standard error goes to systemd's journal: 1 or 0.

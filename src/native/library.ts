@@ -213,6 +213,12 @@ export class Library {
     return this.#native.watchdog_ms();
   }
 
+  /** Holds a name in this network namespace, of 1 to 107 bytes, until the process ends or takes another. */
+  holdName(name: string): void {
+    const bytes = new TextEncoder().encode(name);
+    this.#unwrap(this.#native.hold_name(bytes, bytes.length));
+  }
+
   /** Whether standard error goes to systemd's journal. */
   stderrIsJournal(): boolean {
     return this.#native.stderr_is_journal() === 1;

@@ -71,6 +71,10 @@ export const symbols = {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
   },
+  hold_name: {
+    parameters: ["buffer", "u32"],
+    result: "i32",
+  },
   last_error: {
     parameters: ["buffer", "u32"],
     result: "u32",

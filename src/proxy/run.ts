@@ -6,6 +6,8 @@ import { AutoRoutes } from "../routing/auto.ts";
 import { markOf, type ProxyConfig } from "../config/model.ts";
 import { logEvent, readEvent } from "../log/events.ts";
 import { KernelRouting } from "../routing/kernel.ts";
+import { warnOfMissingRoutes } from "../routing/missing.ts";
+import { Presence } from "../routing/presence.ts";
 import type { Log } from "../log/log.ts";
 import type { LogOutput } from "../log/output.ts";
 import { EVENT, Level } from "../native/layout.ts";
@@ -114,9 +116,14 @@ export async function runService(
 
   const control = openControl(config, library);
   // A signal from here on is one that removes them again.
+  const presence = new Presence(library, config.table);
   const routes = config.autoRoutes
-    ? new AutoRoutes(configuration.resolved, new KernelRouting(library), log)
+    ? new AutoRoutes(configuration.resolved, new KernelRouting(library), log, presence)
     : undefined;
+  if (!routes) {
+    presence.announce(false);
+    warnOfMissingRoutes(configuration.resolved, new KernelRouting(library), log);
+  }
   configuration.routes = routes;
   // All that is to be opened is open, and no worker runs yet: those to come inherit the sandbox.
   try {

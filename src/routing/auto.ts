@@ -2,6 +2,7 @@
 import type { ProxyConfig } from "../config/model.ts";
 import type { Routing } from "./kernel.ts";
 import type { Log } from "../log/log.ts";
+import type { Presence } from "./presence.ts";
 import { PARAMETERS, RoutingError, type Step } from "./plan.ts";
 import { isSetBy, setMissing, survey } from "./command.ts";
 import { describeStep } from "./text.ts";
@@ -11,19 +12,23 @@ export class AutoRoutes {
   readonly #routing: Routing;
   readonly #log: Log;
   readonly #table: number;
+  readonly #presence: Presence | undefined;
   #set: Step[] = [];
 
   /**
    * Sets what the routing lacks.
    *
+   * @param presence says who else uses the table, so that nobody's routes are taken away
    * @throws {RoutingError} when it cannot be set; then nothing of it is left
    */
-  constructor(config: ProxyConfig, routing: Routing, log: Log) {
+  constructor(config: ProxyConfig, routing: Routing, log: Log, presence?: Presence) {
     this.#routing = routing;
     this.#log = log;
     this.#table = config.table;
+    this.#presence = presence;
     this.#add(config, true);
     if (config.file !== undefined) this.#keepParameters();
+    presence?.announce(this.#set.length > 0);
   }
 
   /**
@@ -50,7 +55,7 @@ export class AutoRoutes {
   }
 
   #surplus(config: ProxyConfig): Step[] {
-    if (this.#set.length === 0) return [];
+    if (this.#set.length === 0 || this.#isShared) return [];
     try {
       const { steps } = survey(config, this.#routing);
       return this.#set.filter((step) => !steps.some((needed) => doesFor(step, needed)));
@@ -61,8 +66,25 @@ export class AutoRoutes {
     }
   }
 
-  /** Removes exactly what was set; what was there before stays. */
+  /** Whether another run uses the table, so that nothing may be taken from there. */
+  get #isShared(): boolean {
+    return (this.#presence?.others().length ?? 0) > 0;
+  }
+
+  /**
+   * Removes exactly what was set, here or by a run that has left it to this one; what was there before
+   * stays. While another run uses the table, everything stays.
+   */
   remove(): void {
+    if (this.#set.length > 0 && this.#isShared) {
+      this.#log(
+        "info",
+        `Routes stay: another mmproxy uses table ${this.#table}; where it runs without --auto-routes, ` +
+          `"mmproxy routes down --table ${this.#table}" removes them afterwards`,
+        { event: "routes_kept" },
+      );
+      return;
+    }
     this.#takeBack(this.#set);
   }
 
@@ -82,7 +104,12 @@ export class AutoRoutes {
     const added: Step[] = [];
     try {
       const found = survey(config, this.#routing);
+      // What another run has set, and would have removed at its end, is this one's to remove as well.
+      const shared = this.#presence?.others().some(({ hasSet }) => hasSet)
+        ? found.there.filter((step) => step.kind !== "sysctl")
+        : [];
       setMissing(config, found, this.#routing, (step) => added.push(step));
+      this.#set.push(...shared.filter((step) => !this.#set.includes(step)));
       if (isFirst || added.length > 0) {
         for (const { text, commands } of found.notes) {
           this.#log("warn", [text, ...commands].join(" "), { event: "routes_note", commands });

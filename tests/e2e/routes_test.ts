@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { type Endpoint, freePort, show } from "./support/endpoints.ts";
 import { bytes, text, tlv, v2 } from "./support/headers.ts";
 import { Host } from "./support/host.ts";
-import { type Ended, Program, runToEnd } from "./support/program.ts";
+import { type Ended, type LogEvent, ON_PATH, Program, runToEnd } from "./support/program.ts";
 import { ProgramCopy } from "./support/program_copy.ts";
 import { Scratch } from "./support/real_peers.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
@@ -680,5 +680,73 @@ Deno.test("--auto-routes: a reload adds what is missing, and the end removes all
     await assertServed(program, "tcp", LOCAL4);
     await program.stop();
     assert.equal(await routing(host), before);
+  });
+});
+
+Deno.test("--auto-routes: a run that stops leaves the routes to those that use its table", async () => {
+  using host = await makeHost();
+  const before = await routing(host);
+  await host.act(async () => {
+    await using service = new TcpService(tellAndEcho, LOCAL4);
+    const args = ["--auto-routes", "-4", service.address];
+    await using first = await Program.start({ args });
+    await using second = await Program.start({ args });
+    await first.stop();
+    assert.equal(first.all("routes_kept").length, 1);
+    await assertServed(second, "tcp", LOCAL4);
+    await using third = await Program.start({ args: args.slice(1) });
+    await second.stop();
+    await assertServed(third, "tcp", LOCAL4);
+    await using fourth = await Program.start({ args });
+    await third.stop();
+    await assertServed(fourth, "tcp", LOCAL4);
+    await using fifth = await Program.start({ args });
+    await fourth.stop();
+    await fifth.stop();
+  });
+  assert.notEqual(
+    await routing(host),
+    before,
+    "the third had no --auto-routes, and waits for nobody",
+  );
+  await host.act(() => routes("down", []));
+  assert.equal(await routing(host), before);
+});
+
+Deno.test("--auto-routes: of two on one table, the last leaves nothing", async () => {
+  using host = await makeHost();
+  const before = await routing(host);
+  await host.act(async () => {
+    await using service = new TcpService(tellAndEcho, LOCAL4);
+    const args = ["--auto-routes", "-4", service.address];
+    await using first = await Program.start({ args });
+    await using second = await Program.start({ args });
+    await first.stop();
+    await assertServed(second, "tcp", LOCAL4);
+    await second.stop();
+    assert.equal(await routing(host), before);
+  });
+});
+
+Deno.test("routes: a start without them warns, with the command that sets them", async () => {
+  using host = await makeHost();
+  await host.act(async () => {
+    await using service = new TcpService(tellAndEcho, LOCAL4);
+    const args = ["-4", service.address, "--table", "321"];
+    await using program = await Program.start({ args });
+    const { message, level, command } = await program.event("routes_missing") as LogEvent & {
+      command: string;
+    };
+    assert.equal(level, "warn");
+    const listen = show(program.listen);
+    const expected = `mmproxy routes up -4 ${service.address} -l ${listen} --table 321`;
+    assert.deepEqual(command.split(" ").toSorted(), expected.split(" ").toSorted());
+    assert.ok(message.includes(command), message);
+    await host.run(`${ON_PATH}\n${command}`);
+    await assertServed(program, "tcp", LOCAL4);
+    await program.stop();
+    await using second = await Program.start({ args });
+    await second.stop();
+    assert.deepEqual(second.all("routes_missing"), []);
   });
 });

@@ -3,6 +3,7 @@
 pub mod files;
 pub mod journal;
 pub mod notify;
+pub mod presence;
 pub mod probe;
 pub mod resolve;
 pub mod sync;

@@ -1,0 +1,52 @@
+/** The other runs of this program that use a routing table, in the same network namespace. */
+import { type Library, NativeError } from "../native/library.ts";
+
+type Native = Pick<Library, "holdName" | "readFile">;
+
+/** A run that uses the table. */
+export interface Neighbour {
+  /** It has set routes there, which the last run that uses them removes. */
+  readonly hasSet: boolean;
+}
+
+/** A run's own sign, and those of others: names that processes hold as long as they live. */
+export class Presence {
+  readonly #native: Native;
+  readonly #prefix: string;
+  // Containers share a network and not the numbers of processes.
+  readonly #own = crypto.randomUUID();
+
+  constructor(native: Native, table: number) {
+    this.#native = native;
+    this.#prefix = `mmproxy/table/${table}/`;
+  }
+
+  /** Says that this run uses the table. Where it cannot be said, nobody waits for this run. */
+  announce(hasSet: boolean): void {
+    try {
+      this.#native.holdName(`${this.#prefix}${this.#own}/${hasSet ? "set" : "used"}`);
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error;
+    }
+  }
+
+  /** Those that run now. */
+  others(): Neighbour[] {
+    return this.#names().flatMap((name) => {
+      const [own, how] = name.slice(this.#prefix.length).split("/");
+      return own === this.#own ? [] : [{ hasSet: how === "set" }];
+    });
+  }
+
+  /** The last column of /proc/net/unix has a socket's name; `@` stands for an abstract one (unix(7)). */
+  #names(): string[] {
+    try {
+      const table = new TextDecoder().decode(this.#native.readFile("/proc/self/net/unix"));
+      return table.split("\n").map((line) => line.slice(line.lastIndexOf(" @") + 2))
+        .filter((name) => name.startsWith(this.#prefix));
+    } catch (error) {
+      if (!(error instanceof NativeError)) throw error;
+      return [];
+    }
+  }
+}
