@@ -53,6 +53,11 @@ const STEPS: readonly Step[] = [
     command: [DENO, "check", "--config", "bench/charts/deno.json", "bench/charts/main.ts"],
   },
   { title: "Generated files are fresh", command: [DENO, "run", "-A", "tests/native_symbols.ts"] },
+  {
+    title: "Rust tests of the description for TypeScript",
+    command: ["cargo", "test", "-p", "mmproxy-ffi", "--features", "bindgen", "--bin", "symbols"],
+    count: countCargo,
+  },
   { title: "Build", command: ["cargo", "build", "--release", "-p", "mmproxy-ffi"] },
   { title: "Rust tests", command: ["cargo", "test", "--workspace"], count: countCargo },
   {

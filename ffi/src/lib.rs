@@ -22,7 +22,8 @@ mod trust;
 mod udp;
 mod worker;
 
-pub use abi::layout::describe;
+#[cfg(feature = "bindgen")]
+pub use abi::printer::print_layout;
 
 use std::ffi::c_void;
 use std::time::Duration;
@@ -30,9 +31,10 @@ use std::time::Duration;
 #[cfg(feature = "bindgen")]
 use deno_bindgen::deno_bindgen;
 
+use abi::description;
 use abi::errors::{self, guard, Error};
 use abi::layout::{
-    self, protocol, status, ConnectionRecord, DestinationRecord, Endpoint, Event, ListenerRecord,
+    protocol, status, ConnectionRecord, DestinationRecord, Endpoint, Event, ListenerRecord,
     PortRecord, Probe, ReachRecord, ReplyQuery, ReplyRecord, RoutingRecord, SandboxRecord,
     SandboxRequest, SelectionRecord, SurveyRecord, TrustRecord, UsageRecord,
 };
@@ -49,11 +51,11 @@ use system::{files, journal, notify, presence, probe, resolve, usage, usr1, watc
 /// aligned to 8.
 pub type Buffer = *mut u8;
 
-/// The hash of the layout that this library was built with; it must equal `ABI_VERSION`.
+/// The hash of the exports and records that this library was built with; it must equal `ABI_VERSION`.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn abi_version() -> u32 {
-    layout::fingerprint()
+    description::FINGERPRINT
 }
 
 /// Copies the sentence of this thread's last failed call, UTF-8; returns its whole length in bytes.

@@ -59,6 +59,17 @@ Deno.test("loadLibrary: names every place, and the command that builds", () => {
   );
 });
 
+Deno.test("loadLibrary: the library has nothing of what prints its description", async () => {
+  const library = new TextDecoder("latin1").decode(await Deno.readFile(BUILT));
+  assert(library.includes("abi_version"), "the exports' names are in it");
+  const layout = await Deno.readTextFile(new URL("layout.ts", import.meta.url));
+  const symbols = await Deno.readTextFile(new URL("symbols.ts", import.meta.url));
+  for (const text of ["export const ", "Byte offsets of a ", "as const satisfies"]) {
+    assert(`${layout}${symbols}`.includes(text), text);
+    assert(!library.includes(text), text);
+  }
+});
+
 Deno.test("loadLibrary: says in one line that a file is no library", async () => {
   await inFolder(async (folder) => {
     const path = `${folder}/libmmproxy.so`;

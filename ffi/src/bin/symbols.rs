@@ -5,7 +5,7 @@ use deno_bindgen::{Inventory, Symbol, Type, INVENTORY};
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
-        Some("layout") => print!("{}", mmproxy::describe()),
+        Some("layout") => print!("{}", mmproxy::print_layout()),
         Some("symbols") => print!("{}", symbols()),
         _ => {
             eprintln!("usage: symbols layout|symbols");
@@ -66,5 +66,30 @@ fn ffi_type(of: Type) -> &'static str {
         Type::CustomType(name) => {
             panic!("an export has the type {name}, which is none of the boundary")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_of_the_boundary_has_denos_name() {
+        assert_eq!(ffi_type(Type::Uint32), "u32");
+        assert_eq!(ffi_type(Type::CustomType("Buffer")), "buffer");
+    }
+
+    #[test]
+    #[should_panic(expected = "an export has the type Endpoint, which is none of the boundary")]
+    fn any_other_type_is_an_error() {
+        ffi_type(Type::CustomType("Endpoint"));
+    }
+
+    #[test]
+    fn every_export_is_printed() {
+        let printed = symbols();
+        let exports =
+            include_str!("../lib.rs").matches("\n#[cfg_attr(feature = \"bindgen\", deno_bindgen");
+        assert_eq!(printed.matches("    parameters: [").count(), exports.count());
     }
 }
