@@ -34,6 +34,7 @@ const UNIT_TESTS = [
   "tests/docs_test.ts",
   "tests/framing_test.ts",
   "tests/launcher_test.ts",
+  "tests/oracles_test.ts",
 ];
 const CARGO_LINT = ["--all-targets", "--", "-D", "warnings"];
 
