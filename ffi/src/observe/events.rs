@@ -4,12 +4,14 @@
 //! relay never waits for the log.
 
 use std::cell::UnsafeCell;
-use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use rtrb::{Consumer, Producer, RingBuffer};
+
 use crate::abi::named::named;
+use crate::system::sync::lock;
 
 named! {
     /// What an event tells, and what its `value` means there.
@@ -74,34 +76,27 @@ pub const EVENTS: usize = 1024;
 /// average.
 pub const ACCOUNTS: usize = 16_384;
 
-/// One worker's ring, from the thread that serves it to the log.
+/// One worker's ring, from the thread that serves it to the log: `rtrb`'s, whose end for writing needs no
+/// lock, in one value that both sides share.
 pub struct Ring<T> {
-    /// As many as a power of two.
-    slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
-    /// The next slot to read; only the reader stores it.
-    head: AtomicUsize,
-    /// The next slot to write; only the writer stores it.
-    tail: AtomicUsize,
+    producer: UnsafeCell<Producer<T>>,
+    /// The log reads from one thread at a time, for which it has a lock of its own.
+    consumer: Mutex<Consumer<T>>,
     /// Dropped since the reader last asked.
     lost: AtomicUsize,
 }
 
-// SAFETY: a slot is written only between head+capacity and tail by the one writer, and read only
-// between head and tail by the one reader; the stores of `tail` and `head` are releases that the
-// other side acquires. `Proxy` upholds that there is one of each: a worker's ring is written by
-// the thread in `serve` and read under the drain lock.
+// SAFETY: only `push` looks at the producer, and one thread at a time may push: a worker's ring is
+// written by the thread in `serve`, which holds `serving`. All else is Sync by itself.
 unsafe impl<T: Send> Sync for Ring<T> {}
-// SAFETY: what the slots hold may be sent.
-unsafe impl<T: Send> Send for Ring<T> {}
 
 impl<T> Ring<T> {
-    /// An empty ring with room for `capacity`, a power of two.
+    /// An empty ring with room for `capacity`.
     pub fn new(capacity: usize) -> Ring<T> {
-        assert!(capacity.is_power_of_two(), "positions wrap at a power of two");
+        let (producer, consumer) = RingBuffer::new(capacity);
         Ring {
-            slots: (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
-            head: AtomicUsize::new(0),
-            tail: AtomicUsize::new(0),
+            producer: UnsafeCell::new(producer),
+            consumer: Mutex::new(consumer),
             lost: AtomicUsize::new(0),
         }
     }
@@ -109,59 +104,32 @@ impl<T> Ring<T> {
     /// Queues an event; `false` when the ring is full and the event is lost. One thread at a time may
     /// push.
     pub fn push(&self, event: T) -> bool {
-        let tail = self.tail.load(Ordering::Relaxed);
-        if tail.wrapping_sub(self.head.load(Ordering::Acquire)) == self.slots.len() {
+        // SAFETY: the caller is the only one that pushes, and the reference does not leave this call.
+        let pushed = unsafe { &mut *self.producer.get() }.push(event).is_ok();
+        if !pushed {
             self.lost.fetch_add(1, Ordering::Relaxed);
-            return false;
         }
-        let slot = &self.slots[tail % self.slots.len()];
-        // SAFETY: the slot lies outside head..tail, so the reader does not look at it, and there is
-        // one writer.
-        unsafe { (*slot.get()).write(event) };
-        self.tail.store(tail.wrapping_add(1), Ordering::Release);
-        true
+        pushed
     }
 
-    /// Looks at the oldest event, which stays. One thread at a time may peek or pop.
+    /// Looks at the oldest event, which stays.
     pub fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
-        let slot = self.oldest()?;
-        // SAFETY: the slot was written, and stays as it is until `head` has passed it, which only the
-        // one reader does.
-        Some(look(unsafe { (*slot.get()).assume_init_ref() }))
+        lock(&self.consumer).peek().ok().map(look)
     }
 
-    /// The oldest event, if any. One thread at a time may pop.
+    /// The oldest event, if any.
     pub fn pop(&self) -> Option<T> {
-        let slot = self.oldest()?;
-        // SAFETY: the slot was written, and nobody reads it again once `head` has passed it.
-        let event = unsafe { (*slot.get()).assume_init_read() };
-        let head = self.head.load(Ordering::Relaxed);
-        self.head.store(head.wrapping_add(1), Ordering::Release);
-        Some(event)
-    }
-
-    /// The slot at `head`, if it lies before `tail`: it was written, and the writer leaves it alone
-    /// until `head` has passed it.
-    fn oldest(&self) -> Option<&UnsafeCell<MaybeUninit<T>>> {
-        let head = self.head.load(Ordering::Relaxed);
-        let written = head != self.tail.load(Ordering::Acquire);
-        written.then(|| &self.slots[head % self.slots.len()])
+        lock(&self.consumer).pop().ok()
     }
 
     /// Whether `pop` would give an event.
     pub fn has_some(&self) -> bool {
-        self.oldest().is_some()
+        !lock(&self.consumer).is_empty()
     }
 
     /// How many events were lost since the last call.
     pub fn take_lost(&self) -> usize {
         self.lost.swap(0, Ordering::Relaxed)
-    }
-}
-
-impl<T> Drop for Ring<T> {
-    fn drop(&mut self) {
-        while self.pop().is_some() {}
     }
 }
 
