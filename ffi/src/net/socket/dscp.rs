@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use libc::{c_int, socklen_t};
 
-use super::options::set_int;
+use super::options::options;
 
 /// The bits of a type of service or traffic class that are the DSCP (RFC 2474); the others are ECN.
 pub const DSCP: u8 = 0xfc;
@@ -13,11 +13,12 @@ pub const DSCP: u8 = 0xfc;
 /// From now on a UDP socket of the address's family tells the DSCP of what it receives (ip(7),
 /// IP_RECVTOS; ipv6(7), IPV6_RECVTCLASS). A socket that cannot tell it carries none.
 pub fn receive_dscp(fd: RawFd, addr: SocketAddr) {
+    let options = options(fd);
     if addr.is_ipv6() {
-        let _ = set_int(fd, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1);
+        let _ = options.set_recv_tclass_v6(true);
     }
     // On a dual-stack socket for its IPv4 peers.
-    let _ = set_int(fd, libc::SOL_IP, libc::IP_RECVTOS, 1);
+    let _ = options.set_recv_tos_v4(true);
 }
 
 /// The SYN's headers, from the network layer on, are kept for who asks first (tcp(7)).
@@ -56,12 +57,12 @@ pub fn set_dscp(fd: RawFd, other_end: SocketAddr, dscp: u8) {
     if dscp == 0 {
         return;
     }
-    let (level, name) = match other_end {
-        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TOS),
-        SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TCLASS),
-    };
+    let dscp = u32::from(dscp & DSCP);
     // A priority that cannot be had is no reason to refuse the client.
-    let _ = set_int(fd, level, name, c_int::from(dscp & DSCP));
+    let _ = match other_end {
+        SocketAddr::V4(_) => options(fd).set_tos_v4(dscp),
+        SocketAddr::V6(_) => options(fd).set_tclass_v6(dscp),
+    };
 }
 
 #[cfg(test)]

@@ -2,17 +2,17 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
-
-use super::options::{set_int, set_mark};
 
 /// Whether this process may use foreign source addresses and, if asked for, marks.
 pub fn check_capabilities(mark: u32) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
-    set_int(socket.as_raw_fd(), libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
-    set_mark(socket.as_raw_fd(), mark)
+    socket.set_ip_transparent_v4(true)?;
+    if mark != 0 {
+        socket.set_mark(mark)?;
+    }
+    Ok(())
 }
 
 /// Whether an address is this host's, a subnet's broadcast address among them: only those can be bound

@@ -1,18 +1,19 @@
 //! Options of a socket, and what it tells of itself.
 
 use std::io;
-use std::mem::{size_of, zeroed};
-use std::os::fd::RawFd;
+use std::mem::{size_of, zeroed, ManuallyDrop};
+use std::os::fd::{FromRawFd, RawFd};
+use std::time::Duration;
 
 use libc::{c_int, socklen_t};
+use socket2::Socket;
 
 use super::call::check;
 
-pub(super) fn set_mark(fd: RawFd, mark: u32) -> io::Result<()> {
-    if mark == 0 {
-        return Ok(());
-    }
-    set_int(fd, libc::SOL_SOCKET, libc::SO_MARK, mark as c_int)
+/// A descriptor of the caller's, for the options that `socket2` has.
+pub(super) fn options(fd: RawFd) -> ManuallyDrop<Socket> {
+    // SAFETY: the socket is not dropped, so the descriptor stays the caller's, who has it open.
+    ManuallyDrop::new(unsafe { Socket::from_raw_fd(fd) })
 }
 
 /// Sets a receive buffer, past net.core.rmem_max where the process may (socket(7)).
@@ -25,23 +26,15 @@ pub fn set_receive_buffer(fd: RawFd, bytes: c_int) {
 
 /// Makes close(2) send a reset, so that a reset is relayed as one (socket(7), SO_LINGER).
 pub fn reset_on_close(fd: RawFd) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // A socket that cannot be told is closed in the ordinary way.
-    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+    let _ = options(fd).set_linger(Some(Duration::ZERO));
 }
 
 /// The error that a socket holds, or 0 (socket(7), SO_ERROR).
 pub fn take_error(fd: RawFd) -> i32 {
-    let mut error: c_int = 0;
-    let mut length = size_of::<c_int>() as socklen_t;
-    // SAFETY: `error` has `length` bytes and outlives the call.
-    let result = unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &mut length)
-    };
-    if result == 0 {
-        error
-    } else {
-        libc::EBADF
+    match options(fd).take_error() {
+        Ok(error) => error.and_then(|error| error.raw_os_error()).unwrap_or(0),
+        Err(_) => libc::EBADF,
     }
 }
 
@@ -76,16 +69,18 @@ pub fn unanswered(fd: RawFd) -> Unanswered {
 /// # Errors
 /// EPERM without CAP_NET_RAW and CAP_NET_ADMIN.
 pub(super) fn set_transparent(fd: RawFd, ipv4: bool) -> io::Result<()> {
-    const IPV6_TRANSPARENT: c_int = 75;
     match ipv4 {
-        true => set_int(fd, libc::SOL_IP, libc::IP_TRANSPARENT, 1),
-        false => set_int(fd, libc::SOL_IPV6, IPV6_TRANSPARENT, 1),
+        true => options(fd).set_ip_transparent_v4(true),
+        false => options(fd).set_ip_transparent_v6(true),
     }
 }
 
-/// Sets an option that is a number (setsockopt(2)).
+/// Sets an option that is a number and that `socket2` does not have (setsockopt(2)).
 pub fn set_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
-    set_option(fd, level, name, &value)
+    let length = size_of::<c_int>() as socklen_t;
+    // SAFETY: the value is valid for its size and outlives the call.
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), length) })?;
+    Ok(())
 }
 
 /// Reads an option that is a number (getsockopt(2)).
@@ -96,12 +91,4 @@ pub fn get_int(fd: RawFd, level: c_int, name: c_int) -> io::Result<c_int> {
     // SAFETY: `value` has `length` bytes and outlives the call.
     check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut length) })?;
     Ok(value)
-}
-
-fn set_option<T>(fd: RawFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the value is valid for its size and outlives the call.
-    check(unsafe {
-        libc::setsockopt(fd, level, name, (value as *const T).cast(), size_of::<T>() as socklen_t)
-    })?;
-    Ok(())
 }

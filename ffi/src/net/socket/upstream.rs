@@ -3,14 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use libc::{c_int, socklen_t};
+use socket2::{Domain, Socket, Type};
 
-use super::address::RawAddr;
-use super::call::check;
 use super::dscp::set_dscp;
-use super::options::{reset_on_close, set_int, set_mark, set_transparent};
+use super::options::{options, reset_on_close, set_int, set_transparent};
 
 /// From where the upstream sees a connection or a flow come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,21 +90,22 @@ pub fn connect_tcp(
     options: TcpOptions,
 ) -> io::Result<Opened> {
     with_port_fallback(source, options.no_search, |source| {
-        let socket = upstream_socket(libc::SOCK_STREAM, upstream, options.mark)?;
+        let socket = upstream_socket(Type::STREAM, upstream, options.mark)?;
         if options.reno {
-            set_reno(socket.as_raw_fd());
+            // Every user may set it (tcp(7)); a kernel that lacks it keeps the host's own.
+            let _ = socket.set_tcp_congestion(b"reno");
         }
         set_dscp(socket.as_raw_fd(), upstream, options.dscp);
-        set_int(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_NODELAY, 1)?;
+        socket.set_tcp_nodelay(true)?;
         // Before the first byte: an urgent one that came earlier would be left out of the stream.
-        set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+        socket.set_out_of_band_inline(true)?;
         if let Source::Client(client) = source {
             // The port may be in TIME_WAIT, or in use towards another upstream: connect(2) then
             // decides by the whole 4-tuple, not bind(2) by the port alone.
-            set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-            bind_transparent(socket.as_raw_fd(), client)?;
+            socket.set_reuse_address(true)?;
+            bind_transparent(&socket, client)?;
         }
-        match connect(socket.as_raw_fd(), upstream) {
+        match socket.connect(&upstream.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
@@ -117,7 +116,7 @@ pub fn connect_tcp(
                 return Err(io::Error::other(OtherSource));
             }
         }
-        Ok(socket)
+        Ok(socket.into())
     })
 }
 
@@ -126,12 +125,11 @@ pub fn connect_tcp(
 /// # Errors
 /// Those of the operating system.
 pub fn local_address(fd: RawFd) -> io::Result<SocketAddr> {
-    let mut own = RawAddr::empty();
-    let mut length = RawAddr::ROOM;
-    // SAFETY: `own` has `length` bytes of room and outlives the call.
-    check(unsafe { libc::getsockname(fd, own.as_mut_ptr().cast(), &mut length) })?;
-    own.set_length(length);
-    own.socket_addr().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let own = options(fd).local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok(match own.ip().to_canonical() {
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, own.port()),
+        IpAddr::V6(_) => own,
+    })
 }
 
 /// Whether a socket has the address of a client and, unless it is 0, the port (getsockname(2)).
@@ -144,32 +142,16 @@ fn has_address(fd: RawFd, client: SocketAddr) -> io::Result<bool> {
 /// broadcast address, the kernel then picks the source, and getsockname(2) goes on showing what was
 /// bound. connect(2) to it tells: a broadcast address is refused (EACCES) until SO_BROADCAST is set. A
 /// route of type `prohibit` is refused in the same way, but then as well.
-fn is_broadcast(fd: RawFd, client: SocketAddr) -> bool {
+fn is_broadcast(socket: &Socket, client: SocketAddr) -> bool {
     /// Nothing is sent to it (discard).
     const ANY_PORT: u16 = 9;
     if client.is_ipv6() {
         return false;
     }
-    let to = SocketAddr::new(client.ip(), ANY_PORT);
-    let is_refused = connect(fd, to).is_err_and(|error| error.raw_os_error() == Some(libc::EACCES));
-    is_refused
-        && set_int(fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1).is_ok()
-        && connect(fd, to).is_ok()
-}
-
-/// Sets reno, which every user may (tcp(7)); a kernel that lacks it keeps the host's own.
-fn set_reno(socket: RawFd) {
-    const NAME: &std::ffi::CStr = c"reno";
-    // SAFETY: the name lives as long as the program, and so many bytes of it are read.
-    unsafe {
-        libc::setsockopt(
-            socket,
-            libc::SOL_TCP,
-            libc::TCP_CONGESTION,
-            NAME.as_ptr().cast(),
-            NAME.count_bytes() as socklen_t,
-        )
-    };
+    let to = SocketAddr::new(client.ip(), ANY_PORT).into();
+    let is_refused =
+        socket.connect(&to).is_err_and(|error| error.raw_os_error() == Some(libc::EACCES));
+    is_refused && socket.set_broadcast(true).is_ok() && socket.connect(&to).is_ok()
 }
 
 /// Opens a UDP socket that speaks to the upstream alone. It has its client's address, or is none
@@ -184,24 +166,24 @@ pub fn connect_udp(
     shares_port: bool,
 ) -> io::Result<Opened> {
     with_port_fallback(source, false, |source| {
-        let socket = upstream_socket(libc::SOCK_DGRAM, upstream, mark)?;
+        let socket = upstream_socket(Type::DGRAM, upstream, mark)?;
         if let Source::Client(client) = source {
             // A port of the kernel's choice is to be free.
             if shares_port && client.port() != 0 {
-                set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+                socket.set_reuse_address(true)?;
             }
-            bind_transparent(socket.as_raw_fd(), client)?;
-            if is_broadcast(socket.as_raw_fd(), client) {
+            bind_transparent(&socket, client)?;
+            if is_broadcast(&socket, client) {
                 return Err(io::Error::other(OtherSource));
             }
         }
-        connect(socket.as_raw_fd(), upstream)?;
+        socket.connect(&upstream.into())?;
         if let Source::Client(client) = source {
             if !has_address(socket.as_raw_fd(), client)? {
                 return Err(io::Error::other(OtherSource));
             }
         }
-        Ok(socket)
+        Ok(socket.into())
     })
 }
 
@@ -235,42 +217,28 @@ fn is_port_taken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::EACCES))
 }
 
-fn upstream_socket(kind: c_int, upstream: SocketAddr, mark: u32) -> io::Result<OwnedFd> {
-    let family = if upstream.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: no pointers are passed.
-    let fd =
-        check(unsafe { libc::socket(family, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    set_mark(fd, mark)?;
+fn upstream_socket(kind: Type, upstream: SocketAddr, mark: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(upstream), kind.nonblocking().cloexec(), None)?;
+    if mark != 0 {
+        socket.set_mark(mark)?;
+    }
     Ok(socket)
 }
 
 /// Binds to an address that is not this host's (ip(7), IP_TRANSPARENT).
-fn bind_transparent(fd: RawFd, client: SocketAddr) -> io::Result<()> {
-    set_transparent(fd, client.is_ipv4())?;
+fn bind_transparent(socket: &Socket, client: SocketAddr) -> io::Result<()> {
+    set_transparent(socket.as_raw_fd(), client.is_ipv4())?;
     if client.port() == 0 {
         // Lets connect(2) choose a port that is free for this 4-tuple, not for all of them.
-        set_int(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+        set_int(socket.as_raw_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     }
-    let raw = RawAddr::from(client);
-    // SAFETY: the address is valid for the length of the call.
-    check(unsafe { libc::bind(fd, (&raw const raw.storage).cast(), raw.length) })?;
-    Ok(())
-}
-
-fn connect(fd: RawFd, to: SocketAddr) -> io::Result<()> {
-    let raw = RawAddr::from(to);
-    // SAFETY: the address is valid for the length of the call.
-    check(unsafe { libc::connect(fd, (&raw const raw.storage).cast(), raw.length) })?;
-    Ok(())
+    socket.bind(&client.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::listen::{tcp_listener, Listen};
     use super::*;
-    use socket2::Socket;
 
     #[test]
     fn a_connection_uses_reno_where_it_is_asked_for() {
