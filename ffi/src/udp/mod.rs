@@ -183,7 +183,7 @@ impl Udp {
                 let key = self.receiving.insert(receiving);
                 cx.poll.add(socket, Token::UdpListener(key), Interest::Readable)?;
                 self.by_port.insert(id, key);
-                self.inbox.get_or_insert_with(|| Inbox::new(INTAKE));
+                self.inbox.get_or_insert_with(|| Inbox::new(Intake::default().limit()));
             }
         }
         for key in gone.into_values() {
@@ -352,6 +352,7 @@ impl Udp {
         // An error here is an ICMP message for an earlier reply, or nothing to read: the level-
         // triggered epoll comes back while there is something.
         let limit = receiving.intake.limit();
+        inbox.grow(limit);
         let Ok(count) = inbox.receive(port.outside.socket, limit, receiving.tells_local) else {
             return false;
         };

@@ -1,5 +1,6 @@
-//! Datagrams of peers, taken in by recvmmsg(2) into buffers that are allocated once a worker.
+//! Datagrams of peers, taken in by recvmmsg(2) into buffers that a worker has from its first UDP port on.
 
+use std::alloc::{alloc_zeroed, Layout};
 use std::io;
 use std::os::fd::RawFd;
 
@@ -11,8 +12,9 @@ use crate::net::socket::{sized, RawAddr};
 
 /// Most datagrams taken in at once: the more, the more of them share a client and so a send.
 pub const INTAKE: usize = 8192;
-/// Most datagrams of one system call: so many long ones have room.
-const CALL: usize = 512;
+/// Most datagrams of one system call: so many long ones have room. A host that overcommits no memory
+/// (vm.overcommit_memory=2) accounts for all of that, used or not.
+const CALL: usize = 64;
 /// The largest UDP datagram, and one byte more: a longer one shows.
 pub const ROOM: usize = 65_536;
 /// The distance between two buffers. A multiple of 64 KiB would put the head of every datagram into
@@ -56,6 +58,17 @@ pub fn buffers(count: usize) -> Box<[u8]> {
     vec![0; count * STRIDE].into()
 }
 
+/// Bytes that take no memory before they are written to; `None` where there are none to be had.
+fn zeroes(count: usize) -> Option<Box<[u8]>> {
+    let layout = Layout::array::<u8>(count).ok().filter(|layout| layout.size() > 0)?;
+    // SAFETY: the layout has a size.
+    let bytes = unsafe { alloc_zeroed(layout) };
+    // SAFETY: the allocator gave `count` bytes, which are zeroes, and a box gives them back with the
+    // same layout.
+    (!bytes.is_null())
+        .then(|| unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(bytes, count)) })
+}
+
 /// The iovec of some bytes.
 pub fn iovec_of(bytes: &mut [u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
@@ -64,9 +77,24 @@ pub fn iovec_of(bytes: &mut [u8]) -> libc::iovec {
 impl Inbox {
     /// With room for batches of up to so many datagrams.
     pub fn new(room: usize) -> Inbox {
-        let long_room = room.min(CALL);
-        let mut long = buffers(long_room);
-        let mut slots: Box<[u8]> = vec![0; room * SLOT].into();
+        Inbox::with(vec![0; room * SLOT].into())
+    }
+
+    /// Makes room for batches of up to so many datagrams. Where there is no memory for that, the room
+    /// stays as it is. What the last batch brought is gone.
+    pub fn grow(&mut self, room: usize) {
+        if room <= self.messages.len() {
+            return;
+        }
+        if let Some(slots) = zeroes(room * SLOT) {
+            let sampling = std::mem::replace(&mut self.sampling, Sampling::of_first(SAMPLE));
+            *self = Inbox { sampling, ..Inbox::with(slots) };
+        }
+    }
+
+    fn with(mut slots: Box<[u8]>) -> Inbox {
+        let room = slots.len() / SLOT;
+        let mut long = buffers(room.min(CALL));
         let rests: Vec<libc::iovec> =
             long.chunks_exact_mut(STRIDE).map(|one| iovec_of(&mut one[SLOT..ROOM])).collect();
         // A datagram begins in its slot and goes on in a long buffer, behind as much room. The calls of
@@ -293,6 +321,26 @@ mod tests {
             seen += count;
         }
         assert!(seen > CALL, "two calls at least: {seen}");
+    }
+
+    #[test]
+    fn an_inbox_grows_and_never_shrinks() {
+        let (listener, peer) = pair();
+        let mut inbox = Inbox::new(2);
+        let receive = |inbox: &mut Inbox| {
+            for at in 0..4u8 {
+                peer.send(&[at]).unwrap();
+            }
+            let count = inbox.receive(listener.as_raw_fd(), INTAKE, false).unwrap();
+            (0..count).map(|slot| inbox.get(slot).data[0]).collect::<Vec<u8>>()
+        };
+        assert_eq!(receive(&mut inbox), [0, 1]);
+        inbox.grow(6);
+        assert_eq!(receive(&mut inbox), [2, 3, 0, 1, 2, 3]);
+        inbox.grow(3);
+        assert_eq!(receive(&mut inbox), [0, 1, 2, 3]);
+        inbox.grow(usize::MAX / SLOT);
+        assert_eq!(receive(&mut inbox), [0, 1, 2, 3], "no memory, no room");
     }
 
     #[test]
