@@ -27,14 +27,14 @@ export function findCounter(text: string, group: string, field: string): number 
   return Number(values?.[index] ?? 0);
 }
 
-/** Whether anybody listens on (TCP) or receives at (UDP) a port. */
-export function isOpen(network: Network, protocol: "tcp" | "udp", port: number): boolean {
+/** The ports on which somebody listens (TCP) or receives (UDP). */
+export function openPorts(network: Network, protocol: "tcp" | "udp"): Set<number> {
   const state = protocol === "tcp" ? "0A" : "07";
-  const suffix = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
-  return [protocol, `${protocol}6`].some((file) =>
-    network.read(file).split("\n").slice(1).some((line) => {
-      const [, local, , found] = line.trim().split(/\s+/);
-      return local?.endsWith(suffix) && found === state;
-    })
+  const lines = [protocol, `${protocol}6`].flatMap((file) =>
+    network.read(file).split("\n").slice(1)
   );
+  return new Set(lines.flatMap((line) => {
+    const [, local = "", , found] = line.trim().split(/\s+/);
+    return found === state ? [parseInt(local.slice(local.lastIndexOf(":") + 1), 16)] : [];
+  }));
 }

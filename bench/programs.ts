@@ -10,6 +10,8 @@ export interface Place {
   /** It is for bulk throughput, so that peers may be given what they need for it. */
   readonly bulk: boolean;
   readonly listen: string;
+  /** How many ports from that one on lead to the same service. */
+  readonly ports: number;
   readonly v4: string;
   readonly v6: string;
   /** The one of them that the load serves. */
@@ -44,10 +46,19 @@ export const noProxy: Program = {
   command: () => [],
 };
 
+/** Where a program listens that takes a range of ports: `127.0.0.1:8443-9442`. */
+function range({ listen, ports }: Place): string {
+  return ports > 1 ? `${listen}-${portOf(listen) + ports - 1}` : listen;
+}
+
+function portOf(address: string): number {
+  return Number(address.slice(address.lastIndexOf(":") + 1));
+}
+
 /** This program, as its README starts it. */
 export function ours(): Program {
   const args = (place: Place) => [
-    ...["-l", place.listen, "-4", place.v4, "-6", place.v6],
+    ...["-l", range(place), "-4", place.v4, "-6", place.v6],
     ...["-p", place.protocol, "-a", place.subnets],
   ];
   return {
@@ -66,6 +77,7 @@ const DESCRIBED: Place = {
   protocol: "{protocol}" as Protocol,
   bulk: false,
   listen: "{listen}",
+  ports: 1,
   v4: "{v4}",
   v6: "{v6}",
   service: "{service}",
@@ -108,7 +120,7 @@ defaults
   timeout server 60s
   option splice-auto
 listen bench
-  bind ${place.listen} accept-proxy
+  bind ${range(place)} accept-proxy
   server service ${place.service} source ${place.ipv6 ? "[::]" : "0.0.0.0"} usesrc clientip
 `;
   };
@@ -141,7 +153,7 @@ events { worker_connections 20000; }
 stream {
   proxy_buffer_size ${tuned.buffer};
   server {
-    listen ${place.listen} proxy_protocol${tuned.threads > 1 ? " reuseport" : ""};
+    listen ${range(place)} proxy_protocol${tuned.threads > 1 ? " reuseport" : ""};
     proxy_bind $proxy_protocol_addr transparent;
     proxy_pass ${place.service};
     proxy_half_close on;
@@ -215,8 +227,23 @@ export function customPeer(text: string): Program {
     protocols,
     version: "",
     description: [program.slice(program.lastIndexOf("/") + 1), ...rest].join(" "),
-    command: (place) => words.map((word) => fill(word, place)),
+    command: (place) =>
+      place.ports === 1 ? words.map((word) => fill(word, place)) : forEachPort(words, place),
   };
+}
+
+/** A program with one port is started once for each of them, by a shell that waits for all. */
+function forEachPort(words: readonly string[], place: Place): string[] {
+  const { listen, ports, directory } = place;
+  const host = listen.slice(0, listen.lastIndexOf(":"));
+  const quoted = (word: string) => `'${word.replaceAll("'", "'\\''")}'`;
+  const lines = Array.from({ length: ports }, (_, index) => {
+    const one = { ...place, listen: `${host}:${portOf(listen) + index}` };
+    return `${words.map((word) => quoted(fill(word, one))).join(" ")} &`;
+  });
+  const path = `${directory}/start.sh`;
+  Deno.writeTextFileSync(path, [...lines, "wait", ""].join("\n"));
+  return ["sh", path];
 }
 
 function fill(word: string, place: Place): string {

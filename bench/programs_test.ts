@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
-import { customPeer, type Place } from "./programs.ts";
+import { customPeer, ours, type Place } from "./programs.ts";
 
 const PLACE: Place = {
   protocol: "udp",
   bulk: false,
   listen: "127.0.0.1:1",
+  ports: 1,
   v4: "127.0.0.1:2",
   v6: "[::1]:2",
   service: "127.0.0.1:2",
@@ -23,6 +24,28 @@ Deno.test("customPeer: fills the command in", () => {
     ...["/opt/x/some", "-l", "127.0.0.1:1", "-4", "127.0.0.1:2", "-6", "[::1]:2"],
     ...["-p", "udp", "-a=/s"],
   ]);
+});
+
+Deno.test("customPeer: of many ports, each has a process", async () => {
+  const directory = await Deno.makeTempDir({ prefix: "mmproxy-bench-" });
+  try {
+    const place = { ...PLACE, listen: "127.0.0.1:7", ports: 2, directory };
+    const [shell, path = ""] = customPeer("some=it's {listen} {v4}").command(place);
+    assert.equal(shell, "sh");
+    assert.deepEqual((await Deno.readTextFile(path)).split("\n"), [
+      `'it'\\''s' '127.0.0.1:7' '127.0.0.1:2' &`,
+      `'it'\\''s' '127.0.0.1:8' '127.0.0.1:2' &`,
+      "wait",
+      "",
+    ]);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("ours: many ports are a range of one process", () => {
+  const command = ours().command({ ...PLACE, listen: "127.0.0.1:7", ports: 3 });
+  assert.equal(command[command.indexOf("-l") + 1], "127.0.0.1:7-9");
 });
 
 Deno.test("customPeer: the description names no directory of this machine", () => {

@@ -1,6 +1,6 @@
 /** One program at one work, once: in a network of its own, from its start to its end. */
 
-import { isOpen, readCounters } from "./counters.ts";
+import { openPorts, readCounters } from "./counters.ts";
 import { Network } from "./namespace.ts";
 import { cpuSeconds, killTree, machineBusySeconds, readCpu, readMemory } from "./processes.ts";
 import type { Place, Program } from "./programs.ts";
@@ -30,6 +30,8 @@ const SUBNETS = ["127.0.0.0/8", "::1/128", "2001:db8:ffff::/48"];
 
 /** How long a program may take until it listens. */
 const START_LIMIT = 10_000;
+/** The same, for each port more. */
+const START_LIMIT_A_PORT = 50;
 /** How long it is given from there on until it serves, for what comes before may be lost. */
 const SETTLE = 100;
 /** The measured time of one step of the search for the highest rate, and how many steps. */
@@ -76,6 +78,7 @@ export async function takeSample(setting: Setting, subject: Subject): Promise<Sa
       protocol: work.protocol,
       bulk: work.bulk ?? false,
       listen: local(setting, LISTEN_PORT),
+      ports: work.ports ?? 1,
       v4: `127.0.0.1:${SERVER_PORT}`,
       v6: `[::1]:${SERVER_PORT}`,
       service: local(setting, SERVER_PORT),
@@ -109,6 +112,7 @@ async function measure(task: Task): Promise<Numbers> {
   const { work, network, command } = task;
   if (work.kind === "startup") return await runLoad(task, ["--", ...command]);
   if (command.length === 0) return await withCounters(task, undefined);
+  const started = performance.now();
   const child = network.command(command, {
     stdin: "null",
     stdout: "null",
@@ -117,7 +121,9 @@ async function measure(task: Task): Promise<Numbers> {
   const errors = new Response(child.stderr).text();
   try {
     await untilListening(task, child, errors);
-    return await withCounters(task, child.pid);
+    const listening_ms = performance.now() - started;
+    await sleep(SETTLE);
+    return { ...await withCounters(task, child.pid), listening_ms };
   } finally {
     await killTree(child);
     await errors;
@@ -131,13 +137,18 @@ async function untilListening(
 ): Promise<void> {
   let ended = false;
   child.status.then(() => ended = true);
-  const limit = performance.now() + START_LIMIT;
-  while (!isOpen(network, work.protocol, LISTEN_PORT)) {
+  const ports = Array.from({ length: work.ports ?? 1 }, (_, index) => LISTEN_PORT + index);
+  const patience = START_LIMIT + ports.length * START_LIMIT_A_PORT;
+  const limit = performance.now() + patience;
+  const areOpen = () => {
+    const open = openPorts(network, work.protocol);
+    return ports.every((port) => open.has(port));
+  };
+  while (!areOpen()) {
     if (ended) throw new Error(`Ended before it listened: ${(await errors).trim().slice(-500)}`);
-    if (performance.now() > limit) throw new Error(`Did not listen within ${START_LIMIT} ms`);
+    if (performance.now() > limit) throw new Error(`Did not listen within ${patience} ms`);
     await sleep(10);
   }
-  await sleep(SETTLE);
 }
 
 /** Measures, and adds what the kernel and the machine counted meanwhile. */
@@ -155,6 +166,10 @@ async function byKind(task: Task, pid: number | undefined): Promise<Numbers> {
       return await measureIdle(task, pid);
     case "highest-rate":
       return await findHighestRate(task);
+    case "ports": {
+      const numbers = await measureLoad(task, pid);
+      return { ...numbers, mib: pid === undefined ? 0 : readMemory(pid) / 1024 };
+    }
     default:
       return await measureLoad(task, pid);
   }

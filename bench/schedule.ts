@@ -20,6 +20,7 @@ const FIRST_GUESS: Readonly<Record<Kind, number>> = {
   idle: 4,
   startup: 1,
   "highest-rate": 12,
+  ports: 3,
 };
 
 /** Rounds in which no proxy is measured: it is in no ratio, and shows what the load alone can do. */
@@ -73,7 +74,7 @@ function inTurn<T>(items: readonly T[], round: number): T[] {
 
 /** How long a step is measured, in shares of a round's length; 0 when that is not ours to say. */
 export function shareOf({ kind, share = 1 }: Work): number {
-  return kind === "load" ? share : 0;
+  return kind === "load" || kind === "ports" ? share : 0;
 }
 
 /** What the next round is to be like. */

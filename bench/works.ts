@@ -13,7 +13,9 @@ export type Kind =
   /** From the program's start to its first connection. */
   | "startup"
   /** The highest rate that is carried nearly without loss, by bisection. */
-  | "highest-rate";
+  | "highest-rate"
+  /** Many ports: start, memory, and one load over all of them. */
+  | "ports";
 
 export interface Work {
   readonly name: string;
@@ -26,6 +28,8 @@ export interface Work {
   readonly load: readonly string[];
   /** The load is made by programs that are not ours; measured only when asked for by name. */
   readonly tool?: ToolLoad;
+  /** How many ports there are, from the first one on; 1, unless said. */
+  readonly ports?: number;
   /** Settings of the network that the work asks for, by their dotted names. */
   readonly sysctls?: Readonly<Record<string, string>>;
   /** The first is the one that programs are ranked by. */
@@ -176,6 +180,31 @@ function udp(mode: "sink" | "echo", options: UdpOptions): Work {
   };
 }
 
+/** A program at so many ports, all of which lead to the same service. */
+function ports(count: number, protocol: Protocol): Work {
+  const [load, noun] = protocol === "tcp"
+    ? [["tcp-rate", "--at-once", "32"], "connections"]
+    : [["udp-flows", "--at-once", "32", "--count", "8000"], "flows"];
+  const many = count === 1 ? "1 port" : `${count.toLocaleString("en-US")} ports`;
+  return {
+    name: protocol === "tcp" ? `ports-${count}` : `ports-${count}-udp`,
+    title: `${many}, ${protocol.toUpperCase()}: new ${noun} over all of them, 32 at once`,
+    protocol,
+    kind: "ports",
+    ports: count,
+    load: [...load, "--ports", `${count}`],
+    metrics: [
+      perSecond(noun),
+      { name: "listening_ms", label: "start", unit: "ms", better: "less" },
+      { name: "mib", label: "memory", unit: "MiB", better: "less" },
+    ],
+    operationsPerCost: 1,
+    quick: false,
+    mostRounds: 3,
+    ...protocol === "udp" ? { share: 0 } : {},
+  };
+}
+
 /** Every line, in the order in which they are measured and shown. */
 export const WORKS: readonly Work[] = [
   bulk(50, { quick: true, copy: false }),
@@ -248,6 +277,12 @@ export const WORKS: readonly Work[] = [
     quick: false,
     share: 0,
   },
+  ports(1, "tcp"),
+  ports(100, "tcp"),
+  ports(1000, "tcp"),
+  ports(1, "udp"),
+  ports(100, "udp"),
+  ports(1000, "udp"),
   {
     name: "tcpkali",
     title: "As published by others: tcpkali, 50 connections, a BPF echo behind",

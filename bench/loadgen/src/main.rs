@@ -45,6 +45,8 @@ Commands, with their own options:
 Options of all:
   --server ADDRESS    where the load's own server listens (IP:port, [IPv6]:port)
   --target ADDRESS    where the load goes: the proxy (default: straight to the server)
+  --ports N           each connection of tcp-rate and each flow of udp-flows goes to the next one of
+                      N ports from the target's on (default 1)
   --header KIND       none, v1 or v2, before the payload (default none)
   --warm-up SECONDS   not measured (default 0.3)
   --seconds SECONDS   measured (default 2, at most 300)

@@ -22,6 +22,8 @@ pub type Result<T> = std::result::Result<T, String>;
 pub struct Common {
     /// Where the load connects to: the proxy, or the server itself.
     pub target: SocketAddr,
+    /// How many ports from that one on have the same behind them.
+    pub ports: u16,
     /// Where the load's own server listens.
     pub server: SocketAddr,
     pub header: Header,
@@ -40,6 +42,8 @@ impl Common {
         Ok(Common {
             server,
             target,
+            ports: bounded(arguments, "--ports", 1, 1..=usize::from(u16::MAX - target.port()) + 1)?
+                as u16,
             header: optional(arguments, "--header", Header::None)?,
             timing: Timing {
                 warm_up: seconds(arguments, "--warm-up", 0.3)?,
@@ -54,9 +58,16 @@ impl Common {
         Family::of(self.target)
     }
 
+    /// Where the `number`th client connects to: each port in turn.
+    pub fn target_of(&self, number: u64) -> SocketAddr {
+        let port = self.target.port() + (number % u64::from(self.ports)) as u16;
+        SocketAddr::new(self.target.ip(), port)
+    }
+
     /// Appends the header of the `number`th client, if there is to be one.
     pub fn append_header(&self, transport: Transport, number: u64, out: &mut Vec<u8>) {
-        self.header.append(transport, self.family().client(number), self.target, out);
+        let (client, target) = (self.family().client(number), self.target_of(number));
+        self.header.append(transport, client, target, out);
     }
 
     /// True when the server must see the client's address, not the load's own.

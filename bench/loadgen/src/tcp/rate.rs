@@ -121,7 +121,7 @@ impl Rate {
     }
 
     fn connect(&self, number: u64) -> io::Result<OwnedFd> {
-        let target = self.common.target;
+        let target = self.common.target_of(number);
         let socket = sys::tcp_socket(self.common.family())?;
         if is_localhost(target.ip()) {
             let source = self.common.family().source((number % SOURCES) as u8);

@@ -126,8 +126,8 @@ impl Flows {
         let source = self.common.family().source((number % SOURCES) as u8);
         let port = (FIRST_PORT + number / SOURCES) as u16;
         sys::bind_freely(&socket, SocketAddr::new(source, port))?;
-        sys::connect(&socket, self.common.target)?;
         let client = self.common.first_client + number;
+        sys::connect(&socket, self.common.target_of(client))?;
         let mut bytes = Vec::with_capacity(128);
         self.common.append_header(Transport::Datagram, client, &mut bytes);
         let start = bytes.len();
