@@ -13,9 +13,9 @@ static HELD: Mutex<Option<UnixDatagram>> = Mutex::new(None);
 /// Takes a name, in place of the one that was taken before. Nothing is ever read from the socket.
 pub fn hold(name: &[u8]) -> Result<i32> {
     let address = SocketAddr::from_abstract_name(name)
-        .map_err(|error| Error::system("Cannot take a name".to_string(), &error))?;
+        .map_err(|error| Error::system("Cannot take a name", &error))?;
     let socket = UnixDatagram::bind_addr(&address)
-        .map_err(|error| Error::system("Cannot take a name".to_string(), &error))?;
+        .map_err(|error| Error::system("Cannot take a name", &error))?;
     *lock(&HELD) = Some(socket);
     Ok(0)
 }
