@@ -40,7 +40,7 @@ for (const [how, flags, user] of FLAGS) {
       const mount = ["--volume", `${subnets}:/etc/mmproxy/subnets:ro`];
       await using container = await Container.start(
         Image.mmproxy,
-        [...RAW_ALONE, ...mount, ...flags],
+        [...RAW_ALONE, ...mount, ...flags, `--env=MMPROXY_METRICS_ADDR=127.0.0.1:${freePort()}`],
         ["-l", show(listen), "-4", tcp.address, "-p", "both", "-a", "/etc/mmproxy/subnets"],
       );
       await said(container, /Listening on/);
@@ -52,6 +52,8 @@ for (const [how, flags, user] of FLAGS) {
       await assertSeenOverTcp(listen, CLIENT, BALANCER);
       await assertSeenOverUdp(listen, CLIENT, BALANCER);
       assert.equal(await container.health(), true);
+      // The commands that the doctor and the log print.
+      assert.match(await container.exec("mmproxy", "--version"), /^mmproxy \d/);
       assert.equal(await container.stop(), 0, await container.log());
     },
   );
@@ -123,5 +125,26 @@ realPeerTest(
     );
     await shell.ended();
     assert.deepEqual((await shell.log()).trim().split("\n"), ["/bin/sh", "/usr/local/bin/deno"]);
+  },
+);
+
+realPeerTest(
+  "container: two on one network both start, and flags come from the environment",
+  NEEDS,
+  async () => {
+    const ends = [1, 2].map(() => ({ ip: "127.0.0.1", port: freePort() }));
+    await using tcp = new TcpService(tellAndEcho);
+    const start = (listen: { ip: string; port: number }) =>
+      Container.start(Image.mmproxy, [
+        ...RAW_ALONE,
+        `--env=MMPROXY_LISTEN_ADDR=${show(listen)}`,
+        `--env=MMPROXY_IPV4=${tcp.address}`,
+      ], []);
+    await using one = await start(ends[0]!);
+    await using other = await start(ends[1]!);
+    for (const [index, container] of [one, other].entries()) {
+      await said(container, /Listening on/);
+      await assertSeenOverTcp(ends[index]!, CLIENT, BALANCER);
+    }
   },
 );
