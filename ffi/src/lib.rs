@@ -26,6 +26,7 @@ mod worker;
 pub use abi::printer::print_layout;
 
 use std::ffi::c_void;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "bindgen")]
@@ -42,10 +43,11 @@ use abi::layout::{
 use control::{client, server};
 use net::socket::Listen;
 use observe::log_queue;
+use proxy::handover::{give, take::Predecessor};
 use proxy::port::{self, Transport};
 use proxy::settings::Budgets;
 use proxy::{handles, sandbox, Records};
-use system::{files, journal, notify, presence, probe, resolve, usage, usr1, watch};
+use system::{files, journal, notify, presence, probe, resolve, spawner, usage, usr1, watch};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
 /// aligned to 8.
@@ -230,16 +232,18 @@ pub extern "C" fn stderr_is_journal() -> i32 {
     journal::on_stderr()
 }
 
-/// Prepares a proxy; returns its handle. Nothing listens yet.
+/// Prepares a proxy; returns its handle. Nothing listens yet. `predecessor`: from `take_over`, or 0. With one,
+/// what it listens on is not opened but taken, and the workers wait for `finish_take_over`.
 ///
 /// # Safety
 /// `config` is valid for reading `length` bytes: one `ProxyConfig`.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn open_proxy(config: Buffer, length: u32) -> i32 {
+pub unsafe extern "C" fn open_proxy(config: Buffer, length: u32, predecessor: u32) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise; any bit pattern is a `ProxyConfig`.
-        proxy::open(only(unsafe { records(config, length)? })?)
+        let config = only(unsafe { records(config, length)? })?;
+        proxy::open(config, handles::predecessor(predecessor)?)
     })
 }
 
@@ -733,17 +737,179 @@ pub unsafe extern "C" fn survey_connections(
 }
 
 /// Opens a control socket, a file of mode 0600, and listens there; returns its handle. One that is stale
-/// is replaced.
+/// is replaced; that of the predecessor (from `take_over`, or 0) is taken, and answers nobody before
+/// `finish_take_over` and `accept_control`.
 ///
 /// # Safety
 /// `path` is valid for reading `length` bytes of UTF-8.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
-pub unsafe extern "C" fn open_control(path: Buffer, length: u32) -> i32 {
+pub unsafe extern "C" fn open_control(path: Buffer, length: u32, predecessor: u32) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise.
-        let server = server::Server::open(&text(unsafe { bytes(path, length) })?)?;
-        Ok(handles::add_control(std::sync::Arc::new(server)))
+        let path = text(unsafe { bytes(path, length) })?;
+        let predecessor = handles::predecessor(predecessor)?;
+        let server = server::Server::open(&path, predecessor.as_deref())?;
+        Ok(handles::add_control(Arc::new(server)))
+    })
+}
+
+/// From now on a control socket that was taken from a predecessor accepts.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn accept_control(control: u32) -> i32 {
+    guard(|| {
+        handles::control(control)?.set_accepting(true);
+        Ok(0)
+    })
+}
+
+/// Forks the process from which upgrades start this program's command line again, to take over from the
+/// program at this control socket. Call it before the sandbox.
+///
+/// # Safety
+/// `path` is valid for reading `length` bytes of UTF-8.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn open_spawner(path: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        spawner::open(&text(unsafe { bytes(path, length) })?)?;
+        Ok(0)
+    })
+}
+
+/// Starts this program's command line once more; returns the number of the process.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn start_successor() -> i32 {
+    guard(|| spawner::start().map(|process| process as i32))
+}
+
+/// Waits up to `timeout_ms` milliseconds for what the program that was started says on its standard error;
+/// returns the bytes written to `words`, 0 when none came, and `INVALID` when none will.
+///
+/// # Safety
+/// `words` is valid for writing `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn successor_words(words: Buffer, length: u32, timeout_ms: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let into = unsafe { bytes_mut(words, length) };
+        let read = spawner::words(into, Duration::from_millis(u64::from(timeout_ms)))?;
+        read.map(|count| count as i32).ok_or_else(|| Error::invalid("it says no more"))
+    })
+}
+
+/// Ends the program that was started, if it still runs; returns its status (wait(2)).
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn end_successor() -> i32 {
+    guard(spawner::end)
+}
+
+/// Hands this program's listening sockets and UDP flows over to whoever has made a request at a control socket,
+/// in place of an answer. `words` are for TypeScript there. Writes the other process, how many sockets and
+/// flows it has, and for how many milliseconds neither program read, as four `u32`; or, with a status below zero, why this program goes on with all that it had,
+/// UTF-8 up to a zero byte. The listeners must not be changed meanwhile.
+///
+/// # Safety
+/// `words` is valid for reading `words_length` bytes, `outcome` for writing `length` bytes: 16 or more.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn hand_over(
+    proxy: u32,
+    control: u32,
+    request: u32,
+    words: Buffer,
+    words_length: u32,
+    outcome: Buffer,
+    length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (words, outcome) = unsafe { (bytes(words, words_length), bytes_mut(outcome, length)) };
+        let (proxy, control) = (handles::proxy(proxy)?, handles::control(control)?);
+        let given = give::give(&proxy, &control, request, words);
+        let numbers = |it: give::Given| [it.process, it.sockets, it.flows, it.paused_ms];
+        Ok(told(given.map(|given| numbers(given).map(u32::to_ne_bytes)), outcome))
+    })
+}
+
+/// Tells the program that has taken over that all is done here.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn finish_hand_over(proxy: u32) -> i32 {
+    guard(|| {
+        give::finish(&*handles::proxy(proxy)?);
+        Ok(0)
+    })
+}
+
+/// Asks the program at a control socket, with a line without its end, to hand over; returns a handle, or 0
+/// where nobody answers there. It goes on until `finish_take_over`.
+///
+/// # Safety
+/// `path` is valid for reading `path_length` bytes of UTF-8, `request` for `length`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn take_over(
+    path: Buffer,
+    path_length: u32,
+    request: Buffer,
+    length: u32,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (path, request) = unsafe { (bytes(path, path_length), bytes(request, length)) };
+        let predecessor = Predecessor::ask(&text(path)?, request)?;
+        Ok(match predecessor {
+            Some(predecessor) => handles::add_predecessor(Arc::new(predecessor)),
+            None => {
+                spawner::use_own_stderr();
+                0
+            }
+        })
+    })
+}
+
+/// Copies the words of a predecessor's TypeScript; returns their length in bytes.
+///
+/// # Safety
+/// `words` is valid for writing `length` bytes.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn predecessor_words(predecessor: u32, words: Buffer, length: u32) -> i32 {
+    guard(|| {
+        let Some(predecessor) = handles::predecessor(predecessor)? else { return Ok(0) };
+        // SAFETY: the caller's promise.
+        let room = unsafe { bytes_mut(words, length) };
+        let own = predecessor.words();
+        room.iter_mut().zip(own).for_each(|(room, byte)| *room = *byte);
+        Ok(own.len() as i32)
+    })
+}
+
+/// Has the predecessor of a proxy hand over, and the workers read. Writes how many UDP flows came as a `u32`;
+/// or, with a status below zero, why nothing was handed over, UTF-8 up to a zero byte: this program has to end
+/// then.
+///
+/// # Safety
+/// `outcome` is valid for writing `length` bytes: 4 or more.
+#[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn finish_take_over(proxy: u32, outcome: Buffer, length: u32) -> i32 {
+    guard(|| {
+        let proxy = handles::proxy(proxy)?;
+        // SAFETY: the caller's promise.
+        let outcome = unsafe { bytes_mut(outcome, length) };
+        let none = || Error::invalid("there is no predecessor");
+        let taken = proxy.predecessor.as_ref().ok_or_else(none)?.finish(&proxy);
+        if taken.is_ok() {
+            spawner::use_own_stderr();
+        }
+        Ok(told(taken.map(|flows| [flows.to_ne_bytes()]), outcome))
     })
 }
 
@@ -828,13 +994,27 @@ pub unsafe extern "C" fn ask_control(
         let asked = text(path).and_then(|path| client::ask(&path, request, answer, patience));
         Ok(match asked {
             Ok(length) => length as i32,
-            Err(error) => {
-                let sentence = error.text().bytes().chain([0]);
-                answer.iter_mut().zip(sentence).for_each(|(room, byte)| *room = byte);
-                status::SYSTEM
-            }
+            Err(error) => tell_error(&error, answer),
         })
     })
+}
+
+/// Writes an error's sentence, up to a zero byte; a status.
+fn tell_error(error: &Error, into: &mut [u8]) -> i32 {
+    let sentence = error.text().bytes().chain([0]);
+    into.iter_mut().zip(sentence).for_each(|(room, byte)| *room = byte);
+    status::SYSTEM
+}
+
+/// Writes numbers, or an error's sentence; a status.
+fn told<const COUNT: usize>(result: errors::Result<[[u8; 4]; COUNT]>, into: &mut [u8]) -> i32 {
+    match result {
+        Ok(numbers) => {
+            into.iter_mut().zip(numbers.as_flattened()).for_each(|(room, byte)| *room = *byte);
+            0
+        }
+        Err(error) => tell_error(&error, into),
+    }
 }
 
 fn text(bytes: &[u8]) -> errors::Result<String> {

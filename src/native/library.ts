@@ -98,6 +98,28 @@ const MOST_REQUEST = 4100;
 /** Bytes of an answer at most. */
 const MOST_ANSWER = 16 << 20;
 
+/** Bytes of a predecessor's words at most. */
+const MOST_WORDS = 1 << 20;
+
+/** What a hand-over came to. */
+export interface HandedOver {
+  /** The program that has taken over. */
+  readonly process: number;
+  /** Listening sockets. */
+  readonly sockets: number;
+  /** UDP flows. */
+  readonly flows: number;
+  /** How long neither program read, in milliseconds. */
+  readonly pausedMs: number;
+}
+
+/** The numbers of an outcome; or its text is the error's. */
+function told(status: number, outcome: Uint8Array<ArrayBuffer>): Uint32Array {
+  if (status >= 0) return new Uint32Array(outcome.buffer);
+  const text = new TextDecoder().decode(outcome.subarray(0, outcome.indexOf(0)));
+  throw new NativeError(status, text);
+}
+
 /** A line that came by a control socket. */
 export interface ControlRequest {
   /** What its answer names. */
@@ -224,9 +246,14 @@ export class Library {
     return this.#native.stderr_is_journal() === 1;
   }
 
-  /** Prepares a proxy; its handle. `config`: a `ProxyConfig`. */
-  openProxy(config: Uint8Array<ArrayBuffer>): number {
-    return this.#unwrap(this.#native.open_proxy(config, config.length));
+  /**
+   * Prepares a proxy; its handle.
+   *
+   * @param config a `ProxyConfig`
+   * @param predecessor from `takeOver`: its sockets are taken, and the workers wait for `finishTakeOver`
+   */
+  openProxy(config: Uint8Array<ArrayBuffer>, predecessor = 0): number {
+    return this.#unwrap(this.#native.open_proxy(config, config.length, predecessor));
   }
 
   /** Opens one more worker; its handle. */
@@ -405,10 +432,97 @@ export class Library {
     return survey;
   }
 
-  /** Opens a control socket; its handle. */
-  openControl(path: string): number {
+  /** Opens a control socket, or takes that of a predecessor, which accepts later; its handle. */
+  openControl(path: string, predecessor = 0): number {
     const name = new TextEncoder().encode(path);
-    return this.#unwrap(this.#native.open_control(name, name.length));
+    return this.#unwrap(this.#native.open_control(name, name.length, predecessor));
+  }
+
+  /** From now on a control socket that was taken from a predecessor accepts. */
+  acceptControl(control: number): void {
+    this.#unwrap(this.#native.accept_control(control));
+  }
+
+  /** Forks the process that starts successors, which take over at this control socket. Before the sandbox. */
+  openSpawner(control: string): void {
+    const name = new TextEncoder().encode(control);
+    this.#unwrap(this.#native.open_spawner(name, name.length));
+  }
+
+  /** Starts this program's command line once more; the process. */
+  startSuccessor(): number {
+    return this.#unwrap(this.#native.start_successor());
+  }
+
+  /**
+   * What the program that was started says on its standard error, within so many milliseconds; undefined
+   * where it will say no more.
+   */
+  async successorWords(timeout: number): Promise<Uint8Array | undefined> {
+    const words = new Uint8Array(4096);
+    const count = await this.#native.successor_words(words, words.length, timeout);
+    return count < 0 ? undefined : words.subarray(0, count);
+  }
+
+  /** Ends the program that was started, if it still runs; its status (wait(2)). */
+  endSuccessor(): number {
+    return this.#unwrap(this.#native.end_successor());
+  }
+
+  /** Hands over to whoever has made this request, with words for its `predecessorWords`. */
+  async handOver(
+    proxy: number,
+    control: number,
+    request: number,
+    words: string,
+  ): Promise<HandedOver> {
+    const bytes = new TextEncoder().encode(words);
+    const outcome = new Uint8Array(1024);
+    const status = await this.#native.hand_over(
+      proxy,
+      control,
+      request,
+      bytes,
+      bytes.length,
+      outcome,
+      outcome.length,
+    );
+    const [process = 0, sockets = 0, flows = 0, pausedMs = 0] = told(status, outcome);
+    return { process, sockets, flows, pausedMs };
+  }
+
+  /** Tells the program that has taken over that all is done here. */
+  finishHandOver(proxy: number): void {
+    this.#unwrap(this.#native.finish_hand_over(proxy));
+  }
+
+  /**
+   * Asks the program at a control socket, with a line without its end, to hand over; a handle, or undefined
+   * where nobody answers.
+   */
+  takeOver(path: string, line: string): number | undefined {
+    const [name, request] = [new TextEncoder().encode(path), new TextEncoder().encode(line)];
+    const handle = this.#unwrap(
+      this.#native.take_over(name, name.length, request, request.length),
+    );
+    return handle || undefined;
+  }
+
+  /** What the predecessor's program gave `handOver`. */
+  predecessorWords(predecessor: number): string {
+    const words = new Uint8Array(MOST_WORDS);
+    const length = this.#unwrap(
+      this.#native.predecessor_words(predecessor, words, words.length),
+    );
+    return new TextDecoder().decode(words.subarray(0, length));
+  }
+
+  /** Has the predecessor of a proxy hand over, and the workers read; how many UDP flows came. */
+  async finishTakeOver(proxy: number): Promise<number> {
+    const outcome = new Uint8Array(1024);
+    const status = await this.#native.finish_take_over(proxy, outcome, outcome.length);
+    const [flows = 0] = told(status, outcome);
+    return flows;
   }
 
   /**

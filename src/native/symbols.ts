@@ -6,6 +6,10 @@ export const symbols = {
     parameters: [],
     result: "u32",
   },
+  accept_control: {
+    parameters: ["u32"],
+    result: "i32",
+  },
   add_routing: {
     parameters: ["buffer", "u32"],
     result: "i32",
@@ -59,6 +63,10 @@ export const symbols = {
     parameters: [],
     result: "i32",
   },
+  end_successor: {
+    parameters: [],
+    result: "i32",
+  },
   enter_sandbox: {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
@@ -70,6 +78,20 @@ export const symbols = {
   find_reply: {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
+  },
+  finish_hand_over: {
+    parameters: ["u32"],
+    result: "i32",
+  },
+  finish_take_over: {
+    parameters: ["u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  hand_over: {
+    parameters: ["u32", "u32", "u32", "buffer", "u32", "buffer", "u32"],
+    result: "i32",
+    nonblocking: true,
   },
   hold_name: {
     parameters: ["buffer", "u32"],
@@ -127,15 +149,23 @@ export const symbols = {
     result: "i32",
   },
   open_control: {
-    parameters: ["buffer", "u32"],
+    parameters: ["buffer", "u32", "u32"],
     result: "i32",
   },
   open_proxy: {
+    parameters: ["buffer", "u32", "u32"],
+    result: "i32",
+  },
+  open_spawner: {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
   open_worker: {
     parameters: ["u32"],
+    result: "i32",
+  },
+  predecessor_words: {
+    parameters: ["u32", "buffer", "u32"],
     result: "i32",
   },
   probe: {
@@ -189,6 +219,10 @@ export const symbols = {
     parameters: ["u32"],
     result: "i32",
   },
+  start_successor: {
+    parameters: [],
+    result: "i32",
+  },
   stats: {
     parameters: ["u32", "u32", "buffer", "u32"],
     result: "i32",
@@ -201,10 +235,19 @@ export const symbols = {
     parameters: ["u32", "u32"],
     result: "i32",
   },
+  successor_words: {
+    parameters: ["buffer", "u32", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
   survey_connections: {
     parameters: ["u32", "buffer", "u32", "buffer", "u32", "buffer", "u32"],
     result: "i32",
     nonblocking: true,
+  },
+  take_over: {
+    parameters: ["buffer", "u32", "buffer", "u32"],
+    result: "i32",
   },
   take_usr1: {
     parameters: [],

@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,6 +21,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::MOST_REQUEST;
 use crate::abi::errors::{Error, Result};
 use crate::net::socket::check;
+use crate::proxy::handover::take::Predecessor;
 use crate::system::sync::lock;
 
 /// Connections at once; more wait to be accepted.
@@ -28,6 +31,8 @@ const BACKLOG: i32 = 16;
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// How long the program may take for its answer, a reload with names to resolve included.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// How long the thread may take to give a connection away.
+const GIVING_TIME: Duration = Duration::from_secs(5);
 /// How long a client may take to read the answer.
 const READING_TIME: Duration = Duration::from_secs(10);
 
@@ -36,6 +41,7 @@ pub struct Server {
     path: String,
     /// Of the socket's file: another's is not removed.
     identity: (u64, u64),
+    listener: RawFd,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -46,12 +52,16 @@ struct Shared {
     arrived: Condvar,
     /// Wakes the thread.
     bell: UnixStream,
+    /// Cleared while another program accepts, and so has the file.
+    accepting: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
     requests: VecDeque<Request>,
     answers: Vec<(u32, Vec<u8>)>,
+    /// Connections to give away, and to whom.
+    takers: Vec<(u32, Sender<UnixStream>)>,
     closed: bool,
 }
 
@@ -76,15 +86,21 @@ enum Phase {
 }
 
 impl Server {
-    /// Listens at a path and starts the thread. The file has mode 0600 from its first moment.
+    /// Listens at a path and starts the thread. The file has mode 0600 from its first moment. Where the
+    /// predecessor listens there its socket is taken, and nothing accepted before `set_accepting`.
     ///
     /// # Errors
     /// Where something is there that is not a stale socket, or the socket cannot be made.
-    pub fn open(path: &str) -> Result<Server> {
+    pub fn open(path: &str, predecessor: Option<&Predecessor>) -> Result<Server> {
         let cannot = |error: &io::Error| {
             Error::system(format!("Cannot open the control socket {path}"), error)
         };
-        let listener = match listen(path) {
+        let inherited = predecessor.and_then(|predecessor| {
+            let file = fs::symlink_metadata(path).ok()?;
+            predecessor.control((file.dev(), file.ino()))
+        });
+        let accepting = AtomicBool::new(inherited.is_none());
+        let listener = match inherited.map_or_else(|| listen(path), Ok) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
                 listen(path)
@@ -97,7 +113,9 @@ impl Server {
         bell.set_nonblocking(true)
             .and_then(|()| rung.set_nonblocking(true))
             .map_err(|error| cannot(&error))?;
-        let shared = Arc::new(Shared { queue: Mutex::default(), arrived: Condvar::new(), bell });
+        let shared =
+            Arc::new(Shared { queue: Mutex::default(), arrived: Condvar::new(), bell, accepting });
+        let descriptor = listener.as_raw_fd();
         let thread =
             Thread { listener, rung, shared: shared.clone(), clients: Vec::new(), next_id: 1 };
         let thread = std::thread::Builder::new()
@@ -107,7 +125,36 @@ impl Server {
                 Error::system("Cannot start a thread for the control socket", &error)
             })?;
         let identity = (file.dev(), file.ino());
-        Ok(Server { path: path.into(), identity, shared, thread: Mutex::new(Some(thread)) })
+        Ok(Server {
+            path: path.into(),
+            identity,
+            listener: descriptor,
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// The listening socket, open until `close`, and its file's device and inode.
+    pub fn listener(&self) -> (RawFd, (u64, u64)) {
+        (self.listener, self.identity)
+    }
+
+    /// Whether new connections are accepted.
+    pub fn set_accepting(&self, accepting: bool) {
+        self.shared.accepting.store(accepting, Ordering::Relaxed);
+        self.shared.ring();
+    }
+
+    /// The connection of a request, in place of an answer.
+    ///
+    /// # Errors
+    /// Where its client is gone.
+    pub fn take(&self, id: u32) -> Result<UnixStream> {
+        let (sender, receiver) = channel();
+        lock(&self.shared.queue).takers.push((id, sender));
+        self.shared.ring();
+        let gone = |_| Error::invalid("whoever asked is gone");
+        receiver.recv_timeout(GIVING_TIME).map_err(gone)
     }
 
     /// The next request; `None` when there is none in time, or the socket is closed.
@@ -134,8 +181,9 @@ impl Server {
         if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
         }
-        let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        let is_ours = self.shared.accepting.load(Ordering::Relaxed)
+            && fs::symlink_metadata(&self.path)
+                .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
         if is_ours {
             let _ = fs::remove_file(&self.path);
         }
@@ -214,8 +262,8 @@ impl Thread {
     fn wait(&self) -> io::Result<()> {
         let entry = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
         // poll(2) passes over what is below zero.
-        let full = self.clients.len() >= MOST_CLIENTS;
-        let listener = if full { -1 } else { self.listener.as_raw_fd() };
+        let accepts = self.clients.len() < MOST_CLIENTS && self.is_accepting();
+        let listener = if accepts { self.listener.as_raw_fd() } else { -1 };
         let mut entries =
             vec![entry(self.rung.as_raw_fd(), libc::POLLIN), entry(listener, libc::POLLIN)];
         entries.extend(self.clients.iter().map(|client| match client.phase {
@@ -240,10 +288,16 @@ impl Thread {
 
     /// Hands the answers to their clients; whether the socket is to be closed.
     fn take_answers(&mut self) -> bool {
-        let (answers, closed) = {
+        let (answers, takers, closed) = {
             let mut queue = lock(&self.shared.queue);
-            (std::mem::take(&mut queue.answers), queue.closed)
+            (std::mem::take(&mut queue.answers), std::mem::take(&mut queue.takers), queue.closed)
         };
+        for (id, taker) in takers {
+            if let Some(at) = self.clients.iter().position(|client| client.id == id) {
+                // Whoever asked for it waits.
+                let _ = taker.send(self.clients.swap_remove(at).stream);
+            }
+        }
         for (id, answer) in answers {
             if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
                 client.phase = Phase::Answering { answer, sent: 0 };
@@ -253,8 +307,12 @@ impl Thread {
         closed
     }
 
+    fn is_accepting(&self) -> bool {
+        self.shared.accepting.load(Ordering::Relaxed)
+    }
+
     fn accept(&mut self) {
-        while self.clients.len() < MOST_CLIENTS {
+        while self.clients.len() < MOST_CLIENTS && self.is_accepting() {
             // An error concerns the one connection that is gone; or there are no descriptors, and then
             // the relays need them more.
             let Ok((stream, _)) = self.listener.accept() else { return };
@@ -308,12 +366,15 @@ fn is_for_later(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Whether the other end is a process of this one's user, or root's (unix(7), SO_PEERCRED).
-fn is_own_user(stream: &UnixStream) -> bool {
+/// Who is at the other end (unix(7), SO_PEERCRED).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn peer_of(stream: &UnixStream) -> io::Result<libc::ucred> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the record and its length are valid for the length of the call.
-    let got = check(unsafe {
+    check(unsafe {
         libc::getsockopt(
             stream.as_raw_fd(),
             libc::SOL_SOCKET,
@@ -321,9 +382,15 @@ fn is_own_user(stream: &UnixStream) -> bool {
             (&raw mut credentials).cast(),
             &raw mut length,
         )
-    });
+    })?;
+    Ok(credentials)
+}
+
+/// Whether the other end is a process of this one's user, or root's.
+fn is_own_user(stream: &UnixStream) -> bool {
     // SAFETY: no pointers are passed.
-    got.is_ok() && (credentials.uid == 0 || credentials.uid == unsafe { libc::geteuid() })
+    let own = unsafe { libc::geteuid() };
+    peer_of(stream).is_ok_and(|peer| peer.uid == 0 || peer.uid == own)
 }
 
 #[cfg(test)]
@@ -374,7 +441,7 @@ mod tests {
     #[test]
     fn a_request_is_answered_and_the_file_is_the_owner_s_and_goes_at_the_end() {
         let place = Place::new("answer");
-        let server = Server::open(&place.0).unwrap();
+        let server = Server::open(&place.0, None).unwrap();
         assert_eq!(fs::metadata(&place.0).unwrap().permissions().mode() & 0o777, 0o600);
         let answer = echoing(&server, 1, 1, || asked(&place.0, b"hello").unwrap());
         assert_eq!(answer, b"hello");
@@ -386,7 +453,7 @@ mod tests {
     #[test]
     fn a_long_answer_arrives_whole() {
         let place = Place::new("long");
-        let server = Server::open(&place.0).unwrap();
+        let server = Server::open(&place.0, None).unwrap();
         let answer = echoing(&server, 1, 1000, || asked(&place.0, &[b'x'; 1000]).unwrap());
         assert_eq!(answer.len(), 1_000_000);
         server.close();
@@ -395,7 +462,7 @@ mod tests {
     #[test]
     fn silent_and_endless_clients_keep_nobody_else_from_an_answer() {
         let place = Place::new("silent");
-        let server = Server::open(&place.0).unwrap();
+        let server = Server::open(&place.0, None).unwrap();
         let silent: Vec<_> =
             (1..MOST_CLIENTS).map(|_| UnixStream::connect(&place.0).unwrap()).collect();
         let mut endless = UnixStream::connect(&place.0).unwrap();
@@ -410,12 +477,12 @@ mod tests {
     fn a_stale_socket_is_replaced_and_nothing_else_is() {
         let place = Place::new("stale");
         drop(UnixListener::bind(&place.0).unwrap());
-        let server = Server::open(&place.0).unwrap();
-        let second = Server::open(&place.0).err().unwrap();
+        let server = Server::open(&place.0, None).unwrap();
+        let second = Server::open(&place.0, None).err().unwrap();
         assert!(second.text().contains("another program answers there"), "{}", second.text());
         server.close();
         fs::write(&place.0, "precious").unwrap();
-        let third = Server::open(&place.0).err().unwrap();
+        let third = Server::open(&place.0, None).err().unwrap();
         assert!(third.text().contains("not a socket"), "{}", third.text());
         assert_eq!(fs::read(&place.0).unwrap(), b"precious");
     }
@@ -423,7 +490,7 @@ mod tests {
     #[test]
     fn closing_ends_whoever_waits() {
         let place = Place::new("closing");
-        let server = Server::open(&place.0).unwrap();
+        let server = Server::open(&place.0, None).unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| server.next(Duration::from_secs(600)).is_none());
             server.close();

@@ -7,6 +7,7 @@ use std::mem::size_of;
 
 use crate::abi::layout::AccessRecord;
 use crate::abi::named::named;
+use crate::udp::MovedAccount;
 
 named! {
     /// Why a connection or a flow ended.
@@ -48,6 +49,12 @@ impl Account {
     pub fn new(record: AccessRecord, header: &[u8]) -> Box<Account> {
         let header: Box<[u8]> = header[..header.len().min(MOST_HEADER)].into();
         Box::new(Account { record, header })
+    }
+
+    /// As another program is told of it; it began at a time.
+    pub fn moved(&self, began: u64) -> MovedAccount {
+        let AccessRecord { version, peer, destination, .. } = self.record;
+        MovedAccount { began, version, peer, destination, header: self.header.to_vec() }
     }
 
     /// Bytes that `write` needs: a multiple of 8.

@@ -1,15 +1,18 @@
-//! What the handles of the boundary stand for: proxies, workers and control sockets, kept for the process's life.
+//! What the handles of the boundary stand for: proxies, workers, control
+//! sockets and predecessors, kept for the process's life.
 
 use std::sync::{Arc, Mutex};
 
 use super::Proxy;
 use crate::abi::errors::{Error, Result};
 use crate::control::server::Server;
+use crate::proxy::handover::take::Predecessor;
 use crate::system::sync::lock;
 use crate::worker::Worker;
 
 static PROXIES: Mutex<Vec<Arc<Proxy>>> = Mutex::new(Vec::new());
 static CONTROLS: Mutex<Vec<Arc<Server>>> = Mutex::new(Vec::new());
+static PREDECESSORS: Mutex<Vec<Arc<Predecessor>>> = Mutex::new(Vec::new());
 static WORKERS: Mutex<Vec<Arc<Worker>>> = Mutex::new(Vec::new());
 
 /// Registers a proxy; its handle.
@@ -30,6 +33,16 @@ pub fn add_control(control: Arc<Server>) -> i32 {
 /// The control socket of a handle.
 pub fn control(handle: u32) -> Result<Arc<Server>> {
     look_up(&CONTROLS, handle)
+}
+
+/// Registers a predecessor; its handle.
+pub fn add_predecessor(predecessor: Arc<Predecessor>) -> i32 {
+    register(&PREDECESSORS, predecessor)
+}
+
+/// The predecessor of a handle; 0 is none.
+pub fn predecessor(handle: u32) -> Result<Option<Arc<Predecessor>>> {
+    (handle != 0).then(|| look_up(&PREDECESSORS, handle)).transpose()
 }
 
 /// The proxy of a handle.

@@ -5,6 +5,7 @@
 //! changing and closing one publishes a new table, and the workers follow (`worker/`).
 
 pub mod handles;
+pub mod handover;
 pub mod listener;
 pub mod pairs;
 pub mod places;
@@ -22,7 +23,8 @@ pub mod table;
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::abi::errors::{self, Error, Result};
@@ -38,6 +40,9 @@ use crate::trust::destinations::Destinations;
 use crate::trust::host::{Host, Known};
 use crate::trust::table::TrustTable;
 use crate::worker::Worker;
+use handover::stages::Stages;
+use handover::take::Predecessor;
+use handover::wire::Channel;
 use listener::{destinations_of, trust_of, Lasting, Listener};
 use pairs::Pairs;
 use places::Places;
@@ -46,6 +51,9 @@ use replaced::Replaced;
 use settings::{Budgets, ProxySettings, Settings};
 use survey::Surveys;
 use table::Table;
+
+/// `Proxy::stop_at`, as long as it is not told to stop.
+const NEVER: u64 = u64::MAX;
 
 /// A running program's listeners and workers.
 pub struct Proxy {
@@ -62,8 +70,14 @@ pub struct Proxy {
     workers: Mutex<Vec<Arc<Worker>>>,
     /// Held over a change of the table. The numbers of the next listener and sockets.
     next: Mutex<Next>,
-    /// Set once, when the proxy is told to stop.
-    stop_at: OnceLock<Instant>,
+    /// Milliseconds since the proxy was opened, once it is told to stop; before, `NEVER`. It only comes nearer.
+    stop_at: AtomicU64,
+    /// The program whose sockets this one takes over.
+    pub predecessor: Option<Arc<Predecessor>>,
+    /// The program that has taken over, until it is told that all is done.
+    successor: Mutex<Option<Channel>>,
+    /// How far a hand-over is.
+    pub stages: Stages,
     doorbell: Doorbell,
     /// Held by the one reader of the rings: what the workers have told alike is one line, too.
     draining: Mutex<LogLimit>,
@@ -104,14 +118,21 @@ struct Closed {
     sums: [u64; STATS_LENGTH],
 }
 
-/// Checks the system and registers a proxy without workers and listeners; its handle.
-pub fn open(config: &ProxyConfig) -> Result<i32> {
+/// Checks the system and registers a proxy without workers and listeners; its handle. It goes on with what its
+/// predecessor has, where there is one.
+pub fn open(config: &ProxyConfig, predecessor: Option<Arc<Predecessor>>) -> Result<i32> {
     errors::keep_panics_quiet();
     let settings = ProxySettings::new(config)?;
+    if let Some(before) = predecessor.as_ref().filter(|it| it.workers as usize > settings.workers) {
+        return Err(Error::invalid(format!(
+            "Cannot take over from a program of {} workers with {}: restart it to have fewer",
+            before.workers, settings.workers
+        )));
+    }
     let host = Host::watch().map_err(|error| {
         Error::system("Cannot start a thread for this host's addresses", &error)
     })?;
-    Ok(handles::add_proxy(Proxy::new(settings, host)))
+    Ok(handles::add_proxy(Arc::new(Proxy::after(predecessor, settings, host))))
 }
 
 /// Whether this process may use the clients' addresses and, unless it is 0, the mark.
@@ -168,23 +189,37 @@ fn plans_of(records: &Records) -> Result<Vec<Plan>> {
 
 impl Proxy {
     /// A proxy without workers and listeners. Nothing of the system is checked.
+    #[cfg(test)]
     pub fn new(settings: ProxySettings, host: Arc<Host>) -> Arc<Proxy> {
-        Arc::new(Proxy {
-            opened: Instant::now(),
+        Arc::new(Proxy::after(None, settings, host))
+    }
+
+    /// A proxy without workers and listeners, whose clock goes on where its predecessor's is.
+    fn after(
+        predecessor: Option<Arc<Predecessor>>,
+        settings: ProxySettings,
+        host: Arc<Host>,
+    ) -> Proxy {
+        let began = predecessor.as_ref().and_then(|predecessor| predecessor.opened());
+        Proxy {
+            opened: began.unwrap_or_else(Instant::now),
             table: Table::default(),
             host,
             pairs: Arc::default(),
             reno_over_loopback: socket::host_paces(),
             workers: Mutex::default(),
             next: Mutex::new(Next { listener: Cell::new(1), sockets: Cell::new(1) }),
-            stop_at: OnceLock::new(),
+            stop_at: AtomicU64::new(NEVER),
+            predecessor,
+            successor: Mutex::default(),
+            stages: Stages::default(),
             doorbell: Doorbell::default(),
             draining: Mutex::default(),
             closed: Mutex::new(Closed { draining: Vec::new(), sums: [0; STATS_LENGTH] }),
             replaced: Mutex::default(),
             surveys: Surveys::default(),
             settings,
-        })
+        }
     }
 
     /// One more worker.
@@ -291,13 +326,17 @@ impl Proxy {
         kept: &HashMap<(SocketAddr, Transport), Arc<Sockets>>,
     ) -> Result<Arc<Port>> {
         let own = |transport| kept.get(&(wanted.listen, transport)).cloned();
+        let predecessor = self.predecessor.as_ref();
+        let inherited =
+            |transport| predecessor.and_then(|it| it.sockets(wanted.listen, transport, wanted.how));
         let is_own = |transport| {
             let mut places = kept.keys().filter(|(_, other)| *other == transport);
             wanted.listen.port() != 0
-                && places.any(|(place, _)| port::overlap(*place, wanted.listen))
+                && (places.any(|(place, _)| port::overlap(*place, wanted.listen))
+                    || predecessor.is_some_and(|it| it.listens(wanted.listen, transport)))
         };
         let new_id = || next.sockets.replace(next.sockets.get() + 1);
-        Port::open(wanted, own, new_id, is_own, self.settings.workers).map(Arc::new)
+        Port::open(wanted, own, inherited, new_id, is_own, self.settings.workers).map(Arc::new)
     }
 
     /// Begins a listener's end.
@@ -342,19 +381,25 @@ impl Proxy {
         }
     }
 
-    /// Begins the end: no new connections, and none at all after `grace`. Wakes the log, too.
+    /// Begins the end: no new connections, and none at all after `grace`. Another call brings the end nearer,
+    /// if it does anything. Wakes the log, too.
     pub fn stop(&self, grace: Duration) -> Result<i32> {
         let _changing = lock(&self.next);
-        let _ = self.stop_at.set(Instant::now() + grace);
+        let at = self.ms_of(Instant::now() + grace);
+        self.stop_at.fetch_min(at, Ordering::Relaxed);
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.abandon();
+        }
         self.wake();
         self.doorbell.ring();
         Ok(0)
     }
 
-    /// When the last connection must have ended, once `stop` was called.
+    /// When the last connection must have ended, in milliseconds since the proxy was opened, once `stop` was
+    /// called.
     #[inline]
-    pub fn stop_at(&self) -> Option<Instant> {
-        self.stop_at.get().copied()
+    pub fn stop_at(&self) -> Option<u64> {
+        Some(self.stop_at.load(Ordering::Relaxed)).filter(|at| *at != NEVER)
     }
 
     /// Milliseconds since the proxy was opened.

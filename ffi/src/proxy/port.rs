@@ -46,7 +46,7 @@ pub struct Wanted {
 pub struct Sockets {
     /// No others of the proxy have it, ever.
     pub id: u32,
-    how: Listen,
+    pub how: Listen,
     by_worker: Box<[Mutex<Option<Socket>>]>,
     /// UDP flows by owner, over all workers.
     pub flows: Arc<Directory>,
@@ -64,6 +64,19 @@ pub struct Port {
 
 impl Transport {
     pub const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+    /// By which another program knows it.
+    pub fn number(self) -> u8 {
+        match self {
+            Transport::Tcp => 1,
+            Transport::Udp => 2,
+        }
+    }
+
+    /// The one of a number.
+    pub fn of_number(number: u8) -> Option<Transport> {
+        Transport::BOTH.into_iter().find(|transport| transport.number() == number)
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -207,15 +220,28 @@ impl Sockets {
         is_own: bool,
         workers: usize,
     ) -> Result<Arc<Sockets>> {
-        let (mut listen, how) = (wanted.listen, wanted.how);
         if !is_own {
-            check_free(listen, transport, how)?;
+            check_free(wanted.listen, transport, wanted.how)?;
         }
+        Sockets::fill(wanted, transport, id, Vec::new(), workers)
+    }
+
+    /// One for each of so many workers: those that are there already, by worker, and new ones.
+    fn fill(
+        wanted: &Wanted,
+        transport: Transport,
+        id: u32,
+        there: Vec<Option<Socket>>,
+        workers: usize,
+    ) -> Result<Arc<Sockets>> {
+        let (mut listen, how) = (wanted.listen, wanted.how);
         let mut sockets = Vec::with_capacity(workers);
-        for _ in 0..workers {
-            let opened = match transport {
-                Transport::Tcp => socket::tcp_listener(listen, how),
-                Transport::Udp => socket::udp_listener(listen, how),
+        let there = there.into_iter().chain(std::iter::repeat_with(|| None)).take(workers);
+        for known in there {
+            let opened = match (known, transport) {
+                (Some(known), _) => Ok(known),
+                (None, Transport::Tcp) => socket::tcp_listener(listen, how),
+                (None, Transport::Udp) => socket::udp_listener(listen, how),
             };
             let opened = opened.map_err(|error| cannot_listen(listen, transport, &error))?;
             if listen.port() == 0 {
@@ -254,20 +280,24 @@ impl Port {
     /// well cannot be changed (ipv6(7)), and what a transparent one tells of a datagram must be known of each:
     /// where that is to change it is opened anew.
     ///
-    /// `is_own`: as for `Sockets::open`.
+    /// `inherited`: sockets of a predecessor by worker. `is_own`: as for `Sockets::open`.
     ///
     /// # Errors
     /// Those of the operating system, with the address; nothing that was opened stays open then.
     pub fn open(
         wanted: &Wanted,
         kept: impl Fn(Transport) -> Option<Arc<Sockets>>,
+        inherited: impl Fn(Transport) -> Option<Vec<Option<Socket>>>,
         new_id: impl Fn() -> u32,
         is_own: impl Fn(Transport) -> bool,
         workers: usize,
     ) -> Result<Port> {
         let open = |transport| {
             let kept = || kept(transport).filter(|sockets| sockets.how == wanted.how);
-            let open = || Sockets::open(wanted, transport, new_id(), is_own(transport), workers);
+            let open = || match inherited(transport) {
+                Some(there) => Sockets::fill(wanted, transport, new_id(), there, workers),
+                None => Sockets::open(wanted, transport, new_id(), is_own(transport), workers),
+            };
             wanted.has(transport).then(|| kept().map_or_else(open, Ok)).transpose()
         };
         let (tcp, udp) = (open(Transport::Tcp)?, open(Transport::Udp)?);

@@ -3,9 +3,13 @@
 use std::env;
 use std::ffi::OsStr;
 
-/// 1 when standard error is the journal's stream, else 0 (systemd.exec(5), `$JOURNAL_STREAM`).
+use super::spawner;
+
+/// 1 when standard error is the journal's stream, else 0 (systemd.exec(5), `$JOURNAL_STREAM`). Of a program
+/// that takes over, it is what it will be once the start is over.
 pub fn on_stderr() -> i32 {
-    i32::from(is_journal(env::var_os("JOURNAL_STREAM").as_deref(), stream(libc::STDERR_FILENO)))
+    let stderr = spawner::own_stderr().unwrap_or(libc::STDERR_FILENO);
+    i32::from(is_journal(env::var_os("JOURNAL_STREAM").as_deref(), stream(stderr)))
 }
 
 /// The variable is inherited, also by programs whose output goes elsewhere: it has to name this stream.
@@ -15,7 +19,7 @@ fn is_journal(variable: Option<&OsStr>, stream: Option<(u64, u64)>) -> bool {
 }
 
 /// A descriptor's device and inode.
-fn stream(fd: libc::c_int) -> Option<(u64, u64)> {
+pub fn stream(fd: libc::c_int) -> Option<(u64, u64)> {
     // SAFETY: all zeroes is a valid `stat`, which is plain numbers.
     let mut found: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: `found` is valid for the length of the call.

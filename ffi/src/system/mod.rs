@@ -6,6 +6,7 @@ pub mod notify;
 pub mod presence;
 pub mod probe;
 pub mod resolve;
+pub mod spawner;
 pub mod sync;
 pub mod usage;
 pub mod usr1;

@@ -1,5 +1,6 @@
 //! A TCP connection's way: accept, subnet check, header, decision, connect, relay.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -72,6 +73,13 @@ pub struct Connections {
 struct Listening {
     socket: RawFd,
     served: Rc<Served>,
+}
+
+impl Listening {
+    /// The number of its sockets.
+    fn id(&self) -> u32 {
+        self.served.port.tcp.as_ref().map_or(0, |sockets| sockets.id)
+    }
 }
 
 struct Connection {
@@ -312,9 +320,54 @@ impl Connections {
         self.connections.len() == 0
     }
 
+    /// Accepts nothing from these sockets, by their numbers; connections go on.
+    pub fn pause(&mut self, cx: &Context, going: &HashSet<u32>) {
+        // Those that wait until accepting goes on are looked at again with the others.
+        for key in std::mem::take(&mut self.paused) {
+            let Some(listening) = self.listening.get(key) else { continue };
+            if !going.contains(&listening.id()) {
+                let _ = cx.poll.add(listening.socket, Token::TcpListener(key), Interest::Readable);
+            }
+        }
+        self.resume_at = None;
+        for listening in self.of_sockets(going).filter_map(|key| self.listening.get(key)) {
+            cx.poll.remove(listening.socket);
+        }
+    }
+
+    /// Accepts from them again.
+    ///
+    /// # Errors
+    /// Those of epoll.
+    pub fn resume(&mut self, cx: &Context, going: &HashSet<u32>) -> io::Result<()> {
+        self.of_sockets(going).try_for_each(|key| {
+            let Some(listening) = self.listening.get(key) else { return Ok(()) };
+            cx.poll.add(listening.socket, Token::TcpListener(key), Interest::Readable)
+        })
+    }
+
+    /// Gives them up: another program accepts from them. What waits at the others is accepted.
+    pub fn release(&mut self, cx: &mut Context, going: &HashSet<u32>) {
+        for key in self.listening.keys() {
+            let left = self.listening.get(key).is_some_and(|it| !going.contains(&it.id()));
+            if left {
+                self.accept_rest(cx, key);
+            }
+            self.close(cx, key);
+        }
+        self.by_port.clear();
+    }
+
+    fn of_sockets<'a>(&'a self, going: &'a HashSet<u32>) -> impl Iterator<Item = Key> + 'a {
+        let of_one = |(id, key): (&u32, &Key)| going.contains(id).then_some(*key);
+        self.by_port.iter().filter_map(of_one)
+    }
+
     /// Closes a listening socket.
     fn close(&mut self, cx: &Context, key: Key) {
-        let Some(Listening { served, .. }) = self.listening.remove(key) else { return };
+        let Some(Listening { socket, served }) = self.listening.remove(key) else { return };
+        // Another program may have it, too: then closing does not end the watch (epoll(7)).
+        cx.poll.remove(socket);
         if let Some(sockets) = &served.port.tcp {
             sockets.close(cx.worker.index);
         }

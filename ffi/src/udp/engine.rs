@@ -300,6 +300,15 @@ impl<K: Kinds> Engine<K> {
         }
     }
 
+    /// Watches the flows of some ports again.
+    pub fn watch_again(&mut self, edge: &mut impl Edge<K>, is_one: impl Fn(u32) -> bool) {
+        for at in self.flows.of_ports(is_one) {
+            let Some(entry) = self.flows.get(at) else { continue };
+            let Place::Here { flow, .. } = &entry.place else { continue };
+            edge.watch(&flow.socket, at.key());
+        }
+    }
+
     /// Ends every flow.
     pub fn end_all(&mut self, edge: &mut impl Edge<K>) {
         while let Some(at) = self.flows.idlest(0) {

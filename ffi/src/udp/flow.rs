@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 
+use super::moved::MovedFlow;
 use super::path::Path;
 use crate::header::frame::SPP_LENGTH;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -95,6 +96,23 @@ impl<S> Flow<S> {
             route_version: AtomicU64::new(0),
             route: Mutex::new(None),
             traffic: Traffic::default(),
+        }
+    }
+
+    /// A flow that another program had, which a worker serves from now on.
+    pub fn moved(socket: S, moved: &MovedFlow, now: u64) -> Flow<S> {
+        let [datagrams_up, bytes_up, datagrams_down, bytes_down] =
+            moved.traffic.map(AtomicU64::new);
+        Flow {
+            socket,
+            // Both clocks are one, but for a millisecond.
+            opened_at: moved.opened_at.min(now),
+            last_used: AtomicU64::new(moved.last_used.min(now)),
+            served: AtomicBool::new(true),
+            // What no worker knows yet.
+            route_version: AtomicU64::new(1),
+            route: Mutex::new(moved.route),
+            traffic: Traffic { datagrams_up, bytes_up, datagrams_down, bytes_down },
         }
     }
 

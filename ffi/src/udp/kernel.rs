@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering;
 
 use super::edge::{self, Edge, Kinds, Payload, Received, Sent, Volume};
 use super::flow::{Flow, ReplyRoute};
+use super::moved::MovedFlow;
 use super::path::Path;
 use super::replies::Replies;
 use super::reply_sources::{ReplySource, ReplySources};
 use super::send::{Outgoing, Towards};
-use crate::abi::layout::{level, protocol, Event};
+use crate::abi::layout::{level, protocol, AccessRecord, Event};
 use crate::net::socket::{self, Source};
 use crate::observe::access::{Account, Ending};
 use crate::observe::events::EventKind;
@@ -101,6 +102,64 @@ impl Kinds for Real {
     type Port = Rc<Listening>;
 }
 
+impl Upstream {
+    /// The socket.
+    pub fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Kernel<'_, '_> {
+    /// An upstream socket that another program had; `None` where the listener has as many flows as it may.
+    pub fn adopted(
+        &self,
+        port: &Listening,
+        decision: &Decision,
+        socket: OwnedFd,
+    ) -> Option<Upstream> {
+        let counted = self.counted(port)?;
+        let pair = self.pair_of(port, decision);
+        let ipv4 = decision.upstream.is_ipv4();
+        Some(Upstream { socket, ipv4, _pair: pair, _counted: counted })
+    }
+
+    /// A place among the listener's flows.
+    fn counted(&self, port: &Listening) -> Option<Counted> {
+        let listener = &port.served.listener;
+        Quota::take(&listener.lasting.flows, listener.settings.max_flows)
+    }
+
+    /// The access log's entry of a flow that another program had, where one is kept here as well.
+    pub fn adopted_account(
+        &self,
+        port: &Listening,
+        moved: &MovedFlow,
+    ) -> Option<(Box<Account>, u64)> {
+        let account = moved.account.as_ref().filter(|_| self.cx.worker.keeps_accounts())?;
+        let record = AccessRecord {
+            listener: port.served.id(),
+            protocol: protocol::UDP as u8,
+            version: account.version,
+            peer: account.peer,
+            client: moved.decision.client(),
+            destination: account.destination,
+            upstream: moved.decision.upstream.into(),
+            ..AccessRecord::default()
+        };
+        Some((Account::new(record, &account.header), account.began.min(self.cx.now)))
+    }
+
+    /// Whose socket may share its port with others, where flows go to their header's destination.
+    fn pair_of(&self, port: &Listening, decision: &Decision) -> Option<Pair> {
+        match decision.source {
+            Source::Client(client) if port.served.port.upstreams.are_many() => {
+                Pairs::take(&self.cx.worker.proxy.pairs, client, decision.upstream)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Edge<Real> for Kernel<'_, '_> {
     fn now(&self) -> u64 {
         self.cx.now
@@ -138,18 +197,9 @@ impl Edge<Real> for Kernel<'_, '_> {
         peer: SocketAddr,
     ) -> io::Result<Upstream> {
         let Decision { source, upstream } = *decision;
-        let listener = &port.served.listener;
-        let most = listener.settings.max_flows;
-        let Some(counted) = Quota::take(&listener.lasting.flows, most) else {
-            return Err(edge::over_limit());
-        };
-        let mark = listener.settings.mark;
-        let pair = match source {
-            Source::Client(client) if port.served.port.upstreams.are_many() => {
-                Pairs::take(&self.cx.worker.proxy.pairs, client, upstream)
-            }
-            _ => None,
-        };
+        let counted = self.counted(port).ok_or_else(edge::over_limit)?;
+        let mark = port.served.listener.settings.mark;
+        let pair = self.pair_of(port, decision);
         let opened = socket::connect_udp(source, upstream, mark, pair.is_some())?;
         if opened.port_fallback {
             self.cx.tell_fallback(&port.served, peer, decision);

@@ -21,6 +21,8 @@ mod idle;
 mod intake;
 mod kernel;
 mod lifecycle;
+mod moved;
+mod moving;
 mod path;
 mod port;
 mod recv;
@@ -58,6 +60,8 @@ use replies::BATCH;
 
 /// The flows of a port, over all workers.
 pub type Directory = directory::Directory<Upstream>;
+pub use moved::{MovedAccount, MovedFlow, MovedSession};
+pub use moving::{Arriving, Leaving};
 type Port = port::Port<Real>;
 
 /// How long replies are still relayed once nothing new is taken in.
@@ -87,6 +91,8 @@ pub struct Udp {
     /// The size of the next batch of whoever has the largest.
     limit: usize,
     stopping: Option<u64>,
+    /// The numbers of the sockets that another program is to have: nothing is read, and no flow changes.
+    going: Option<Arc<std::collections::HashSet<u32>>>,
 }
 
 /// A port that is served.
@@ -143,6 +149,7 @@ impl Udp {
             replying: Vec::new(),
             limit: INTAKE,
             stopping: None,
+            going: None,
         }
     }
 
@@ -215,6 +222,9 @@ impl Udp {
 
     /// When `turn` must be called at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
+        if self.going.is_some() {
+            return None;
+        }
         let closed = self.closed.iter().map(|(at, _)| *at).min();
         let sources = self.state.sources.next_check();
         [self.engine.next_deadline(), self.stopping, closed, sources].into_iter().flatten().min()
@@ -223,6 +233,9 @@ impl Udp {
     /// Everything that is due: replies first, then what is idle, then new datagrams.
     pub fn turn(&mut self, cx: &Context) {
         self.relay_replies(cx);
+        if self.going.is_some() {
+            return;
+        }
         self.engine.expire(&mut Kernel { cx, state: &mut self.state });
         self.state.sources.expire(cx.now);
         if self.closed.iter().any(|(at, _)| *at <= cx.now) {
@@ -251,6 +264,9 @@ impl Udp {
 
     /// Lists the flows that are asked for, or closes them.
     pub fn survey(&mut self, cx: &Context, survey: &Survey, part: &mut Part) {
+        if self.going.is_some() {
+            return;
+        }
         let mut edge = Kernel { cx, state: &mut self.state };
         self.engine.look_at_flows(&mut edge, |port, decision, flow, peer| {
             let record = ConnectionRecord {

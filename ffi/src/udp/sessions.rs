@@ -2,10 +2,13 @@
 //!
 //! Bounded in number and in bytes: the session that has been idle longest makes room.
 
+use std::net::SocketAddr;
+
 use hashbrown::HashMap;
 
 use super::flow_table::FlowRef;
 use super::idle::IdleQueue;
+use super::moved::MovedSession;
 use super::path::Path;
 
 /// Checks of sessions that are gone may be so many more than sessions.
@@ -73,6 +76,16 @@ impl Sessions {
         }
     }
 
+    /// Takes in a session that another program had, last used at a time.
+    pub fn adopt(&mut self, path: &Between, header: &[u8], last_used: u64, close_after: u64) {
+        self.set(path, header, FlowRef::NONE, last_used, close_after);
+    }
+
+    /// Every session.
+    pub fn all(&self) -> impl Iterator<Item = (&Between, &Session)> {
+        self.by_path.iter()
+    }
+
     /// Ends the idlest sessions until so many more, of so many bytes, have room. Spares `path`.
     fn make_room(&mut self, path: &Between, sessions: usize, bytes: usize) {
         while self.by_path.len() + sessions > self.most || self.bytes + bytes > self.most_bytes {
@@ -132,6 +145,13 @@ impl Sessions {
 }
 
 impl Session {
+    /// As another program is told of it.
+    pub fn moved(&self, listen: SocketAddr, path: Path) -> MovedSession {
+        let (header, last_used, close_after) =
+            (self.header.to_vec(), self.last_used, self.close_after);
+        MovedSession { listen, path, header, last_used, close_after }
+    }
+
     fn due_at(&self) -> u64 {
         self.last_used + self.close_after
     }

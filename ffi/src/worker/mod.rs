@@ -15,9 +15,9 @@ mod wake;
 
 use std::io;
 use std::sync::TryLockError;
-use std::time::Instant;
 
 use crate::abi::errors::{Error, Result};
+use crate::proxy::handover::stages::Stage;
 use crate::proxy::survey::Part;
 use crate::tcp::connections::Connections;
 use crate::udp::Udp;
@@ -36,9 +36,24 @@ pub fn serve(worker: &Worker, on_header: OnHeader) -> Result<i32> {
             return Err(Error::invalid("the worker is served by another thread"))
         }
     };
+    let predecessor = worker.proxy.predecessor.as_ref();
+    let arriving = match predecessor.map(|predecessor| predecessor.wait(worker.index)) {
+        None => None,
+        Some(Some(arriving)) => Some(arriving),
+        // Its sockets are the predecessor's for good.
+        Some(None) => return Ok(0),
+    };
     worker.proxy.clear_gauges(worker.index);
     Turns::start(worker, on_header)
-        .and_then(|mut turns| turns.run())
+        .and_then(|mut turns| {
+            if let Some(arriving) = arriving {
+                turns.udp.adopt(&turns.cx, arriving);
+            }
+            predecessor
+                .iter()
+                .for_each(|predecessor| predecessor.begin(worker.proxy.settings.workers));
+            turns.run()
+        })
         .map_err(|error| Error::system("Cannot serve the listeners", &error))?;
     Ok(0)
 }
@@ -52,6 +67,8 @@ pub struct Turns<'a> {
     patience: Patience,
     /// The last events were of connections.
     streams: bool,
+    /// How far this worker has followed a hand-over.
+    stage: Stage,
 }
 
 impl<'a> Turns<'a> {
@@ -70,9 +87,12 @@ impl<'a> Turns<'a> {
             events: Events::new(),
             patience: Patience::new(settings.workers, processors()),
             streams: false,
+            stage: Stage::default(),
             cx,
         };
         turns.look_around()?;
+        // A worker that starts again in the middle of a hand-over has to follow it.
+        turns.follow_hand_over()?;
         Ok(turns)
     }
 
@@ -83,7 +103,7 @@ impl<'a> Turns<'a> {
             self.turn()?;
             if let Some(stop_at) = self.cx.worker.proxy.stop_at() {
                 let finished = self.tcp.stop(&self.cx) & self.udp.stop(&self.cx);
-                if finished || Instant::now() >= stop_at {
+                if finished || self.cx.worker.proxy.now() >= stop_at {
                     self.tcp.end_all(&self.cx);
                     self.udp.end_all(&self.cx);
                     return Ok(());
@@ -98,7 +118,7 @@ impl<'a> Turns<'a> {
             0
         } else {
             let proxy = &self.cx.worker.proxy;
-            let stop = proxy.stop_at().map(|at| proxy.ms_of(at));
+            let stop = proxy.stop_at();
             let (tcp, udp) = (self.tcp.next_deadline(), self.udp.next_deadline());
             sleep_ms(self.cx.now, [tcp, udp, stop, self.cx.next_held()])
         };
@@ -113,9 +133,13 @@ impl<'a> Turns<'a> {
         if self.events.len() > 0 {
             self.streams = false;
         }
+        let mut woken = false;
         for index in 0..self.events.len() {
             match self.events.get(index) {
-                (Token::Wake, _) => self.answer_survey(),
+                (Token::Wake, _) => {
+                    woken = true;
+                    self.answer_survey();
+                }
                 (Token::TcpListener(key), _) => {
                     self.streams = true;
                     self.tcp.set_acceptable(key);
@@ -131,6 +155,37 @@ impl<'a> Turns<'a> {
         self.tcp.turn(&mut self.cx);
         self.udp.turn(&self.cx);
         self.cx.tell_held();
+        if woken {
+            // Last: what came with this turn's events is done.
+            self.follow_hand_over()?;
+        }
+        Ok(())
+    }
+
+    /// Follows a hand-over to where it is.
+    fn follow_hand_over(&mut self) -> io::Result<()> {
+        let (stage, going) = self.cx.worker.proxy.stages.now();
+        if stage == self.stage {
+            return Ok(());
+        }
+        let mut leaving = None;
+        match stage {
+            Stage::Serving => {
+                self.tcp.resume(&self.cx, &going)?;
+                self.udp.resume(&self.cx, &going)?;
+            }
+            Stage::Paused => {
+                self.tcp.pause(&self.cx, &going);
+                self.udp.pause(&self.cx, &going);
+            }
+            Stage::Leaving => leaving = Some(self.udp.leaving()),
+            Stage::Released => {
+                self.tcp.release(&mut self.cx, &going);
+                self.udp.release(&self.cx, &going);
+            }
+        }
+        self.stage = stage;
+        self.cx.worker.proxy.stages.follow(self.cx.worker.index, stage, leaving);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::trust::host::Host;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HEADER: &[u8] = b"PROXY UNKNOWN\r\n";
 const STALL: Duration = Duration::from_secs(5);

@@ -10,15 +10,27 @@ use socket2::{Domain, Socket, Type};
 use super::address::RawAddr;
 use super::call::check;
 use super::dscp::{receive_dscp, TCP_SAVE_SYN};
-use super::options::{set_int, set_receive_buffer, set_transparent};
+use super::options::{is_transparent, set_int, set_receive_buffer, set_transparent};
 
 /// What a listening socket takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Listen {
     /// An IPv6 wildcard leaves IPv4 to others.
     pub only_v6: bool,
     /// What TPROXY hands it, whatever that was addressed to.
     pub transparent: bool,
+}
+
+impl Listen {
+    /// By which another program knows it.
+    pub fn number(self) -> u8 {
+        u8::from(self.only_v6) | u8::from(self.transparent) << 1
+    }
+
+    /// The one of a number.
+    pub fn of_number(number: u8) -> Option<Listen> {
+        (number < 4).then_some(Listen { only_v6: number & 1 != 0, transparent: number & 2 != 0 })
+    }
 }
 
 /// A listening TCP socket of a reuseport group (socket(7), SO_REUSEPORT).
@@ -120,6 +132,31 @@ pub fn reply_source(from: SocketAddr, ipv6: bool) -> io::Result<OwnedFd> {
     // The least that there can be: what comes to it is nobody's.
     set_int(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)?;
     Ok(socket.into())
+}
+
+/// Whether a socket of another program is what that said: a listening one, or one that takes datagrams, at an
+/// address.
+///
+/// # Errors
+/// `InvalidData` where it is something else.
+pub fn check_listening(
+    socket: &Socket,
+    addr: SocketAddr,
+    stream: bool,
+    how: Listen,
+) -> io::Result<()> {
+    let kind = if stream { Type::STREAM } else { Type::DGRAM };
+    let same = socket.r#type()? == kind
+        && socket.local_addr()?.as_socket() == Some(addr)
+        && socket.is_listener()? == stream
+        && socket.reuse_port()?
+        && is_transparent(socket.as_raw_fd(), addr.is_ipv4())? == how.transparent
+        && (addr.is_ipv4() || socket.only_v6()? == how.only_v6);
+    if !same {
+        let what = format!("a socket for {addr} is something else");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    socket.set_nonblocking(true)
 }
 
 /// The next connection of a listening socket, with its peer (accept4(2)).

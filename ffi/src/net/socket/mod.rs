@@ -17,7 +17,8 @@ pub use call::{check, sized};
 pub use dscp::{peer_dscp, receive_dscp, set_dscp, DSCP};
 pub use host::{check_capabilities, has_way_to, host_paces, is_own};
 pub use listen::{
-    accept, check_free, is_waiting, reply_source, tcp_listener, udp_listener, Listen,
+    accept, check_free, check_listening, is_waiting, reply_source, tcp_listener, udp_listener,
+    Listen,
 };
 #[cfg(test)]
 pub use options::get_int;
@@ -25,6 +26,6 @@ pub use options::{
     reset_on_close, set_int, set_receive_buffer, take_error, unanswered, Unanswered,
 };
 pub use upstream::{
-    connect_tcp, connect_udp, errno, is_other_source, is_out_of_descriptors, local_address, Source,
-    TcpOptions, OTHER_SOURCE,
+    check_upstream, connect_tcp, connect_udp, errno, is_other_source, is_out_of_descriptors,
+    local_address, Source, TcpOptions, OTHER_SOURCE,
 };

@@ -83,6 +83,14 @@ pub fn set_int(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Result
     Ok(())
 }
 
+/// Whether a socket may have addresses that are not this host's.
+pub(super) fn is_transparent(fd: RawFd, ipv4: bool) -> io::Result<bool> {
+    match ipv4 {
+        true => options(fd).ip_transparent_v4(),
+        false => options(fd).ip_transparent_v6(),
+    }
+}
+
 /// Reads an option that is a number (getsockopt(2)).
 #[cfg(test)]
 pub fn get_int(fd: RawFd, level: c_int, name: c_int) -> io::Result<c_int> {

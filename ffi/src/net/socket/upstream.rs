@@ -187,6 +187,22 @@ pub fn connect_udp(
     })
 }
 
+/// Whether a socket of another program is what that said: one over UDP that speaks to this upstream alone.
+///
+/// # Errors
+/// `InvalidData` where it is something else.
+pub fn check_upstream(socket: &OwnedFd, upstream: SocketAddr) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    let peer = socket.peer_addr()?.as_socket();
+    let same =
+        peer.is_some_and(|peer| (peer.ip(), peer.port()) == (upstream.ip(), upstream.port()));
+    if socket.r#type()? == socket2::Type::DGRAM && same {
+        return Ok(());
+    }
+    let what = format!("a flow's socket to {upstream} is something else");
+    Err(io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
 fn with_port_fallback(
     source: Source,
     no_search: bool,

@@ -5,10 +5,11 @@
 //! have a turn. The model knows whose each datagram is from the order of arrival alone. Checked are:
 //! each datagram at most once, at its own port's upstream, from its own client's address, in order; none lost without a reason that
 //! the model knows; each reply to the peer that last sent for its client; tables within their bounds and
-//! gauges balanced. A seed that fails can be run again.
+//! gauges balanced. Now and then another program takes over. A seed that fails can be run again.
 
 mod headers;
 mod outside;
+mod upgrade;
 mod world;
 
 use super::engine::Defects;
@@ -82,6 +83,7 @@ pub struct Summary {
     pub interleaved: u64,
     pub over_limit: u64,
     pub refused_by_limit: u64,
+    pub moved: u64,
 }
 
 /// Runs one story.
@@ -95,6 +97,9 @@ pub fn run(choices: &mut dyn Choices, defects: Defects) -> Result<Summary, Strin
         if advance {
             let by = world.below(world.close_after / 3 + 400);
             world.now.set(world.now.get() + by);
+            if by % 5 == 0 {
+                world.upgrade();
+            }
         }
         match world.below(12) {
             0 => world.reload(),
@@ -144,6 +149,7 @@ mod tests {
             all.interleaved += one.interleaved;
             all.over_limit += one.over_limit;
             all.refused_by_limit += one.refused_by_limit;
+            all.moved += one.moved;
         }
         // Stories in which something never happens prove nothing of it.
         let Summary { delivered, refused, evicted, expired, failed, lost, .. } = all;
@@ -157,6 +163,7 @@ mod tests {
             interleaved,
             over_limit,
             refused_by_limit,
+            moved,
             ..
         } = all;
         let kinds = [
@@ -175,6 +182,7 @@ mod tests {
             interleaved,
             over_limit,
             refused_by_limit,
+            moved,
         ];
         assert!(kinds.iter().all(|count| *count > 0), "{all:?}");
     }
