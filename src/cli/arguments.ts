@@ -298,8 +298,8 @@ goes before its variable, and a variable before the file of --config.
 
 Signals: SIGINT or SIGTERM stops accepting after --shutdown-delay and lets
 open connections finish for up to --drain-timeout; a second one ends the
-program at once. SIGHUP reloads the configuration and subnet files. SIGUSR1
-has no effect.
+program at once. SIGHUP reloads the configuration and subnet files. SIGUSR2
+does what upgrade does, with --control. SIGUSR1 has no effect.
 Exit codes: 0 stopped; 1 cannot run now; 2 a wrong command line or file, or
 a missing permission: starting it again does not help.`;
 

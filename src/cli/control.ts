@@ -1,4 +1,7 @@
-/** The command lines that ask a running program: `status`, `connections`, `close`, `reload`, `top`. */
+/**
+ * The command lines that ask a running program: `status`, `connections`, `close`, `reload`,
+ * `upgrade`, `top`.
+ */
 import { Command, Option } from "@commander-js/extra-typings";
 import { Problem } from "../config/problem.ts";
 import { MOST_LISTED, readClients, type Request, type Selection } from "../control/protocol.ts";
@@ -27,7 +30,14 @@ const TOP_CLIENTS = 1000;
 
 /** The subcommands; they tell `asked` what they were asked for. */
 export function controlCommands(asked: Asked): Command[] {
-  return [status(asked), connections(asked), close(asked), reload(asked), top(asked)];
+  return [
+    status(asked),
+    connections(asked),
+    close(asked),
+    reload(asked),
+    upgrade(asked),
+    top(asked),
+  ];
 }
 
 function status(asked: Asked): Command {
@@ -77,6 +87,16 @@ function reload(asked: Asked): Command {
       "came to. Exit code 1 where something is wrong.",
   );
   return command.action((flags) => ask(asked, { command: "reload" }, flags)) as unknown as Command;
+}
+
+function upgrade(asked: Asked): Command {
+  const command = named(
+    "upgrade",
+    "Has the running program start what is installed in its place, hand its listening sockets and UDP " +
+      "flows over, and drain its connections. Exit code 1 where the new program does not start: then " +
+      "the running one goes on.",
+  );
+  return command.action((flags) => ask(asked, { command: "upgrade" }, flags)) as unknown as Command;
 }
 
 function top(asked: Asked): Command {

@@ -64,6 +64,7 @@ type ProxyKey =
   | "workers"
   | "drainTimeout"
   | "shutdownDelay"
+  | "upgradeDrain"
   | "logLevel"
   | "logFormat"
   | "color"
@@ -72,7 +73,8 @@ type ProxyKey =
   | "table"
   | "sandbox"
   | "metricsAddr"
-  | "control";
+  | "control"
+  | "takeOver";
 type ListenerKey =
   | "ipv4"
   | "ipv6"
@@ -251,6 +253,14 @@ export const OPTIONS: Table = {
     default: DEFAULTS.shutdownDelay,
     parse: number(BOUNDS.shutdownDelay, "seconds"),
   },
+  upgradeDrain: {
+    of: "proxy",
+    flags: "--upgrade-drain <s>",
+    help: "seconds that connections may go on after another program has taken over",
+    heeders: RUN,
+    default: DEFAULTS.upgradeDrain,
+    parse: number(BOUNDS.upgradeDrain, "seconds"),
+  },
   udpHeader: {
     of: "listener",
     flags: "--udp-header <where>",
@@ -326,7 +336,17 @@ export const OPTIONS: Table = {
     of: "proxy",
     flags: "--control <path>",
     help:
-      "unix socket on which the running program answers status, connections, close, reload and top",
+      "unix socket on which the running program answers status, connections, close, reload, upgrade " +
+      "and top",
+    heeders: RUN,
+    parse: socketPath,
+  },
+  takeOver: {
+    of: "proxy",
+    flags: "--take-over <path>",
+    help:
+      "control socket of a running program whose listening sockets and UDP flows are taken over, if " +
+      "one answers there; an upgrade starts the new program with it",
     heeders: RUN,
     parse: socketPath,
   },

@@ -85,7 +85,6 @@ function flagsConfig(typed: TypedOptions): ProxyConfig {
   checkRange("ipv6", listener);
   return {
     ...of("proxy") as unknown as Omit<ProxyConfig, "listeners">,
-    upgradeDrain: MODEL_DEFAULTS.upgradeDrain,
     resolveInterval: MODEL_DEFAULTS.resolveInterval,
     listeners: [listener],
   };

@@ -22,7 +22,7 @@ export const BOUNDS = {
   idleTimeout: [0, MOST_SECONDS],
   drainTimeout: [0, MOST_SECONDS],
   shutdownDelay: [0, LONGEST_TIMER_S],
-  upgradeDrain: [0, MOST_SECONDS],
+  upgradeDrain: [0, LONGEST_TIMER_S],
   resolveInterval: [0, LONGEST_TIMER_S],
   optionalWait: [LEAST_WAIT_S, MOST_SECONDS],
   limit: [1, MOST_U32],

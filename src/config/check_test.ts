@@ -56,7 +56,7 @@ Deno.test("loadConfig: says every mistake of the configuration, by the file's na
     '/m.toml, line 1: workers = 0: expected a whole number from 1 to 1024, or "auto"',
     "/m.toml, line 2: x = 1: unknown key; the keys here are workers, listeners, metrics-addr, log-level, " +
     "log-format, color, auto-routes, table, sandbox, drain-timeout, shutdown-delay, control, upgrade-drain, " +
-    "resolve-interval, watch, defaults, listener",
+    "take-over, resolve-interval, watch, defaults, listener",
   ]);
 });
 

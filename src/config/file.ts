@@ -118,7 +118,11 @@ function proxyOf({ values }: ProxyTable, listeners: readonly ListenerConfig[]): 
     upgradeDrain: all["upgrade-drain"],
     resolveInterval: all["resolve-interval"],
     watch: all.watch,
-    ...given({ metricsAddr: all["metrics-addr"], control: all.control }),
+    ...given({
+      metricsAddr: all["metrics-addr"],
+      control: all.control,
+      takeOver: all["take-over"],
+    }),
     listeners,
   };
 }

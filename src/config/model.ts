@@ -41,8 +41,10 @@ export interface ProxyConfig {
   readonly shutdownDelay: number;
   /** The path of the control socket; without one there is none. */
   readonly control?: string;
-  /** How long the old program may drain after an upgrade. */
+  /** How long connections may go on after another program has taken over. */
   readonly upgradeDrain: number;
+  /** The control socket of a running program to take over from, where one answers there. */
+  readonly takeOver?: string;
   /** Reload when the file, or a subnet file, changes. */
   readonly watch: boolean;
   /** How often the host names of upstreams are resolved again; 0: only at a reload. */
@@ -108,7 +110,6 @@ export type AllowedSubnets =
 
 /** Defaults of options that mmproxy-rs does not have and the command line does not (yet) name. */
 export const MODEL_DEFAULTS = {
-  upgradeDrain: 300,
   resolveInterval: 60,
   upstream: "family",
   /** The least that the PROXY protocol's specification lets a receiver wait (section 2). */

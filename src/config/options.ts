@@ -37,6 +37,7 @@ export const DEFAULTS = {
   idleTimeout: "0",
   drainTimeout: "10",
   shutdownDelay: "0",
+  upgradeDrain: "300",
   udpHeader: "datagram",
   logLevel: "info",
   logFormat: "text",

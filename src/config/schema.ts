@@ -172,9 +172,17 @@ export const PROXY = {
   )),
   "upgrade-drain": seconds(
     BOUNDS.upgradeDrain,
-    MODEL_DEFAULTS.upgradeDrain,
-    "Seconds that the old program may drain after an upgrade",
+    DEFAULTS.upgradeDrain,
+    "Seconds that connections may go on after another program has taken over",
   ),
+  "take-over": v.optional(v.pipe(
+    v.string(controlPath()),
+    v.minLength(1, controlPath()),
+    v.maxBytes(MOST_SOCKET_PATH, controlPath()),
+    v.description(
+      "The control socket of a running program to take over from, if one answers there",
+    ),
+  )),
   "resolve-interval": seconds(
     BOUNDS.resolveInterval,
     MODEL_DEFAULTS.resolveInterval,

@@ -49,6 +49,14 @@ export async function runControl(
     case "close":
       print(closedLines(await ask(path, request, library)).join("\n"));
       return 0;
+    case "take-over":
+      // No command line asks for it.
+      return 1;
+    case "upgrade": {
+      const { good, lines } = await ask(path, request, library);
+      print(lines.join("\n"));
+      return good ? 0 : 1;
+    }
     case "reload": {
       const { good, lines } = await ask(path, request, library);
       print(lines.join("\n") || (good ? "Nothing has changed" : "The program stops"));

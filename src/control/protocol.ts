@@ -19,6 +19,9 @@ export interface Selection {
 export type Request =
   | { readonly command: "status" }
   | { readonly command: "reload" }
+  | { readonly command: "upgrade" }
+  /** Made by a new program: a hand-over is the answer (`ffi/src/proxy/handover`). */
+  | { readonly command: "take-over" } & Successor
   | { readonly command: "connections"; readonly limit?: number } & Selection
   | { readonly command: "close" } & Selection
   /** The status, and the clients that have moved most bytes. */
@@ -104,6 +107,18 @@ export interface Reloaded {
   readonly lines: readonly string[];
 }
 
+/** What an upgrade came to. */
+export interface Upgraded {
+  readonly good: boolean;
+  /** What the log says of it. */
+  readonly lines: readonly string[];
+}
+
+/** The new program of an upgrade. */
+export interface Successor {
+  readonly version: string;
+}
+
 /** The connections and flows of one client's address. */
 export interface ClientLoad {
   readonly client: string;
@@ -122,6 +137,8 @@ export interface Top {
 export interface Answers {
   readonly status: Status;
   readonly reload: Reloaded;
+  readonly upgrade: Upgraded;
+  readonly "take-over": never;
   readonly connections: Connections;
   readonly close: Closed;
   readonly top: Top;
@@ -142,7 +159,10 @@ export function parseRequest(line: string): Request | Problem {
   switch (command) {
     case "status":
     case "reload":
+    case "upgrade":
       return { command };
+    case "take-over":
+      return { command, version: String(request.version) };
     case "connections": {
       const selection = parseSelection(request);
       if (selection instanceof Problem) return selection;

@@ -3,6 +3,7 @@ import { Problem } from "../config/problem.ts";
 import { CONNECTION } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import type { Listeners } from "../proxy/listeners.ts";
+import type { Upgrade } from "../proxy/upgrade.ts";
 import { busiest } from "./clients.ts";
 import { countsOf } from "./counts.ts";
 import {
@@ -31,12 +32,13 @@ const SLACK = 256;
 export interface Controlled extends StatusSource {
   readonly library: Pick<
     Library,
-    "answerRequest" | "closeControl" | "nextRequest" | "openControl" | "survey"
+    "acceptControl" | "answerRequest" | "closeControl" | "nextRequest" | "openControl" | "survey"
   >;
   readonly proxy: number;
   readonly listeners: Pick<Listeners, "age" | "name" | "open">;
   /** Does what SIGHUP does. */
   readonly reload: () => Promise<Reloaded>;
+  readonly upgrade: Pick<Upgrade, "handOver" | "run">;
   /** Takes a defect of an answer. */
   readonly defect: (error: unknown) => void;
 }
@@ -44,6 +46,8 @@ export interface Controlled extends StatusSource {
 /** The control socket of a running program. */
 export class ControlSocket {
   #closed = false;
+  /** Requests whose answers are not there yet. */
+  readonly #pending = new Set<Promise<void>>();
 
   private constructor(
     readonly handle: number,
@@ -51,8 +55,13 @@ export class ControlSocket {
   ) {}
 
   /** Opens it: whoever connects waits until it is served. Throws a `NativeError`. */
-  static open(path: string, library: Controlled["library"]): ControlSocket {
-    return new ControlSocket(library.openControl(path), library);
+  static open(path: string, library: Controlled["library"], predecessor = 0): ControlSocket {
+    return new ControlSocket(library.openControl(path, predecessor), library);
+  }
+
+  /** Accepts from now on, where it was a predecessor's. */
+  accept(): void {
+    this.library.acceptControl(this.handle);
   }
 
   /** Answers until it is closed. */
@@ -68,11 +77,24 @@ export class ControlSocket {
     while (!this.#closed) {
       const request = await this.library.nextRequest(this.handle, WAIT_MS);
       if (!request) continue;
+      const parsed = parseRequest(request.line);
+      if (!(parsed instanceof Problem) && parsed.command === "take-over") {
+        void controlled.upgrade.handOver(this.handle, request.id, parsed)
+          .catch((error) => controlled.defect(error));
+        continue;
+      }
       // One that waits for a name or a worker keeps nobody else waiting.
-      void answer(request.line, controlled).then((answer) => {
+      const answered = answer(request.line, controlled).then((answer) => {
         if (!this.#closed) this.library.answerRequest(this.handle, request.id, answer);
+        this.#pending.delete(answered);
       });
+      this.#pending.add(answered);
     }
+  }
+
+  /** Every request so far has its answer. */
+  async answered(): Promise<void> {
+    await Promise.all(this.#pending);
   }
 
   /** Ends `serve`, and closes the socket. */
@@ -105,6 +127,10 @@ async function run(
       return statusOf(controlled);
     case "reload":
       return await controlled.reload();
+    case "upgrade":
+      return await controlled.upgrade.run();
+    case "take-over":
+      throw new Problem("a hand-over has no answer");
     case "connections":
       return await list(request, request.limit ?? MOST_LISTED, controlled);
     case "close":

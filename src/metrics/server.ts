@@ -52,18 +52,8 @@ export async function serveMetrics(
   sources: Sources,
   log: Log,
 ): Promise<MetricsServer> {
+  checkPermission(address);
   const hostname = formatAddress(address.family, Uint8Array.from(address.bytes));
-  // Asked first: left to itself, Deno would ask at the terminal.
-  const host = formatAddress(address.family, Uint8Array.from(address.bytes), address.port);
-  if (Deno.permissions.querySync({ name: "net", host }).state !== "granted") {
-    // A compiled binary has the permissions that it was compiled with.
-    const remedy = Deno.build.standalone
-      ? `which this binary lacks: use a release's bin/mmproxy`
-      : `start it with bin/mmproxy, or add --allow-net=${host} before main.ts`;
-    throw new StartError(`${OPTION}: listening on ${host} needs a permission: ${remedy}`, {
-      lasting: true,
-    });
-  }
   // Only now: who serves no metrics need not load it.
   const client = await import("prom-client");
   try {
@@ -74,6 +64,25 @@ export async function serveMetrics(
     throw new StartError(`${OPTION}: cannot listen on ${address.text}: ${reason(error)}`, {
       cause: error,
       lasting: error instanceof Deno.errors.PermissionDenied,
+    });
+  }
+}
+
+/**
+ * Whether the program may listen there.
+ *
+ * @throws {StartError}
+ */
+export function checkPermission(address: Address): void {
+  // Asked first: left to itself, Deno would ask at the terminal.
+  const host = formatAddress(address.family, Uint8Array.from(address.bytes), address.port);
+  if (Deno.permissions.querySync({ name: "net", host }).state !== "granted") {
+    // A compiled binary has the permissions that it was compiled with.
+    const remedy = Deno.build.standalone
+      ? `which this binary lacks: use a release's bin/mmproxy`
+      : `start it with bin/mmproxy, or add --allow-net=${host} before main.ts`;
+    throw new StartError(`${OPTION}: listening on ${host} needs a permission: ${remedy}`, {
+      lasting: true,
     });
   }
 }

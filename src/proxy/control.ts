@@ -6,17 +6,18 @@ import { type Library, NativeError } from "../native/library.ts";
 import { StartError } from "./start_error.ts";
 
 /**
- * Opens the control socket, where there is to be one; it is served later.
+ * Opens the control socket, where there is to be one; it is served later. That of a predecessor is taken.
  *
  * @throws {StartError} where another program has it, or its place cannot be had
  */
 export function openControl(
   { control }: Pick<ProxyConfig, "control">,
   library: Library,
+  predecessor?: number,
 ): ControlSocket | undefined {
   if (control === undefined) return undefined;
   try {
-    return ControlSocket.open(control, library);
+    return ControlSocket.open(control, library, predecessor);
   } catch (error) {
     if (!(error instanceof NativeError)) throw error;
     throw new StartError(error.message, { cause: error });

@@ -27,16 +27,31 @@ export interface Opened {
   readonly fileLimit: number;
 }
 
-/** Opens the proxy and its workers; nothing listens yet. */
+/**
+ * Opens the proxy and its workers; nothing listens yet.
+ *
+ * @param predecessor whose sockets it is to have (`takeOver`)
+ * @throws {StartError} where the predecessor has more workers
+ */
 export function openProxy(
   config: ProxyConfig,
   library: Pick<Library, "openProxy" | "openWorker" | "raiseFileLimit">,
+  predecessor?: number,
 ): Opened {
   const count = workerCount(config.workers);
   const fileLimit = library.raiseFileLimit();
-  const proxy = library.openProxy(encodeProxy(config, count));
+  const proxy = opened(() => library.openProxy(encodeProxy(config, count), predecessor));
   const workers = Array.from({ length: count }, () => library.openWorker(proxy));
   return { proxy, workers, fileLimit };
+}
+
+function opened(open: () => number): number {
+  try {
+    return open();
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new StartError(error.message, { cause: error });
+  }
 }
 
 /**

@@ -105,6 +105,11 @@ export class Configuration {
     clearTimeout(this.#releasing);
   }
 
+  /** Does something with the listeners as they are: no reload changes them meanwhile. */
+  alone<T>(work: () => Promise<T>): Promise<T> {
+    return this.#inTurn(work);
+  }
+
   /**
    * Reads everything again and follows it, or changes nothing. The log has the outcome.
    *

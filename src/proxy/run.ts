@@ -11,8 +11,11 @@ import { Presence } from "../routing/presence.ts";
 import type { Log } from "../log/log.ts";
 import type { LogOutput } from "../log/output.ts";
 import { EVENT, Level } from "../native/layout.ts";
-import type { Library } from "../native/library.ts";
-import { observe } from "../metrics/observation.ts";
+import type { Successor } from "../control/protocol.ts";
+import { type HandedOver, type Library, NativeError } from "../native/library.ts";
+import { checkPermission } from "../metrics/server.ts";
+import { StartError } from "./start_error.ts";
+import { type Observation, observe } from "../metrics/observation.ts";
 import { aboutProgram, openControl } from "./control.ts";
 import { Listeners } from "./listeners.ts";
 import { logListening, statusLine } from "./listening.ts";
@@ -24,12 +27,18 @@ import { spawnWorker, Supervisor } from "../worker/supervisor.ts";
 import { unansweredWatch } from "./unanswered.ts";
 import { watchFiles } from "./watch.ts";
 import { logDefect, logUnhandled } from "./unhandled.ts";
+import { finishTakeOver, takeOver, wordsFor } from "./take_over.ts";
+import { Upgrade } from "./upgrade.ts";
 import { workerUrl } from "../worker/source.ts";
 
 const EVENTS_AT_ONCE = 256;
 const EVENTS_WAIT_MS = 1_000;
 /** While stopping nothing wakes the log when the last worker has ended. */
 const STOPPING_WAIT_MS = 50;
+/** By so much the native core's end of an upgrade's drain is later than the one that is logged. */
+const SPARE_S = 5;
+const METRICS_TRIES = 20;
+const METRICS_PAUSE_MS = 100;
 /** How long the second signal waits for the log's reader. */
 const LAST_WORDS_MS = 100;
 
@@ -49,7 +58,10 @@ export async function runService(
   reread?: () => Promise<ProxyConfig>,
 ): Promise<void> {
   logUnhandled(log);
-  const { proxy, workers, fileLimit } = openProxy(config, library);
+  // Here and not later: what it does not share with this process yet it need not keep.
+  if (config.control !== undefined) openSpawner(config.control, library);
+  const predecessor = takeOver(config, library, log);
+  const { proxy, workers, fileLimit } = openProxy(config, library, predecessor?.handle);
   const listeners = new Listeners();
   const configuration = await Configuration.open(config, {
     proxy,
@@ -62,7 +74,13 @@ export async function runService(
   });
   const stats = (listener = 0) => library.stats(proxy, listener);
 
-  const phase: Phase = { stopping: false, draining: false, over: false, lastReloadGood: true };
+  const phase: Phase = {
+    stopping: false,
+    draining: false,
+    handedOver: false,
+    over: false,
+    lastReloadGood: true,
+  };
   const supervisor = new Supervisor({
     spawn: spawnWorker(workerUrl()),
     log,
@@ -76,11 +94,15 @@ export async function runService(
     lastReloadGood: phase.lastReloadGood,
   });
   const current = () => configuration.config;
-  const metrics = await observe(
-    { config, current, listeners, supervisor, phase, output, stats, state },
-    library,
-    log,
-  );
+  const observed = () =>
+    observe(
+      { config, current, listeners, supervisor, phase, output, stats, state },
+      library,
+      log,
+    );
+  // The predecessor has the port as long as it has all others.
+  let metrics = predecessor ? undefined : await observed();
+  if (config.metricsAddr) checkPermission(config.metricsAddr);
   const manager = new ServiceManager(library, log);
   const drain = () => {
     phase.draining = true;
@@ -91,6 +113,11 @@ export async function runService(
   const stop = () => {
     const { shutdownDelay, drainTimeout } = configuration.config;
     const open = stats().get("connections_active");
+    if (phase.handedOver) {
+      const stopping = `Stopping: ${open} connections may finish for ${drainTimeout} s`;
+      log("info", stopping, { event: "stopping", value: open });
+      return library.stop(proxy, drainTimeout * 1000);
+    }
     const first = shutdownDelay > 0
       ? `accepting new connections for ${shutdownDelay} s, then `
       : "";
@@ -114,7 +141,7 @@ export async function runService(
   };
   Deno.addSignalListener("SIGHUP", () => void reload());
 
-  const control = openControl(config, library);
+  const control = openControl(config, library, predecessor?.handle);
   // A signal from here on is one that removes them again.
   const presence = new Presence(library, config.table);
   const routes = config.autoRoutes
@@ -125,6 +152,60 @@ export async function runService(
     warnOfMissingRoutes(configuration.resolved, new KernelRouting(library), log);
   }
   configuration.routes = routes;
+  const drainAfter = ({ process, flows, pausedMs }: HandedOver, { version }: Successor): string => {
+    const { upgradeDrain } = configuration.config;
+    phase.handedOver = phase.stopping = phase.draining = true;
+    metrics?.close();
+    metrics = undefined;
+    routes?.leave();
+    manager.handOver(process);
+    configuration.close();
+    supervisor.stop();
+    library.stop(proxy, (upgradeDrain + SPARE_S) * 1000);
+    library.finishHandOver(proxy);
+    const open = stats().get("connections_active");
+    const line = `Upgraded: process ${process} runs ${version} and has ${
+      counted(flows, "UDP flow")
+    }; process ${Deno.pid} drains ${counted(open, "connection")} for up to ${upgradeDrain} s`;
+    log("info", line, {
+      event: "upgraded",
+      value: open,
+      successor: process,
+      version,
+      flows,
+      paused_ms: pausedMs,
+    });
+    cutTimer = setTimeout(() => {
+      const left = stats().get("connections_active");
+      log(
+        "warn",
+        `Cutting ${counted(left, "connection")} after ${upgradeDrain} s (--upgrade-drain)`,
+        {
+          event: "upgrade_drain_over",
+          value: left,
+        },
+      );
+      library.stop(proxy, 0);
+    }, upgradeDrain * 1000);
+    return line;
+  };
+  let cutTimer: ReturnType<typeof setTimeout> | undefined;
+  const upgrade = new Upgrade({
+    library,
+    proxy,
+    log,
+    alone: (work) => configuration.alone(work),
+    obstacle: () => {
+      if (phase.stopping) return "this program stops";
+      if (!supervisor.allServe) return "not every worker serves";
+      return config.control === undefined
+        ? "there is no control socket to hand over by: start the program with --control"
+        : undefined;
+    },
+    words: () => wordsFor(routes?.steps ?? []),
+    drain: drainAfter,
+  });
+  Deno.addSignalListener("SIGUSR2", () => void upgrade.run());
   // All that is to be opened is open, and no worker runs yet: those to come inherit the sandbox.
   try {
     enterSandbox({ ...config, mark: markOf(config) }, library, log);
@@ -140,11 +221,24 @@ export async function runService(
     stats,
     state,
     reload: () => reload(),
+    upgrade,
     defect: (error) => logDefect(log, error),
   });
-  const logging = logEvents(config, listeners, library, proxy, log, output, phase, metrics?.note);
+  const note: Log = (...line) => metrics?.note(...line);
+  const logging = logEvents(config, listeners, library, proxy, log, output, phase, note);
   const { ready, ended } = supervisor.start(library.path, workers);
   await ready;
+  if (predecessor && !phase.stopping) {
+    try {
+      await finishTakeOver(proxy, predecessor, library, log);
+    } catch (error) {
+      routes?.remove();
+      throw error;
+    }
+    routes?.inherit(predecessor.routes);
+    control?.accept();
+    metrics = await openMetrics(observed, log);
+  }
   // A signal may have come meanwhile.
   if (!phase.stopping) {
     const { config } = configuration;
@@ -156,6 +250,9 @@ export async function runService(
     manager.watch(() => phase.stopping || supervisor.allServe);
   }
   await ended;
+  clearTimeout(cutTimer);
+  // Whoever asked for the upgrade waits for what it came to.
+  if (phase.handedOver) await control?.answered();
   control?.close();
   manager.close();
   phase.over = true;
@@ -176,10 +273,47 @@ interface Phase {
   stopping: boolean;
   /** No new connections are taken. */
   draining: boolean;
+  /** Another program has taken over. */
+  handedOver: boolean;
   /** Every worker has ended. */
   over: boolean;
   /** What the last SIGHUP came to. */
   lastReloadGood: boolean;
+}
+
+/** @throws {StartError} */
+function openSpawner(control: string, library: Library): void {
+  try {
+    library.openSpawner(control);
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new StartError(error.message, { cause: error });
+  }
+}
+
+/** The predecessor has just left the port. One that cannot be had now must not end what serves already. */
+async function openMetrics(
+  open: () => Promise<Observation | undefined>,
+  log: Log,
+): Promise<Observation | undefined> {
+  for (let tries = 1;; tries++) {
+    try {
+      return await open();
+    } catch (error) {
+      if (!(error instanceof StartError)) throw error;
+      if (tries === METRICS_TRIES) {
+        log("error", `${error.message}; there are no metrics until a restart`, {
+          event: "metrics_failed",
+        });
+        return undefined;
+      }
+      await new Promise((wake) => setTimeout(wake, METRICS_PAUSE_MS));
+    }
+  }
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? "" : "s"}`;
 }
 
 function logMetrics({ metricsAddr }: ProxyConfig, log: Log): void {

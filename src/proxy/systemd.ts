@@ -76,6 +76,13 @@ export class ServiceManager {
     this.#watchdog = setInterval(sign, Math.max(1, Math.floor(interval / SIGNS_AN_INTERVAL)));
   }
 
+  /** Another process is the service from now on: this one tells nothing more. */
+  handOver(process: number): void {
+    this.close();
+    this.#tell(`MAINPID=${process}`);
+    this.#status = undefined;
+  }
+
   /** Gives no more signs of life. */
   close(): void {
     clearInterval(this.#watchdog);

@@ -71,6 +71,26 @@ export class AutoRoutes {
     return (this.#presence?.others().length ?? 0) > 0;
   }
 
+  /** What is to be removed at the end. */
+  get steps(): readonly Step[] {
+    return this.#set;
+  }
+
+  /** Removes at the end what a predecessor has set, too: it leaves that to its successor. */
+  inherit(steps: readonly Step[]): void {
+    for (const step of steps) {
+      // The sandbox lets nobody open it at the end.
+      if (step.kind === "sysctl") this.#routing.switch(step.name, true);
+    }
+    const known = new Set(this.#set.map((step) => JSON.stringify(step)));
+    this.#set.push(...steps.filter((step) => !known.has(JSON.stringify(step))));
+  }
+
+  /** Leaves everything to a successor. */
+  leave(): void {
+    this.#set = [];
+  }
+
   /**
    * Removes exactly what was set, here or by a run that has left it to this one; what was there before
    * stays. While another run uses the table, everything stays.

@@ -46,6 +46,7 @@ const PROXY: Shown<ProxyConfig> = {
   shutdownDelay: ["shutdown-delay", seconds],
   control: ["control", text],
   upgradeDrain: ["upgrade-drain", seconds],
+  takeOver: ["take-over", text],
   watch: ["watch", text],
   resolveInterval: ["resolve-interval", seconds],
   listeners: ["listeners", hidden],

@@ -1,0 +1,84 @@
+/** A hand-over as the new program sees it: what it takes from the one that it replaces. */
+import project from "../../deno.json" with { type: "json" };
+import type { ProxyConfig } from "../config/model.ts";
+import type { Request } from "../control/protocol.ts";
+import type { Log } from "../log/log.ts";
+import { type Library, NativeError } from "../native/library.ts";
+import { PARAMETERS, type Step } from "../routing/plan.ts";
+import { StartError } from "./start_error.ts";
+
+/** The program that is replaced. */
+export interface Predecessor {
+  /** Of the native core. */
+  readonly handle: number;
+  readonly process: number;
+  /** The routing that `--auto-routes` has set there: whoever takes over removes it. */
+  readonly routes: readonly Step[];
+}
+
+/** What a program tells its successor of itself. */
+export function wordsFor(routes: readonly Step[]): string {
+  return JSON.stringify({ process: Deno.pid, routes });
+}
+
+/**
+ * Asks the program that `--take-over` names for its sockets.
+ *
+ * @returns nothing where there is no such program, or none answers
+ * @throws {StartError} when it refuses
+ */
+export function takeOver(
+  { takeOver: path }: Pick<ProxyConfig, "takeOver">,
+  library: Pick<Library, "predecessorWords" | "takeOver">,
+  log: Log,
+): Predecessor | undefined {
+  if (path === undefined) return undefined;
+  const request = { command: "take-over", version: project.version } satisfies Request;
+  try {
+    const handle = library.takeOver(path, JSON.stringify(request));
+    if (handle !== undefined) return { handle, ...readWords(library.predecessorWords(handle)) };
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new StartError(error.message, { cause: error });
+  }
+  log("info", `Nobody answers at ${path}: there is no program to take over from`, {
+    event: "no_predecessor",
+    path,
+  });
+  return undefined;
+}
+
+/** Another version may say less, or more; and a program that was taken over itself, anything. */
+function readWords(text: string): Omit<Predecessor, "handle"> {
+  const words = JSON.parse(text) as Partial<Omit<Predecessor, "handle">>;
+  const routes = (Array.isArray(words.routes) ? words.routes : []).filter((step: Step) =>
+    step.kind === "rule" || step.kind === "route" ||
+    step.kind === "sysctl" && PARAMETERS.includes(step.name)
+  );
+  return { process: Number(words.process ?? 0), routes };
+}
+
+/**
+ * Takes the sockets and flows over: from here on this program serves.
+ *
+ * @throws {StartError} when the predecessor goes on; then this program must end
+ */
+export async function finishTakeOver(
+  proxy: number,
+  { process }: Predecessor,
+  library: Pick<Library, "finishTakeOver">,
+  log: Log,
+): Promise<void> {
+  try {
+    const flows = await library.finishTakeOver(proxy);
+    const what = flows === 1 ? "1 UDP flow" : `${flows} UDP flows`;
+    log("info", `Took over from process ${process}, with ${what}`, {
+      event: "taken_over",
+      predecessor: process,
+      flows,
+    });
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new StartError(error.message, { cause: error });
+  }
+}
