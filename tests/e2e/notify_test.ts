@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { bytes, tlv, v2, v2Local } from "./support/headers.ts";
 import { NotifySocket } from "./support/notify_socket.ts";
-import { Program } from "./support/program.ts";
+import { Program, runToEnd } from "./support/program.ts";
 import { ProgramCopy } from "./support/program_copy.ts";
 import { Scratch } from "./support/real_peers.ts";
+import { Successors } from "./support/successors.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { eventually, pause } from "./support/time.ts";
 
@@ -108,4 +109,25 @@ Deno.test("notify: the watchdog hears of the program, and not while a worker is 
   await program.event("worker_restarted", () => program.all("worker_restarted").length === 6);
   await eventually(() => socket.count("WATCHDOG=1") > down, "signs of life again");
   await program.stop();
+});
+
+Deno.test("notify: an upgrade makes the new program the service, which gives the signs of life", async () => {
+  await using scratch = await Scratch.make();
+  using socket = new NotifySocket(`${scratch.path}/notify`);
+  const control = `${scratch.path}/control`;
+  await using program = await Program.start({
+    args: ["--control", control],
+    shell: under(socket, 400_000),
+  });
+  await using _successors = new Successors(program);
+  await socket.message("READY=1");
+  const ended = await runToEnd(["upgrade", "--control", control]);
+  assert.equal(ended.code, 0, ended.stderr);
+  const { successor } = await program.event("upgraded");
+  await socket.message(`MAINPID=${successor}`);
+  assert.equal(await program.processEnded(), 0);
+  await eventually(() => socket.count("READY=1") === 2, "second READY=1");
+  const signs = socket.count("WATCHDOG=1");
+  await eventually(() => socket.count("WATCHDOG=1") > signs, "sign of life of the new program");
+  assert.equal(socket.count("STOPPING=1"), 0, "the service does not stop");
 });

@@ -27,6 +27,9 @@ export interface LogEvent {
   value?: number;
   left_out?: number;
   error?: string;
+  /** With `upgraded`: the process that has taken over; with `taken_over`: how many flows it has. */
+  successor?: number;
+  flows?: number;
   /** With the event `stopped`: the counters that are not zero. */
   counters?: Record<string, number>;
 }
@@ -141,6 +144,12 @@ export class Program implements AsyncDisposable {
     const defects = this.all("internal_error").map(({ message }) => message);
     assert.deepEqual(defects, [], "the program goes on after a defect, a test does not");
     return code;
+  }
+
+  /** Waits for the end of the process alone: one that has taken over may still write to its outputs. */
+  async processEnded(ms = PATIENCE): Promise<number> {
+    this.#asked = true;
+    return (await within(this.#child.status, "end of the program", ms)).code;
   }
 
   /** SIGTERM; asserts a clean end, and returns the counters. A counter that is zero reads as 0. */

@@ -1,0 +1,338 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { freePort } from "./support/endpoints.ts";
+import { text, v2 } from "./support/headers.ts";
+import { Program, runToEnd } from "./support/program.ts";
+import { ProgramCopy } from "./support/program_copy.ts";
+import { Scratch } from "./support/real_peers.ts";
+import { descendants, Successors } from "./support/successors.ts";
+import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
+import { tell, UdpService, UdpSocket } from "./support/udp.ts";
+import { eventually, within } from "./support/time.ts";
+
+const BALANCER = { ip: "198.51.100.1", port: 443 };
+/** A start on a machine that has other things to do. */
+const UPGRADE_MS = 40_000;
+
+/** A program with a listener of each kind, and what stands before and behind it. */
+async function setUp(options: { lines?: string; root?: string; sandbox?: string } = {}) {
+  const stack = new AsyncDisposableStack();
+  const scratch = stack.use(await Scratch.make());
+  const service = stack.use(new TcpService(tellAndEcho));
+  const datagrams = stack.use(await UdpService.start(tell));
+  const [web, game, session] = [freePort(), freePort(), freePort()];
+  const control = `${scratch.path}/control`;
+  const listeners = {
+    web: `[[listener]]\nname = "web"\nlisten = "127.0.0.1:${web}"\nipv4 = "${service.address}"\n`,
+    game: `[[listener]]\nname = "game"\nprotocol = "udp"\nlisten = "0.0.0.0:${game}"\n` +
+      `ipv4 = "${datagrams.address}"\n`,
+    session: `[[listener]]\nname = "session"\nprotocol = "udp"\nlisten = "127.0.0.1:${session}"\n` +
+      `udp-header = "session"\nipv4 = "${datagrams.address}"\n`,
+  };
+  const write = (parts: readonly string[], lines = options.lines ?? "") =>
+    scratch.write(
+      "m.toml",
+      `control = "${control}"\nworkers = 2\nsandbox = "${options.sandbox ?? "auto"}"\n${lines}\n` +
+        `[defaults]\nallowed-subnets = ["127.0.0.0/8"]\n${parts.join("")}`,
+    );
+  const config = await write(Object.values(listeners));
+  const program = stack.use(
+    await Program.start({ config, ...options.root !== undefined && { root: options.root } }),
+  );
+  const successors = stack.use(new Successors(program));
+  const upgrade = async (code = 0) => {
+    const before = program.all("upgraded").length;
+    const ended = await runToEnd(["upgrade", "--control", control]);
+    assert.equal(ended.code, code, ended.stderr + program.transcript());
+    if (code === 0) {
+      const event = await eventually(
+        () => program.all("upgraded")[before],
+        "event upgraded",
+      );
+      return { said: ended.stdout.trimEnd(), process: event.successor ?? 0 };
+    }
+    return { said: (ended.stdout + ended.stderr).trimEnd(), process: 0 };
+  };
+  const parts = { web, game, session, control, config, write, listeners };
+  return { stack, scratch, program, successors, upgrade, datagrams, ...parts };
+}
+
+async function client(port: number, number: number): Promise<Stream> {
+  const stream = await Stream.connect(port);
+  await stream.send(v2({ ip: `192.0.2.${number}`, port: 20_000 + number }, BALANCER));
+  assert.equal(await stream.line(), `192.0.2.${number}:${20_000 + number}`);
+  return stream;
+}
+
+/** A player whose client is `203.0.113.<number>`. */
+class Player implements AsyncDisposable {
+  readonly header: Uint8Array;
+
+  private constructor(
+    readonly socket: UdpSocket,
+    readonly port: number,
+    readonly number: number,
+  ) {
+    const client = { ip: `203.0.113.${number}`, port: 4000 };
+    this.header = v2(client, BALANCER, { datagram: true });
+  }
+
+  static async join(port: number, number: number): Promise<Player> {
+    const player = new Player(await UdpSocket.open(), port, number);
+    await player.says("hi");
+    return player;
+  }
+
+  /** Sends with its header, or in its session without one; its own client is what the service sees. */
+  async says(words: string, bare = false): Promise<void> {
+    const to = { ip: "127.0.0.1", port: this.port };
+    await this.socket.send(to, ...bare ? [words] : [this.header, words]);
+    const { data } = await this.socket.receive();
+    assert.equal(text(data), `203.0.113.${this.number}:4000 ${words}`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.socket[Symbol.asyncDispose]();
+  }
+}
+
+Deno.test("upgrade: connections go on at the old program, flows at the new one, and both are drained", async () => {
+  const { stack, program, successors, upgrade, web, game, session } = await setUp();
+  await using _stack = stack;
+  using before = await client(web, 1);
+  await using player = await Player.join(game, 2);
+  await using silent = await Player.join(session, 3);
+  using half = await Stream.connect(web);
+  const header = v2({ ip: "192.0.2.9", port: 20_009 }, BALANCER);
+  await half.send(header.subarray(0, 9));
+
+  const { said, process } = await upgrade();
+  assert.match(
+    said,
+    new RegExp(
+      `^Upgraded: process ${process} runs [0-9.]+ and has 2 UDP flows; process ${program.pid} ` +
+        "drains 2 connections for up to 300 s$",
+    ),
+  );
+  await player.says("with its header");
+  await silent.says("in its session", true);
+  await half.send(header.subarray(9));
+  assert.equal(await half.line(), "192.0.2.9:20009");
+  await before.send("still here\n");
+  assert.equal(await before.line(), "still here");
+  using after = await client(web, 4);
+  await half.finish();
+  await before.finish();
+  assert.equal(await program.processEnded(), 0);
+  await after.send("and I\n");
+  assert.equal(await after.line(), "and I");
+  await player.says("and I");
+  await after.finish();
+  Deno.kill(process, "SIGTERM");
+  await successors.ended(process);
+});
+
+Deno.test("upgrade: one after the other, by SIGUSR2 and by command, within the sandbox", async () => {
+  const { stack, program, successors, upgrade, web, game } = await setUp({ sandbox: "on" });
+  await using _stack = stack;
+  await using player = await Player.join(game, 2);
+  program.signal("SIGUSR2");
+  const { successor: first = 0 } = await program.event("upgraded", () => true, UPGRADE_MS);
+  assert.equal(await program.processEnded(), 0);
+  await player.says("one");
+  const second = (await upgrade()).process;
+  await successors.ended(first);
+  await player.says("two");
+  const third = (await upgrade()).process;
+  await successors.ended(second);
+  await player.says("three");
+  using _stream = await client(web, 1);
+  assert.deepEqual(program.all("upgraded").length, 3);
+  // Each has forked a process of its own for the next upgrade; those of the others are gone.
+  const left = descendants(Deno.pid).filter((process) => process === program.pid);
+  assert.deepEqual(left, []);
+  assert.equal(descendants(third).length, 1);
+});
+
+Deno.test("upgrade: a new program that does not start leaves the old one as it is, and says why", async () => {
+  await using copy = await ProgramCopy.make();
+  await copy.addFaultyLibrary();
+  const { stack, program, upgrade, config, scratch, web, game } = await setUp({ root: copy.root });
+  await using _stack = stack;
+  const good = await Deno.readTextFile(config);
+  await using player = await Player.join(game, 2);
+  using before = await client(web, 1);
+
+  await scratch.write("m.toml", good.replace("workers = 2", "workers = 0"));
+  const wrong = await upgrade(1);
+  assert.match(
+    wrong.said,
+    /^Cannot upgrade: the new program failed: .*m\.toml, line 2: workers = 0: .*; this program goes on$/,
+  );
+
+  await scratch.write("m.toml", good.replace("workers = 2", "workers = 1"));
+  const fewer = await upgrade(1);
+  assert.match(fewer.said, /from a program of 2 workers with 1: restart it to have fewer/);
+
+  await scratch.write("m.toml", good);
+  const main = join(copy.root, "main.ts");
+  const source = await Deno.readTextFile(main);
+  await Deno.writeTextFile(main, `import "./src/there_is_no_such_file.ts";\n${source}`);
+  const broken = await upgrade(1);
+  assert.match(broken.said, /the new program failed: .*there_is_no_such_file\.ts/);
+  await Deno.writeTextFile(main, "await new Promise(() => {});");
+  const silent = await upgrade(1);
+  assert.match(silent.said, /^Cannot upgrade: the new program failed: /);
+
+  assert.equal(program.all("upgrade_failed").length, 4);
+  await player.says("still here");
+  using _after = await client(web, 3);
+  await before.send("still here\n");
+  assert.equal(await before.line(), "still here");
+  assert.deepEqual(descendants(program.pid).length, 1, "the process that upgrades start from");
+  await Deno.writeTextFile(main, source);
+  await upgrade();
+  await player.says("at the new one");
+});
+
+Deno.test("upgrade: the new program has the new file: a listener more, and one less", async () => {
+  const { stack, program, upgrade, write, listeners, web, game, session } = await setUp();
+  await using _stack = stack;
+  await using silent = await Player.join(session, 2);
+  using before = await client(web, 1);
+  const more = freePort();
+  await using service = new TcpService(tellAndEcho);
+  const added = `[[listener]]\nname = "more"\nlisten = "127.0.0.1:${more}"\n` +
+    `ipv4 = "${service.address}"\n`;
+  await write([listeners.game, listeners.session, added]);
+  await upgrade();
+  using _added = await client(more, 3);
+  await silent.says("in its session", true);
+  await using _new = await Player.join(game, 4);
+  await assert.rejects(Stream.connect(web), Deno.errors.ConnectionRefused);
+  await before.send("still here\n");
+  assert.equal(await before.line(), "still here");
+  await before.finish();
+  assert.equal(await program.processEnded(), 0);
+});
+
+Deno.test("upgrade: what is left after --upgrade-drain is cut, and counted in the log", async () => {
+  const { stack, program, upgrade, web } = await setUp({ lines: "upgrade-drain = 1" });
+  await using _stack = stack;
+  using one = await client(web, 1);
+  using two = await client(web, 2);
+  await upgrade();
+  const cut = await program.event("upgrade_drain_over");
+  assert.equal(cut.value, 2);
+  assert.equal(cut.message, "Cutting 2 connections after 1 s (--upgrade-drain)");
+  assert.deepEqual([await one.end(), await two.end()], ["closed", "closed"]);
+  assert.equal(await program.processEnded(), 0);
+});
+
+Deno.test("upgrade: without a control socket SIGUSR2 changes nothing, and the log says what to do", async () => {
+  await using program = await Program.start();
+  program.signal("SIGUSR2");
+  const { message } = await program.event("upgrade_failed");
+  assert.equal(
+    message,
+    "Cannot upgrade: there is no control socket to hand over by: start the program with --control; " +
+      "this program goes on",
+  );
+  await program.stop();
+});
+
+Deno.test("upgrade: a program that is started by hand with --take-over takes over, too", async () => {
+  const { stack, program, control, config, web, game } = await setUp();
+  await using _stack = stack;
+  await using player = await Player.join(game, 2);
+  await using taking = await Program.start({ config, args: ["--take-over", control] });
+  assert.equal(await program.processEnded(), 0);
+  await player.says("at the new one");
+  using _stream = await client(web, 1);
+  assert.equal(taking.all("taken_over")[0]?.flows, 1);
+});
+
+Deno.test("upgrade: --take-over where nobody answers is a start like any other", async () => {
+  await using scratch = await Scratch.make();
+  const control = `${scratch.path}/control`;
+  await using program = await Program.start({
+    args: ["--control", control, "--take-over", control],
+  });
+  await program.event("no_predecessor");
+  await program.stop();
+});
+
+/** Frames of a hand-over (ffi/src/proxy/handover/wire.rs) that are nothing but their kind. */
+const frame = (kind: number) => Uint8Array.of(0xd7, kind, 0, 0, 0, 0, 0, 0);
+const [READY, MOVED, GOT, GO] = [5, 8, 9, 10];
+
+/** Reads frames up to one of this kind. */
+async function readTo(conn: Deno.Conn, kind: number): Promise<void> {
+  const read = async (length: number) => {
+    const bytes = new Uint8Array(length);
+    for (let at = 0; at < length;) {
+      const count = await within(conn.read(bytes.subarray(at)), "frame");
+      if (count === null) throw new Error(`The connection ended before frame ${kind}`);
+      at += count;
+    }
+    return bytes;
+  };
+  for (;;) {
+    const head = await read(8);
+    await read(new DataView(head.buffer).getUint32(4, true));
+    if (head[1] === kind) return;
+  }
+}
+
+for (
+  const [when, act] of [
+    ["before it has the flows", async () => {}],
+    ["once it has the flows", (conn: Deno.Conn) => readTo(conn, MOVED)],
+    ["once it may read", async (conn: Deno.Conn) => {
+      await readTo(conn, MOVED);
+      await conn.write(frame(GOT));
+      await readTo(conn, GO);
+    }],
+  ] as const
+) {
+  Deno.test(`upgrade: a new program that ends ${when} leaves the old one with all that it had`, async () => {
+    const { stack, program, control, web, game, session } = await setUp({
+      lines: "drain-timeout = 0",
+    });
+    await using _stack = stack;
+    await using player = await Player.join(game, 2);
+    await using silent = await Player.join(session, 3);
+    using before = await client(web, 1);
+    const conn = await Deno.connect({ transport: "unix", path: control });
+    await conn.write(new TextEncoder().encode('{"command":"take-over","version":"9"}\n'));
+    await conn.write(frame(READY));
+    await act(conn);
+    conn.close();
+    const { message } = await program.event("upgrade_failed");
+    assert.match(message, /^Cannot hand over: .*; this program goes on$/);
+    await player.says("with its header");
+    await silent.says("in its session", true);
+    await before.send("still here\n");
+    assert.equal(await before.line(), "still here");
+    using _after = await client(web, 4);
+    await using _new = await Player.join(game, 5);
+    const counters = await program.stop();
+    assert.deepEqual([counters.get("flows_opened"), counters.get("port_fallbacks")], [3, 0]);
+  });
+}
+
+Deno.test("upgrade: whoever speaks another form is refused, and a second one has to wait", async () => {
+  const { stack, program, control, web } = await setUp();
+  await using _stack = stack;
+  const first = await Deno.connect({ transport: "unix", path: control });
+  await first.write(new TextEncoder().encode('{"command":"take-over","version":"9"}\n'));
+  await readTo(first, 4);
+  const second = await Deno.connect({ transport: "unix", path: control });
+  await second.write(new TextEncoder().encode('{"command":"take-over","version":"9"}\n'));
+  await first.write(new TextEncoder().encode("GET / HTTP/1.1\r\n"));
+  first.close();
+  const { message } = await program.event("upgrade_failed");
+  assert.match(message, /^Cannot hand over: GET .*; this program goes on$/);
+  second.close();
+  using _stream = await client(web, 1);
+});
