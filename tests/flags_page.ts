@@ -41,6 +41,8 @@ const MORE: Partial<Record<Key, string>> = {
   sandbox: "sandbox.md",
   metricsAddr: "metrics.md",
   control: "control.md",
+  upgradeDrain: "upgrade.md",
+  takeOver: "upgrade.md",
 };
 
 /** Of every command line, and of no configuration. */

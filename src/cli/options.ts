@@ -361,10 +361,10 @@ export const GROUPS: Readonly<Record<string, readonly Key[]>> = {
   "Routing of replies:": ["autoRoutes", "table", "mark"],
   "Time limits:": [
     ...(["headerTimeout", "connectTimeout", "keepalive", "idleTimeout", "closeAfter"] as const),
-    ...(["drainTimeout", "shutdownDelay"] as const),
+    ...(["drainTimeout", "shutdownDelay", "upgradeDrain"] as const),
   ],
   "Log, metrics and control:": ["logLevel", "logFormat", "color", "metricsAddr", "control"],
-  "Process:": ["workers", "sandbox", "watch"],
+  "Process:": ["workers", "sandbox", "watch", "takeOver"],
 };
 
 /** The rows with their keys, in the order of the help. */

@@ -90,6 +90,8 @@ const options = fc.record({
   // No listener's and no upstream's.
   "metrics-addr": port.map((port) => `203.0.113.9:${port}`),
   control: fc.constantFrom("/run/mmproxy/control", 'ü"\\', "a b"),
+  "upgrade-drain": fc.nat(86_400),
+  "take-over": fc.constantFrom("/run/mmproxy/control", "a b"),
   watch: fc.constant(true as const),
 }, { requiredKeys: [] });
 
