@@ -10,6 +10,7 @@ import { v2 } from "../e2e/support/headers.ts";
 import { installed, realPeerTest, runTool, Scratch } from "../e2e/support/real_peers.ts";
 import { assertSeenOverTcp } from "../e2e/support/seen.ts";
 import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
+import { eventually } from "../e2e/support/time.ts";
 import type { Container } from "./support/container.ts";
 import { NEEDS } from "./support/images.ts";
 import { startMachine } from "./support/machine.ts";
@@ -69,6 +70,7 @@ realPeerTest(
     const install = (name = "") => machine.exec("dpkg", "--install", `/packages/${name}`);
     const version = async () =>
       (await machine.exec("dpkg-query", "--show", "--showformat=${Version}", "mmproxy")).trim();
+    const pid = async () => (await systemctl("show", "--value", "-p", "MainPID", "mmproxy")).trim();
     const before = await inventory(machine);
 
     await install(packages[0]);
@@ -87,18 +89,17 @@ realPeerTest(
     await machine.exec("sh", "-c", 'printf %s "$1" > /etc/mmproxy/mmproxy.toml', "sh", text);
     await systemctl("enable", "--now", "mmproxy");
     await assertSeenOverTcp(listen, CLIENT, BALANCER);
-    const user = await machine.exec(
-      "sh",
-      "-c",
-      "stat -c %U /proc/$(systemctl show --value -p MainPID mmproxy)",
-    );
+    const user = await machine.exec("stat", "--format=%U", `/proc/${await pid()}`);
     assert.equal(user.trim(), "mmproxy");
     await systemctl("reload", "mmproxy");
 
     using open = await Stream.connect(listen.port);
     await open.send(v2({ ...CLIENT, port: 40_082 }, BALANCER));
     assert.equal(await open.line(), show({ ...CLIENT, port: 40_082 }));
-    await install(packages[1]);
+    const old = await pid();
+    const said = await install(packages[1]);
+    assert.match(said, /^Upgraded: process \d+ runs \S+/m);
+    await eventually(async () => await pid() !== old, "systemd's notice of the new program");
     assert.equal(await version(), config.version);
     assert.equal(await machine.exec("cat", "/etc/mmproxy/mmproxy.toml"), text);
     assert.equal((await systemctl("is-active", "mmproxy")).trim(), "active");
