@@ -193,11 +193,27 @@ export function reasonIn(text: string): string | undefined {
   // deno-lint-ignore no-control-regex -- Deno may colour what it says.
   const plain = text.replace(/\x1b\[[0-9;]*m/g, "");
   const lines = plain.split("\n").map((line) => line.trim()).filter((line) => line !== "");
-  const own = lines.filter((line) => line.startsWith("mmproxy: "))
-    .map((line) => line.slice("mmproxy: ".length));
+  const own = lines.flatMap((line) => {
+    // In the journal a line has its priority in front: 3 is an error.
+    const [, priority, rest = ""] = /^(?:<(\d)>)?(.*)$/.exec(line) ?? [];
+    if (rest.startsWith("mmproxy: ")) return [rest.slice("mmproxy: ".length)];
+    if (rest.startsWith("{")) return errorOf(rest) ?? [];
+    return priority === "3" ? [rest] : [];
+  });
   if (own.length > 0) return own.join("; ");
   return lines.find((line) => line.startsWith("error: "))?.slice("error: ".length) ??
     lines.filter((line) => !line.startsWith("{")).at(-1);
+}
+
+/** The message of an error in the log's JSON. */
+function errorOf(line: string): string | undefined {
+  try {
+    const { level, message } = JSON.parse(line) as { level?: unknown; message?: unknown };
+    return level === "error" ? String(message) : undefined;
+  } catch {
+    // A line that was cut.
+    return undefined;
+  }
 }
 
 /** A status of wait(2) in words. */

@@ -120,6 +120,9 @@ Deno.test("the first process of a container starts no other, and hands over to o
 
 Deno.test("why a program has ended is in its own words, or Deno's, or its last line", () => {
   assert.equal(reasonIn("x\nmmproxy: one\nmmproxy: two\ny\n"), "one; two");
+  assert.equal(reasonIn("<6>Sandbox: off\n<3>one\n"), "one");
+  const json = '{"level":"info","message":"x"}\n{"level":"error","message":"one"}\n{"level":"err';
+  assert.equal(reasonIn(json), "one");
   const deno = "\x1b[31merror\x1b[0m: Module not found\n    at file:///main.ts:1:1\n";
   assert.equal(reasonIn(deno), "Module not found");
   assert.equal(reasonIn('{"event":"x"}\nkilled\n\n'), "killed");
