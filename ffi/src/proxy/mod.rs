@@ -9,6 +9,7 @@ pub mod handover;
 pub mod listener;
 pub mod pairs;
 pub mod places;
+pub mod pool;
 pub mod port;
 pub mod quota;
 mod replaced;
@@ -328,7 +329,7 @@ impl Proxy {
         let own = |transport| kept.get(&(wanted.listen, transport)).cloned();
         let predecessor = self.predecessor.as_ref();
         let inherited =
-            |transport| predecessor.and_then(|it| it.sockets(wanted.listen, transport, wanted.how));
+            |transport| predecessor.and_then(|it| it.sockets((wanted.listen, transport, wanted.how)));
         let is_own = |transport| {
             let mut places = kept.keys().filter(|(_, other)| *other == transport);
             wanted.listen.port() != 0

@@ -13,7 +13,8 @@ use socket2::Socket;
 use super::wire::{Channel, Kind, Reader, Writer, VERSION};
 use crate::abi::errors::{Error, Result};
 use crate::net::socket::{self, Listen};
-use crate::proxy::port::{overlap, Transport};
+use crate::proxy::pool::{Place, Pool};
+use crate::proxy::port::Transport;
 use crate::proxy::Proxy;
 use crate::system::sync::lock;
 use crate::udp::{Arriving, MovedFlow, MovedSession};
@@ -25,9 +26,6 @@ const FINISHING: Duration = Duration::from_secs(2);
 /// How long the workers may take to begin.
 const BEGINNING: Duration = Duration::from_secs(2);
 
-/// Where and how a socket listens.
-type Place = (SocketAddr, Transport, Listen);
-
 /// A program that is about to hand over, and what it has handed over.
 pub struct Predecessor {
     path: String,
@@ -37,7 +35,7 @@ pub struct Predecessor {
     pub workers: u32,
     words: Vec<u8>,
     /// Its listening sockets by worker, until somebody takes them.
-    pool: Mutex<HashMap<Place, Vec<Option<Socket>>>>,
+    pool: Mutex<Pool>,
     control: Mutex<Option<(UnixListener, (u64, u64))>>,
     gate: Mutex<Gate>,
     opened: Condvar,
@@ -118,15 +116,9 @@ impl Predecessor {
                     for descriptor in frame.descriptors {
                         let (place, worker) = place_of(&mut reader).ok_or_else(nonsense)?;
                         let socket = listening(descriptor, &place)?;
-                        let sockets = pool.entry(place).or_default();
-                        // Numbers that no program has would only take room.
-                        if worker >= self.workers as usize || worker > 1024 {
+                        if worker >= self.workers as usize || !pool.add(place, worker, socket) {
                             return Err(nonsense());
                         }
-                        if sockets.len() <= worker {
-                            sockets.resize_with(worker + 1, || None);
-                        }
-                        sockets[worker] = Some(socket);
                     }
                     if !reader.is_over() {
                         return Err(io::Error::other("fewer sockets came than were announced"));
@@ -148,20 +140,13 @@ impl Predecessor {
     }
 
     /// Its sockets of a place by worker, once.
-    pub fn sockets(
-        &self,
-        listen: SocketAddr,
-        transport: Transport,
-        how: Listen,
-    ) -> Option<Vec<Option<Socket>>> {
-        lock(&self.pool).remove(&(listen, transport, how))
+    pub fn sockets(&self, place: Place) -> Option<Vec<Option<Socket>>> {
+        lock(&self.pool).take(place)
     }
 
     /// Whether it listens on an address, or on one that includes it.
     pub fn listens(&self, listen: SocketAddr, transport: Transport) -> bool {
-        let pool = lock(&self.pool);
-        let mut places = pool.keys().filter(|(_, other, _)| *other == transport);
-        places.any(|(place, _, _)| overlap(*place, listen))
+        lock(&self.pool).listens(listen, transport)
     }
 
     /// Its control socket, where that is the file of this device and inode.
@@ -189,9 +174,9 @@ impl Predecessor {
     fn take_flows(&self, proxy: &Proxy) -> io::Result<u32> {
         let mut left = Writer::default();
         // Dropped here: the predecessor has them, too.
-        for (listen, transport, _) in lock(&self.pool).drain().map(|(place, _)| place) {
-            left.u8(transport.number());
-            left.address(Some(listen));
+        for (place, _) in lock(&self.pool).close() {
+            left.u8(place.1.number());
+            left.address(Some(place.0));
         }
         self.channel.send(Kind::Ready, &left.0, &[])?;
         let (mut flows, mut sessions) = (0, 0);
