@@ -46,6 +46,7 @@ use observe::log_queue;
 use proxy::handover::{give, take::Predecessor};
 use proxy::port::{self, Transport};
 use proxy::settings::Budgets;
+use proxy::stored::Stored;
 use proxy::{handles, sandbox, Records};
 use system::{files, journal, notify, presence, probe, resolve, spawner, usage, usr1, watch};
 
@@ -203,6 +204,26 @@ pub extern "C" fn debugger_listens() -> i32 {
 pub unsafe extern "C" fn notify(state: Buffer, length: u32) -> i32 {
     // SAFETY: the caller's promise.
     guard(|| notify::send(unsafe { bytes(state, length) }))
+}
+
+/// Makes the service manager's store hold the listening sockets of a proxy as they are now, and nothing else
+/// (sd_pid_notify_with_fds(3), FDSTORE). Writes what became of the sockets that the store has passed to this
+/// process: how many listen again, and how many were closed; 0 and 0 from the second call on.
+///
+/// # Safety
+/// `came` is valid for writing `length` bytes: two `u32`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn store_listening(proxy: u32, came: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is a `u32`.
+        let [kept, closed] = (unsafe { records_mut::<u32>(came, length)? }) else {
+            return Err(Error::invalid("store_listening needs room for two numbers"));
+        };
+        let came = Stored::update(&*handles::proxy(proxy)?)?;
+        (*kept, *closed) = (came.kept, came.closed);
+        Ok(0)
+    })
 }
 
 /// Milliseconds within which the service manager wants to hear that the program is well; 0: it does

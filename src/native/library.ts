@@ -101,6 +101,14 @@ const MOST_ANSWER = 16 << 20;
 /** Bytes of a predecessor's words at most. */
 const MOST_WORDS = 1 << 20;
 
+/** Listening sockets that the service manager kept from an earlier run. */
+export interface CameBack {
+  /** They listen again. */
+  readonly kept: number;
+  /** No listener has them, or they are something else. */
+  readonly closed: number;
+}
+
 /** What a hand-over came to. */
 export interface HandedOver {
   /** The program that has taken over. */
@@ -228,6 +236,17 @@ export class Library {
   notify(state: string): boolean {
     const text = new TextEncoder().encode(state);
     return this.#unwrap(this.#native.notify(text, text.length)) === 1;
+  }
+
+  /**
+   * Makes the service manager's store hold the listening sockets of a proxy as they are now (FDSTORE). The
+   * first call has what became of those that the store had from an earlier run.
+   */
+  storeListening(proxy: number): CameBack {
+    const came = new Uint8Array(8);
+    this.#unwrap(this.#native.store_listening(proxy, came, came.length));
+    const [kept = 0, closed = 0] = new Uint32Array(came.buffer);
+    return { kept, closed };
   }
 
   /** Milliseconds within which the service manager wants to hear of the program; 0: it does not ask. */

@@ -235,6 +235,10 @@ export const symbols = {
     parameters: ["u32", "u32"],
     result: "i32",
   },
+  store_listening: {
+    parameters: ["u32", "buffer", "u32"],
+    result: "i32",
+  },
   successor_words: {
     parameters: ["buffer", "u32", "u32"],
     result: "i32",

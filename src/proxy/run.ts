@@ -103,7 +103,7 @@ export async function runService(
   // The predecessor has the port as long as it has all others.
   let metrics = predecessor ? undefined : await observed();
   if (config.metricsAddr) checkPermission(config.metricsAddr);
-  const manager = new ServiceManager(library, log);
+  const manager = new ServiceManager(library, log, proxy);
   const drain = () => {
     phase.draining = true;
     configuration.close();

@@ -6,7 +6,7 @@ import type { Log } from "../log/log.ts";
 import { type Library, NativeError } from "../native/library.ts";
 
 /** What is needed of the native core. */
-type Native = Pick<Library, "notify" | "watchdogMilliseconds">;
+type Native = Pick<Library, "notify" | "storeListening" | "watchdogMilliseconds">;
 
 /** Signs of life for each interval of the watchdog: one that comes late is made up for. */
 const SIGNS_AN_INTERVAL = 4;
@@ -17,19 +17,27 @@ const TO_END_S = 10;
 export class ServiceManager {
   readonly #native: Native;
   readonly #log: Log;
+  readonly #proxy: number;
   /** What `ready` told; `undefined` before it, and from `stopping` on. */
   #status: string | undefined;
   #failed = false;
   #watchdog: ReturnType<typeof setInterval> | undefined;
 
-  constructor(native: Native, log: Log) {
+  /** @param proxy whose listening sockets are to outlive the program */
+  constructor(native: Native, log: Log, proxy: number) {
     this.#native = native;
     this.#log = log;
+    this.#proxy = proxy;
   }
 
-  /** The listeners serve. `status`: one line for `systemctl status`. */
+  /**
+   * The listeners serve. The service manager gets their sockets, and keeps them for the next run. `status`: one
+   * line for `systemctl status`.
+   */
   ready(status: string): void {
     this.#status = status;
+    // Not before: of a program that takes over, systemd hears once it is the service.
+    this.#store();
     this.#tell("READY=1", `STATUS=${status}`);
   }
 
@@ -88,9 +96,27 @@ export class ServiceManager {
     clearInterval(this.#watchdog);
   }
 
+  #store(): void {
+    this.#attempt(() => {
+      const { kept, closed } = this.#native.storeListening(this.#proxy);
+      if (kept + closed === 0) return;
+      const rest = closed > 0 ? `; closed ${closed} that no listener uses` : "";
+      const sockets = kept === 1 ? "1 listening socket" : `${kept} listening sockets`;
+      this.#log("info", `Resumed ${sockets} from the service manager's store${rest}`, {
+        event: "sockets_kept",
+        value: kept,
+        closed,
+      });
+    });
+  }
+
   #tell(...assignments: readonly string[]): void {
+    this.#attempt(() => this.#native.notify(assignments.map(oneLine).join("\n")));
+  }
+
+  #attempt(telling: () => void): void {
     try {
-      this.#native.notify(assignments.map(oneLine).join("\n"));
+      telling();
     } catch (error) {
       if (!(error instanceof NativeError)) throw error;
       if (this.#failed) return;

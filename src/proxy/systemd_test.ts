@@ -4,12 +4,16 @@ import { Status } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
 import { ServiceManager } from "./systemd.ts";
 
+const PROXY = 7;
+
 /** A service manager that keeps what it is told, and the log beside it. */
 class Stage {
   readonly told: string[] = [];
   readonly lines: { message: string; details: Details }[] = [];
   /** What a notification throws, if anything. */
   failure: Error | undefined;
+  /** What the store had from the run before. */
+  came = { kept: 0, closed: 0 };
   readonly manager: ServiceManager;
 
   constructor(watchdog = 0) {
@@ -19,11 +23,18 @@ class Stage {
         this.told.push(state);
         return true;
       },
+      storeListening: (proxy: number) => {
+        if (this.failure) throw this.failure;
+        this.told.push(`store of ${proxy}`);
+        const came = this.came;
+        this.came = { kept: 0, closed: 0 };
+        return came;
+      },
       watchdogMilliseconds: () => watchdog,
     };
     this.manager = new ServiceManager(native, (_, message, details) => {
       this.lines.push({ message, details });
-    });
+    }, PROXY);
   }
 
   count(state: string): number {
@@ -40,6 +51,7 @@ Deno.test("ready, stopping: are told with their status, in one line each", () =>
   manager.ready("Listening on 192.0.2.1:80");
   manager.stopping("2 connections\nmay finish", 13);
   assert.deepEqual(told, [
+    `store of ${PROXY}`,
     "READY=1\nSTATUS=Listening on 192.0.2.1:80",
     "STOPPING=1\nEXTEND_TIMEOUT_USEC=23000000\nSTATUS=2 connections may finish",
   ]);
@@ -120,4 +132,20 @@ Deno.test("ready: what is no refusal of the native core is not hidden", () => {
   const stage = new Stage();
   stage.failure = new TypeError("a fault of ours");
   assert.throws(() => stage.manager.ready("Listening"), TypeError);
+});
+
+Deno.test("ready: the sockets of the run before are logged once", async () => {
+  const stage = new Stage();
+  const { manager, lines, told } = stage;
+  stage.came = { kept: 1, closed: 2 };
+  manager.ready("Listening");
+  const [line] = lines;
+  assert.equal(
+    line?.message,
+    "Resumed 1 listening socket from the service manager's store; closed 2 that no listener uses",
+  );
+  assert.deepEqual(line.details, { event: "sockets_kept", value: 1, closed: 2 });
+  await manager.reload(() => Promise.resolve(), () => "Listening elsewhere");
+  assert.equal(lines.length, 1);
+  assert.equal(told.filter((what) => what === `store of ${PROXY}`).length, 2);
 });

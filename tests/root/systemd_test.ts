@@ -174,6 +174,49 @@ realPeerTest(
   },
 );
 
+realPeerTest("systemd: nobody is refused during a restart, or after a crash", NEEDS, async () => {
+  const listen = { ip: "127.0.0.1", port: freePort() };
+  await using tcp = new TcpService(tellAndEcho);
+  await using machine = await Machine.start(`-l ${show(listen)} -4 ${tcp.address} --workers 2`);
+  await machine.systemctl("start", "mmproxy");
+  const stored = () => machine.show("NFileDescriptorStore");
+  assert.equal(await stored(), "2", "one socket a worker");
+  const during = async (work: () => Promise<void>) => {
+    let over = false;
+    let connections = 0;
+    const clients = async () => {
+      do {
+        using stream = await Stream.connect(listen.port);
+        await stream.send(v2Local());
+        await stream.line();
+        connections++;
+      } while (!over);
+    };
+    const all = Promise.all(Array.from({ length: 4 }, clients));
+    await Promise.all([work().finally(() => over = true), all]);
+    return connections;
+  };
+  const pid = await machine.show("MainPID");
+  const connections = await during(async () => void await machine.systemctl("restart", "mmproxy"));
+  assert.ok(connections >= 4, `${connections} connections`);
+  const restarted = await machine.show("MainPID");
+  assert.notEqual(restarted, pid);
+  assert.match(
+    await machine.journal(),
+    /Resumed 2 listening sockets from the service manager's store/,
+  );
+  assert.equal(await stored(), "2");
+
+  await machine.systemctl("kill", "--signal=KILL", "mmproxy");
+  await eventually(async () => await machine.show("MainPID") !== restarted, "its end");
+  using waiting = await Stream.connect(listen.port);
+  await waiting.send(v2Local());
+  await waiting.line();
+  assert.equal(await machine.show("NRestarts"), "1");
+  await machine.systemctl("stop", "mmproxy");
+  await assert.rejects(Stream.connect(listen.port), Deno.errors.ConnectionRefused);
+});
+
 realPeerTest("systemd: a reload is taken, and the program goes on", NEEDS, async () => {
   const listen = { ip: "127.0.0.1", port: freePort() };
   await using tcp = new TcpService(tellAndEcho);

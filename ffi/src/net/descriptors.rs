@@ -4,6 +4,8 @@ use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+use socket2::SockAddr;
+
 use super::socket::sized;
 
 /// The kernel's limit for one message (SCM_MAX_FD).
@@ -20,6 +22,16 @@ struct Control([u8; ROOM]);
 /// # Errors
 /// `InvalidInput` for more than `MOST` descriptors, or without a byte; otherwise those of sendmsg(2).
 pub fn send(socket: RawFd, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<usize> {
+    send_to(socket, None, bytes, descriptors)
+}
+
+/// As `send`, to an address where there is one.
+pub fn send_to(
+    socket: RawFd,
+    to: Option<&SockAddr>,
+    bytes: &[u8],
+    descriptors: &[RawFd],
+) -> io::Result<usize> {
     if descriptors.len() > MOST || bytes.is_empty() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -30,6 +42,10 @@ pub fn send(socket: RawFd, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<us
     let mut message: libc::msghdr = unsafe { zeroed() };
     message.msg_iov = &mut iovec;
     message.msg_iovlen = 1;
+    if let Some(to) = to {
+        message.msg_name = to.as_ptr().cast_mut().cast();
+        message.msg_namelen = to.len();
+    }
     if !descriptors.is_empty() {
         let length = size_of_val(descriptors);
         // SAFETY: the control space has room for the header and as many descriptors; both outlive the call.

@@ -18,6 +18,7 @@ pub mod seats;
 pub mod settings;
 #[cfg(test)]
 mod steps;
+pub mod stored;
 pub mod survey;
 pub mod table;
 
@@ -36,6 +37,7 @@ use crate::net::socket;
 use crate::observe::events::{Doorbell, EventKind};
 use crate::observe::log_limit::LogLimit;
 use crate::observe::stats::STATS_LENGTH;
+use crate::system::fdstore;
 use crate::system::sync::lock;
 use crate::trust::destinations::Destinations;
 use crate::trust::host::{Host, Known};
@@ -50,6 +52,7 @@ use places::Places;
 use port::{Port, Sockets, Transport, Wanted};
 use replaced::Replaced;
 use settings::{Budgets, ProxySettings, Settings};
+use stored::Stored;
 use survey::Surveys;
 use table::Table;
 
@@ -75,6 +78,8 @@ pub struct Proxy {
     stop_at: AtomicU64,
     /// The program whose sockets this one takes over.
     pub predecessor: Option<Arc<Predecessor>>,
+    /// The listening sockets in the service manager's store.
+    pub stored: Stored,
     /// The program that has taken over, until it is told that all is done.
     successor: Mutex<Option<Channel>>,
     /// How far a hand-over is.
@@ -133,7 +138,9 @@ pub fn open(config: &ProxyConfig, predecessor: Option<Arc<Predecessor>>) -> Resu
     let host = Host::watch().map_err(|error| {
         Error::system("Cannot start a thread for this host's addresses", &error)
     })?;
-    Ok(handles::add_proxy(Arc::new(Proxy::after(predecessor, settings, host))))
+    let stored = Stored::new(fdstore::passed());
+    let proxy = Proxy { stored, ..Proxy::after(predecessor, settings, host) };
+    Ok(handles::add_proxy(Arc::new(proxy)))
 }
 
 /// Whether this process may use the clients' addresses and, unless it is 0, the mark.
@@ -212,6 +219,7 @@ impl Proxy {
             next: Mutex::new(Next { listener: Cell::new(1), sockets: Cell::new(1) }),
             stop_at: AtomicU64::new(NEVER),
             predecessor,
+            stored: Stored::default(),
             successor: Mutex::default(),
             stages: Stages::default(),
             doorbell: Doorbell::default(),
@@ -328,13 +336,17 @@ impl Proxy {
     ) -> Result<Arc<Port>> {
         let own = |transport| kept.get(&(wanted.listen, transport)).cloned();
         let predecessor = self.predecessor.as_ref();
-        let inherited =
-            |transport| predecessor.and_then(|it| it.sockets((wanted.listen, transport, wanted.how)));
+        let inherited = |transport| {
+            let place = (wanted.listen, transport, wanted.how);
+            let handed = predecessor.and_then(|it| it.sockets(place));
+            handed.or_else(|| self.stored.sockets(place))
+        };
         let is_own = |transport| {
             let mut places = kept.keys().filter(|(_, other)| *other == transport);
             wanted.listen.port() != 0
                 && (places.any(|(place, _)| port::overlap(*place, wanted.listen))
-                    || predecessor.is_some_and(|it| it.listens(wanted.listen, transport)))
+                    || predecessor.is_some_and(|it| it.listens(wanted.listen, transport))
+                    || self.stored.listens(wanted.listen, transport))
         };
         let new_id = || next.sockets.replace(next.sockets.get() + 1);
         Port::open(wanted, own, inherited, new_id, is_own, self.settings.workers).map(Arc::new)

@@ -1,5 +1,6 @@
 //! The operating system beside the network: files, host names, the service manager, signals, locks.
 
+pub mod fdstore;
 pub mod files;
 pub mod journal;
 pub mod notify;

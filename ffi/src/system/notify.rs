@@ -10,15 +10,17 @@
 use std::env;
 use std::ffi::OsStr;
 use std::io::{Error as IoError, ErrorKind, Result as IoResult};
-use std::os::linux::net::SocketAddrExt;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use socket2::SockAddr;
 
 use crate::abi::errors::{Error, Result};
+use crate::net::descriptors;
 
 /// A service manager that does not read must not hold the program up.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,10 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Sends the assignments in `state`, one a line, to the service manager; 1 when there is one, else 0
 /// (sd_notify(3)).
 pub fn send(state: &[u8]) -> Result<i32> {
+    send_with(state, &[])
+}
+
+/// As `send`, with descriptors that the assignments are about.
+pub fn send_with(state: &[u8], descriptors: &[RawFd]) -> Result<i32> {
     let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
         return Ok(0);
     };
-    with_time(state).and_then(|state| send_to(&socket, &state)).map_err(|error| {
+    with_time(state).and_then(|state| send_to(&socket, &state, descriptors)).map_err(|error| {
         Error::system(format!("Cannot notify {}", socket.to_string_lossy()), &error)
     })?;
     Ok(1)
@@ -56,16 +63,16 @@ fn with_time(state: &[u8]) -> IoResult<Vec<u8>> {
     Ok(complete)
 }
 
-fn send_to(socket: &OsStr, state: &[u8]) -> IoResult<()> {
+fn send_to(socket: &OsStr, state: &[u8], descriptors: &[RawFd]) -> IoResult<()> {
     let address = match socket.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        [b'/', ..] => SocketAddr::from_pathname(socket)?,
+        [b'@', name @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat())),
+        [b'/', ..] => SockAddr::unix(socket),
         _ => {
             let kind = "neither a path nor an abstract name that begins with @";
             return Err(IoError::new(ErrorKind::Unsupported, kind));
         }
-    };
-    sender()?.send_to_addr(state, &address)?;
+    }?;
+    descriptors::send_to(sender()?.as_raw_fd(), Some(&address), state, descriptors)?;
     Ok(())
 }
 
@@ -92,6 +99,8 @@ fn sender() -> IoResult<&'static UnixDatagram> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
 
     fn received(socket: &UnixDatagram) -> String {
         let mut buffer = [0; 256];
@@ -103,10 +112,13 @@ mod tests {
     fn a_socket_in_the_file_system_is_told() {
         let path = env::temp_dir().join(format!("mmproxy-notify-{}", std::process::id()));
         let manager = UnixDatagram::bind(&path).unwrap();
-        send_to(path.as_os_str(), b"READY=1").unwrap();
+        send_to(path.as_os_str(), b"READY=1", &[]).unwrap();
         assert_eq!(received(&manager), "READY=1");
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(send_to(path.as_os_str(), b"READY=1").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            send_to(path.as_os_str(), b"READY=1", &[]).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
     }
 
     #[test]
@@ -114,13 +126,13 @@ mod tests {
         let name = format!("mmproxy-notify-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
-        send_to(OsStr::new(&format!("@{name}")), b"STOPPING=1").unwrap();
+        send_to(OsStr::new(&format!("@{name}")), b"STOPPING=1", &[]).unwrap();
         assert_eq!(received(&manager), "STOPPING=1");
     }
 
     #[test]
     fn another_kind_of_socket_is_refused() {
-        let error = send_to(OsStr::new("vsock:2:1234"), b"READY=1").unwrap_err();
+        let error = send_to(OsStr::new("vsock:2:1234"), b"READY=1", &[]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 

@@ -38,12 +38,12 @@ pub struct Given {
 }
 
 /// A listening socket of this program.
-struct Listening {
-    listen: SocketAddr,
-    transport: Transport,
-    sockets: Arc<Sockets>,
-    worker: u32,
-    descriptor: RawFd,
+pub struct Listening {
+    pub listen: SocketAddr,
+    pub transport: Transport,
+    pub sockets: Arc<Sockets>,
+    pub worker: u32,
+    pub descriptor: RawFd,
 }
 
 /// Hands over to whoever asked with this request of the control socket, up to where it reads. After an error
@@ -100,7 +100,7 @@ fn give_over(proxy: &Proxy, control: &Server, channel: &Channel, words: &[u8]) -
 }
 
 /// Every listening socket that is open.
-fn listening_of(proxy: &Proxy) -> Vec<Listening> {
+pub fn listening_of(proxy: &Proxy) -> Vec<Listening> {
     let snapshot = proxy.table.snapshot();
     let mut listening = Vec::new();
     for port in snapshot.listeners.iter().flat_map(|listener| &listener.ports) {

@@ -174,9 +174,10 @@ impl Predecessor {
     fn take_flows(&self, proxy: &Proxy) -> io::Result<u32> {
         let mut left = Writer::default();
         // Dropped here: the predecessor has them, too.
-        for (place, _) in lock(&self.pool).close() {
+        for (place, workers) in lock(&self.pool).close() {
             left.u8(place.1.number());
             left.address(Some(place.0));
+            workers.iter().for_each(|worker| proxy.stored.give_up(place, *worker));
         }
         self.channel.send(Kind::Ready, &left.0, &[])?;
         let (mut flows, mut sessions) = (0, 0);
