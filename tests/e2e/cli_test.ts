@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import project from "../../deno.json" with { type: "json" };
 import { ProgramCopy } from "./support/program_copy.ts";
 import { join } from "node:path";
 import { freePort } from "./support/endpoints.ts";
@@ -68,10 +69,13 @@ Deno.test("command line: --help lists every flag of mmproxy-rs and every one bey
   }
 });
 
-Deno.test("command line: --version says mmproxy 0.1.0's number", async () => {
+Deno.test("command line: --version prints the version of deno.json and of the native core's crate", async () => {
   const { code, stdout, stderr } = await runToEnd(["--version"]);
   assert.equal(code, 0, stderr);
-  assert.match(stdout, /\b0\.1\.0\b/);
+  const crate = await Deno.readTextFile(new URL("../../ffi/Cargo.toml", import.meta.url));
+  const version = /^version = "(.*)"$/m.exec(crate)?.[1] ?? "";
+  assert.equal(version, project.version);
+  assert.equal(stdout.trim(), `mmproxy ${version}`);
 });
 
 /** Asserts an exit with this code and one line that names each of `words`. */
