@@ -16,7 +16,7 @@ export const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const BUILT = join(ROOT, "target/release/libmmproxy.so");
 
 /** What a release holds beside the program. */
-const PAPERS = ["LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs"];
+const PAPERS = ["LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs"];
 /** Of `deploy/`. */
 const DEPLOYMENT = [
   "install.sh",

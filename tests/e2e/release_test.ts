@@ -21,6 +21,7 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
     "CONTRIBUTING.md",
     "LICENSE",
     "README.md",
+    "SECURITY.md",
     "bin",
     "deno.json",
     "deno.lock",
