@@ -192,9 +192,10 @@ test("each of ten thousand ports is handed over, and replies leave from it", asy
 });
 
 test("UDP: a client's datagrams to several ports are flows of their own, each answered from where it was addressed", async (world) => {
-  const services = await Promise.all(
-    [20_001, 20_002, 20_003].map((port) => world.udp("127.0.0.1", port)),
-  );
+  const services: UdpService[] = [];
+  for (const port of [20_001, 20_002, 20_003]) {
+    services.push(await world.udp("127.0.0.1", port));
+  }
   const program = await world.start(`protocol = "udp"\nipv4 = "127.0.0.1"`);
   const peer = await world.peer();
   const rounds = 30;

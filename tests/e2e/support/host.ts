@@ -3,6 +3,7 @@
  * other tests share. Sockets and processes belong to the namespace in which they were made.
  */
 
+import assert from "node:assert/strict";
 import { runTool } from "./real_peers.ts";
 
 const CLONE_NEWNET = 0x4000_0000;
@@ -15,6 +16,9 @@ const libc = Deno.dlopen("libc.so.6", {
   setns: { parameters: ["i32", "i32"], result: "i32" },
   unshare: { parameters: ["i32"], result: "i32" },
 });
+
+/** Acts that have begun and not ended. */
+let acting = 0;
 
 export class Host implements Disposable {
   private constructor(readonly fd: number) {}
@@ -32,15 +36,22 @@ export class Host implements Disposable {
     }
   }
 
-  /** Acts on this host: all sockets and processes that are made meanwhile are its own. */
+  /**
+   * Acts on this host: all sockets and processes that are made meanwhile are its own. One at a time: of
+   * two that overlap, the one that ends last would leave the thread in the other's namespace.
+   */
   async act<T>(action: () => T | Promise<T>): Promise<T> {
     const before = current();
+    const depth = acting++;
     enter(this.fd);
     try {
       return await action();
     } finally {
       enter(before);
       libc.symbols.close(before);
+      acting--;
+      // Nested ones end in the reverse order of their beginning.
+      assert.equal(acting, depth, "one act at a time");
     }
   }
 
