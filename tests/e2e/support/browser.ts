@@ -129,9 +129,10 @@ export class Browser implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // Debian's browser is started by a script: a signal would end that, and not the browser.
+    await this.send("Browser.close").catch(() => {});
     this.socket.close();
-    this.child.kill("SIGKILL");
-    await this.child.status;
+    await within(this.child.status, "end of the browser");
     // Its children end after it, and write until then.
     await eventually(
       () => Deno.remove(this.profile, { recursive: true }).then(() => true, () => false),
