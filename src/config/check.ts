@@ -5,6 +5,7 @@ import { ConfigError, type Mistake } from "./mistakes.ts";
 import type { ListenerConfig, ProxyConfig } from "./model.ts";
 import { type Transport, transportsOf } from "./options.ts";
 import { parseSubnetList } from "./subnet_list.ts";
+import { count } from "./count.ts";
 
 /** Reads a complete file, or throws a `NativeError` that names it. */
 type ReadFile = (path: string) => Uint8Array;
@@ -74,8 +75,4 @@ function socketsOf(listeners: readonly ListenerConfig[], transport: Transport): 
     .filter(({ protocol }) => transportsOf(protocol).includes(transport))
     .flatMap(({ listen }) => listen)
     .reduce((sum, { port, lastPort }) => sum + lastPort - port + 1, 0);
-}
-
-function count(number: number, thing: string): string {
-  return `${number} ${thing}${number === 1 ? "" : "s"}`;
 }

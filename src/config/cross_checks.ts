@@ -7,6 +7,7 @@ import { type Claim, claimOf, distinctPorts, overlaps } from "./ranges.ts";
 import type { LISTENER, PROXY } from "./schema.ts";
 import type { Table } from "./tables.ts";
 import { NONE } from "./upstreams.ts";
+import { count } from "./count.ts";
 
 type Listener = Table<typeof LISTENER>;
 type Proxy = Table<typeof PROXY>;
@@ -190,8 +191,4 @@ function claimsOf(listeners: readonly Listener[], proxy: Proxy): Claim<Path>[] {
 /** The transports of a listener; none where they are not known. */
 function transports(listener: Listener): Transport[] {
   return listener.isWrong("protocol") ? [] : transportsOf(listener.values.protocol ?? "tcp");
-}
-
-function count(number: number, thing: string): string {
-  return `${number} ${thing}${number === 1 ? "" : "s"}`;
 }

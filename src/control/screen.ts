@@ -1,7 +1,8 @@
 /** What `top` shows, as lines of plain text: two looks at the program in, a screen out. */
 import type { ClientLoad, Counts, ListenerStatus, Top } from "./protocol.ts";
 import { printable, table } from "./table.ts";
-import { byteRate, count, duration, short } from "./units.ts";
+import { count } from "../config/count.ts";
+import { byteRate, duration, short } from "./units.ts";
 
 /** Seconds lie between the two looks. */
 export interface Looks {

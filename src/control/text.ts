@@ -1,7 +1,8 @@
 /** Answers as text for people. */
 import type { Closed, Connections, Counts, Status } from "./protocol.ts";
 import { printable, table } from "./table.ts";
-import { byteRate, count, duration, short } from "./units.ts";
+import { count } from "../config/count.ts";
+import { byteRate, duration, short } from "./units.ts";
 
 const MOST_REASONS = 8;
 

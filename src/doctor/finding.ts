@@ -90,10 +90,6 @@ export function optionWith(
     : `${flag.replace("listen-addr", "listen")} = "${value}" in listener ${name}`;
 }
 
-export function countOf(count: number, thing: string): string {
-  return `${count} ${thing}${count === 1 ? "" : "s"}`;
-}
-
 /** So many are named in a line. */
 const MOST_LISTED = 8;
 

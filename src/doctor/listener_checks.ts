@@ -10,7 +10,6 @@ import { Status } from "../native/layout.ts";
 import type { Facts, Holder, ListenerFacts, OwnReach, Taken } from "./facts.ts";
 import {
   asRoot,
-  countOf,
   failed,
   type Finding,
   listOf,
@@ -21,6 +20,7 @@ import {
   warning,
   wrongSysctl,
 } from "./finding.ts";
+import { count } from "../config/count.ts";
 
 /** Wrong lines of a file that are shown. */
 const MOST_LINES = 8;
@@ -29,16 +29,16 @@ const MOST_EDITS = 32;
 
 export function subnets({ config, self }: Facts, { listener, subnets }: ListenerFacts): Finding[] {
   const { allowedSubnets, trust } = listener;
-  if (trust.length > 0) return [ok(`trust has ${countOf(trust.length, "rule")}`)];
+  if (trust.length > 0) return [ok(`trust has ${count(trust.length, "rule")}`)];
   if (allowedSubnets === undefined) {
     const option = optionName(config, listener, "allowed-subnets");
     return [warning(`Every peer may send PROXY headers: list your load balancers in ${option}`)];
   }
   if (allowedSubnets.kind === "inline") {
-    return [ok(`${countOf(allowedSubnets.subnets.length, "subnet")} may send PROXY headers`)];
+    return [ok(`${count(allowedSubnets.subnets.length, "subnet")} may send PROXY headers`)];
   }
   const { path } = allowedSubnets;
-  if (typeof subnets === "number") return [ok(`${path} names ${countOf(subnets, "subnet")}`)];
+  if (typeof subnets === "number") return [ok(`${path} names ${count(subnets, "subnet")}`)];
   if (subnets === undefined) return [unknown(`${path} was not read`)];
   if (!(subnets instanceof SubnetsError) || subnets.wrong.length === 0) {
     return [failed(`${subnets.message}; write one subnet a line to it`)];
@@ -52,7 +52,7 @@ function wrongLines({ wrong }: SubnetsError, path: string, self: Facts["self"]):
     `${path}, line ${line}: ${JSON.stringify(entry)} ${problem}`
   );
   const more = wrong.length - shown.length;
-  const last = `${shown.pop()}${more > 0 ? ` (and ${countOf(more, "more line")})` : ""}`;
+  const last = `${shown.pop()}${more > 0 ? ` (and ${count(more, "more line")})` : ""}`;
   const edits = wrong.map(({ line }) => `${line}s/^/# /`);
   const comment = asRoot(self, `sed -i '${edits.join("; ")}' ${quote(path)}`);
   return [

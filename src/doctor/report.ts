@@ -1,7 +1,8 @@
 /** Findings as lines for people, or as one JSON document for machines. */
 import type { Paint, Style } from "../log/paint.ts";
 import type { Entry } from "./checks.ts";
-import { countOf, type State } from "./finding.ts";
+import type { State } from "./finding.ts";
+import { count } from "../config/count.ts";
 
 const MARKS: Record<State, string> = {
   ok: "✓",
@@ -52,10 +53,10 @@ function subject({ protocol, address, detail }: Entry): string {
 function summary(entries: readonly Entry[]): string {
   const wrong = countState(entries, "failed");
   const warnings = countState(entries, "warning");
-  const more = warnings === 0 ? "" : `, ${countOf(warnings, "warning")}`;
+  const more = warnings === 0 ? "" : `, ${count(warnings, "warning")}`;
   if (wrong === 0) return warnings === 0 ? "All checks passed" : `No check failed${more}`;
   const what = wrong === 1 ? "it" : "the first one";
-  return `${countOf(wrong, "check")} failed${more}. Fix ${what}, then run doctor again`;
+  return `${count(wrong, "check")} failed${more}. Fix ${what}, then run doctor again`;
 }
 
 function countState(entries: readonly Entry[], wanted: State): number {
