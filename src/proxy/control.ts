@@ -2,8 +2,8 @@
 import project from "../../deno.json" with { type: "json" };
 import type { ProxyConfig } from "../config/model.ts";
 import { ControlSocket } from "../control/server.ts";
-import { type Library, NativeError } from "../native/library.ts";
-import { StartError } from "./start_error.ts";
+import type { Library } from "../native/library.ts";
+import { orStartErrorSync } from "./start_error.ts";
 
 /**
  * Opens the control socket, where there is to be one; it is served later. That of a predecessor is taken.
@@ -16,12 +16,7 @@ export function openControl(
   predecessor?: number,
 ): ControlSocket | undefined {
   if (control === undefined) return undefined;
-  try {
-    return ControlSocket.open(control, library, predecessor);
-  } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    throw new StartError(error.message, { cause: error });
-  }
+  return orStartErrorSync(() => ControlSocket.open(control, library, predecessor));
 }
 
 /** What the status says of the program itself. */

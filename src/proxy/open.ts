@@ -16,7 +16,7 @@ import { Status } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import type { Entry, Intended } from "./change.ts";
 import { whose } from "./listening.ts";
-import { StartError } from "./start_error.ts";
+import { orStartErrorSync, StartError } from "./start_error.ts";
 import { isSubnetsProblem, readSubnets } from "./subnet_file.ts";
 
 /** What is open: the handles of the proxy and its workers. */
@@ -40,18 +40,9 @@ export function openProxy(
 ): Opened {
   const count = workerCount(config.workers);
   const fileLimit = library.raiseFileLimit();
-  const proxy = opened(() => library.openProxy(encodeProxy(config, count), predecessor));
+  const proxy = orStartErrorSync(() => library.openProxy(encodeProxy(config, count), predecessor));
   const workers = Array.from({ length: count }, () => library.openWorker(proxy));
   return { proxy, workers, fileLimit };
-}
-
-function opened(open: () => number): number {
-  try {
-    return open();
-  } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    throw new StartError(error.message, { cause: error });
-  }
 }
 
 /**

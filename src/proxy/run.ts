@@ -12,9 +12,9 @@ import type { Log } from "../log/log.ts";
 import type { LogOutput } from "../log/output.ts";
 import { EVENT, Level } from "../native/layout.ts";
 import type { Successor } from "../control/protocol.ts";
-import { type HandedOver, type Library, NativeError } from "../native/library.ts";
+import type { HandedOver, Library } from "../native/library.ts";
 import { checkPermission } from "../metrics/server.ts";
-import { StartError } from "./start_error.ts";
+import { orStartErrorSync, StartError } from "./start_error.ts";
 import { type Observation, observe } from "../metrics/observation.ts";
 import { aboutProgram, openControl } from "./control.ts";
 import { Listeners } from "./listeners.ts";
@@ -30,6 +30,7 @@ import { logDefect, logUnhandled } from "./unhandled.ts";
 import { finishTakeOver, takeOver, wordsFor } from "./take_over.ts";
 import { Upgrade } from "./upgrade.ts";
 import { workerUrl } from "../worker/source.ts";
+import { count } from "../config/count.ts";
 
 const EVENTS_AT_ONCE = 256;
 const EVENTS_WAIT_MS = 1_000;
@@ -59,7 +60,8 @@ export async function runService(
 ): Promise<void> {
   logUnhandled(log);
   // Here and not later: what it does not share with this process yet it need not keep.
-  if (config.control !== undefined) openSpawner(config.control, library);
+  const { control: path } = config;
+  if (path !== undefined) orStartErrorSync(() => library.openSpawner(path));
   const predecessor = takeOver(config, library, log);
   const { proxy, workers, fileLimit } = openProxy(config, library, predecessor?.handle);
   const listeners = new Listeners();
@@ -114,16 +116,14 @@ export async function runService(
     const { shutdownDelay, drainTimeout } = configuration.config;
     const open = stats().get("connections_active");
     if (phase.handedOver) {
-      const stopping = `Stopping: ${open} connections may finish for ${drainTimeout} s`;
+      const stopping = `Stopping: ${finishing(open, drainTimeout)}`;
       log("info", stopping, { event: "stopping", value: open });
       return library.stop(proxy, drainTimeout * 1000);
     }
     const first = shutdownDelay > 0
       ? `accepting new connections for ${shutdownDelay} s, then `
       : "";
-    const stopping = `Stopping: ${first}${open} ${
-      open === 1 ? "connection has" : "connections have"
-    } ${drainTimeout} s to finish`;
+    const stopping = `Stopping: ${first}${finishing(open, drainTimeout)}`;
     log("info", stopping, { event: "stopping", value: open });
     manager.stopping(stopping, shutdownDelay + drainTimeout);
     phase.stopping = true;
@@ -165,8 +165,8 @@ export async function runService(
     library.finishHandOver(proxy);
     const open = stats().get("connections_active");
     const line = `Upgraded: process ${process} runs ${version} and has ${
-      counted(flows, "UDP flow")
-    }; process ${Deno.pid} drains ${counted(open, "connection")} for up to ${upgradeDrain} s`;
+      count(flows, "UDP flow")
+    }; process ${Deno.pid} drains ${count(open, "connection")} for up to ${upgradeDrain} s`;
     log("info", line, {
       event: "upgraded",
       value: open,
@@ -179,7 +179,7 @@ export async function runService(
       const left = stats().get("connections_active");
       log(
         "warn",
-        `Cutting ${counted(left, "connection")} after ${upgradeDrain} s (--upgrade-drain)`,
+        `Cutting ${count(left, "connection")} after ${upgradeDrain} s (--upgrade-drain)`,
         {
           event: "upgrade_drain_over",
           value: left,
@@ -281,16 +281,6 @@ interface Phase {
   lastReloadGood: boolean;
 }
 
-/** @throws {StartError} */
-function openSpawner(control: string, library: Library): void {
-  try {
-    library.openSpawner(control);
-  } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    throw new StartError(error.message, { cause: error });
-  }
-}
-
 /** The predecessor has just left the port. One that cannot be had now must not end what serves already. */
 async function openMetrics(
   open: () => Promise<Observation | undefined>,
@@ -312,8 +302,8 @@ async function openMetrics(
   }
 }
 
-function counted(count: number, what: string): string {
-  return `${count} ${what}${count === 1 ? "" : "s"}`;
+function finishing(open: number, seconds: number): string {
+  return `${count(open, "connection")} ${open === 1 ? "has" : "have"} ${seconds} s to finish`;
 }
 
 function logMetrics({ metricsAddr }: ProxyConfig, log: Log): void {
@@ -338,7 +328,7 @@ async function logEvents(
   log: Log,
   output: LogOutput,
   phase: Readonly<Phase>,
-  note?: Log,
+  note: Log,
 ): Promise<void> {
   const records = new Uint8Array(EVENTS_AT_ONCE * EVENT.size);
   const watchUnanswered = unansweredWatch(
@@ -351,12 +341,10 @@ async function logEvents(
     ? accessLog(library, proxy, listeners, log)
     : undefined;
   const usr1 = watchUsr1(library, log);
-  const tell: Log = note
-    ? (level, message, details) => {
-      log(level, message, details);
-      note(level, message, details);
-    }
-    : log;
+  const tell: Log = (level, message, details) => {
+    log(level, message, details);
+    note(level, message, details);
+  };
   for (;;) {
     // Asked before the events: those of the last moments are still to be fetched.
     const last = phase.over;

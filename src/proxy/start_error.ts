@@ -13,6 +13,32 @@ export class StartError extends Error {
   }
 }
 
+/**
+ * What `act` gives; a refusal of the native core becomes a `StartError` with the same words.
+ *
+ * @throws {StartError}
+ */
+export async function orStartError<T>(act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (error) {
+    throw startErrorOf(error);
+  }
+}
+
+/** As `orStartError`, for what does not wait. */
+export function orStartErrorSync<T>(act: () => T): T {
+  try {
+    return act();
+  } catch (error) {
+    throw startErrorOf(error);
+  }
+}
+
+function startErrorOf(error: unknown): unknown {
+  return error instanceof NativeError ? new StartError(error.message, { cause: error }) : error;
+}
+
 /** Whether an error comes from a permission that is missing, or from what the configuration says. */
 export function isLasting({ cause }: Error): boolean {
   const statuses: number[] = [Status.permission, Status.loop];

@@ -3,9 +3,10 @@ import project from "../../deno.json" with { type: "json" };
 import type { ProxyConfig } from "../config/model.ts";
 import type { Request } from "../control/protocol.ts";
 import type { Log } from "../log/log.ts";
-import { type Library, NativeError } from "../native/library.ts";
+import type { Library } from "../native/library.ts";
 import { PARAMETERS, type Step } from "../routing/plan.ts";
-import { StartError } from "./start_error.ts";
+import { orStartError, orStartErrorSync } from "./start_error.ts";
+import { count } from "../config/count.ts";
 
 /** The program that is replaced. */
 export interface Predecessor {
@@ -34,13 +35,11 @@ export function takeOver(
 ): Predecessor | undefined {
   if (path === undefined) return undefined;
   const request = { command: "take-over", version: project.version } satisfies Request;
-  try {
+  const found = orStartErrorSync(() => {
     const handle = library.takeOver(path, JSON.stringify(request));
-    if (handle !== undefined) return { handle, ...readWords(library.predecessorWords(handle)) };
-  } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    throw new StartError(error.message, { cause: error });
-  }
+    return handle === undefined ? undefined : { handle, words: library.predecessorWords(handle) };
+  });
+  if (found) return { handle: found.handle, ...readWords(found.words) };
   log("info", `Nobody answers at ${path}: there is no program to take over from`, {
     event: "no_predecessor",
     path,
@@ -69,16 +68,10 @@ export async function finishTakeOver(
   library: Pick<Library, "finishTakeOver">,
   log: Log,
 ): Promise<void> {
-  try {
-    const flows = await library.finishTakeOver(proxy);
-    const what = flows === 1 ? "1 UDP flow" : `${flows} UDP flows`;
-    log("info", `Took over from process ${process}, with ${what}`, {
-      event: "taken_over",
-      predecessor: process,
-      flows,
-    });
-  } catch (error) {
-    if (!(error instanceof NativeError)) throw error;
-    throw new StartError(error.message, { cause: error });
-  }
+  const flows = await orStartError(() => library.finishTakeOver(proxy));
+  log("info", `Took over from process ${process}, with ${count(flows, "UDP flow")}`, {
+    event: "taken_over",
+    predecessor: process,
+    flows,
+  });
 }
