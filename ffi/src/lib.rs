@@ -491,8 +491,7 @@ pub unsafe extern "C" fn find_reach(
         // SAFETY: the caller's promise; any bit pattern is an `Endpoint`.
         let address: &Endpoint = only(unsafe { records(address, address_length)? })?;
         // SAFETY: the caller's promise; any bit pattern is a `ReachRecord`.
-        let reach: &mut [ReachRecord] = unsafe { records_mut(reach, reach_length)? };
-        let [reach] = reach else { return Err(Error::invalid("find_reach needs room for one")) };
+        let reach: &mut ReachRecord = only_mut(unsafe { records_mut(reach, reach_length)? })?;
         *reach = netlink::reach(address)?;
         Ok(0)
     })
@@ -516,8 +515,7 @@ pub unsafe extern "C" fn find_reply(
         // SAFETY: the caller's promise; any bit pattern is a `ReplyQuery`.
         let query: &ReplyQuery = only(unsafe { records(query, query_length)? })?;
         // SAFETY: the caller's promise; any bit pattern is a `ReplyRecord`.
-        let reply: &mut [ReplyRecord] = unsafe { records_mut(reply, reply_length)? };
-        let [reply] = reply else { return Err(Error::invalid("find_reply needs room for one")) };
+        let reply: &mut ReplyRecord = only_mut(unsafe { records_mut(reply, reply_length)? })?;
         *reply = netlink::reply::find(query)?;
         Ok(0)
     })
@@ -648,10 +646,7 @@ unsafe fn sandboxed(
     // SAFETY: the caller's promise; any bit pattern is a `SandboxRequest`.
     let request: &SandboxRequest = only(unsafe { records(request, length)? })?;
     // SAFETY: the caller's promise; any bit pattern is a `SandboxRecord`.
-    let record: &mut [SandboxRecord] = unsafe { records_mut(record, record_length)? };
-    let [record] = record else {
-        return Err(Error::invalid("the sandbox needs room for one record"));
-    };
+    let record: &mut SandboxRecord = only_mut(unsafe { records_mut(record, record_length)? })?;
     *record = enter(request)?;
     Ok(0)
 }
@@ -672,10 +667,7 @@ pub extern "C" fn socket_owner(inode: u32) -> i32 {
 pub unsafe extern "C" fn process_usage(record: Buffer, length: u32) -> i32 {
     guard(|| {
         // SAFETY: the caller's promise; any bit pattern is a `UsageRecord`.
-        let record: &mut [UsageRecord] = unsafe { records_mut(record, length)? };
-        let [record] = record else {
-            return Err(Error::invalid("the usage needs room for one record"));
-        };
+        let record: &mut UsageRecord = only_mut(unsafe { records_mut(record, length)? })?;
         *record = usage::usage()?;
         Ok(0)
     })
@@ -749,10 +741,7 @@ pub unsafe extern "C" fn survey_connections(
             let into: &mut [ConnectionRecord] = records_mut(records, records_length)?;
             (self::records(selection, length)?, records_mut(survey, survey_length)?, into)
         };
-        let [survey] = survey else {
-            return Err(Error::invalid("a survey needs room for one record"));
-        };
-        *survey = handles::proxy(proxy)?.survey_records(only(selection)?, into)?;
+        *only_mut(survey)? = handles::proxy(proxy)?.survey_records(only(selection)?, into)?;
         Ok(0)
     })
 }
@@ -1043,6 +1032,16 @@ fn text(bytes: &[u8]) -> errors::Result<String> {
 }
 
 /// The one record that a call takes.
+/// The one record that is written.
+fn only_mut<T>(records: &mut [T]) -> errors::Result<&mut T> {
+    match records {
+        [record] => Ok(record),
+        _ => {
+            Err(Error::invalid(format!("there is room for {} records, not for one", records.len())))
+        }
+    }
+}
+
 fn only<T>(records: &[T]) -> errors::Result<&T> {
     match records {
         [record] => Ok(record),

@@ -5,8 +5,10 @@
 
 use std::net::IpAddr;
 
-use super::message::{attributes, u16_at, u32_at, Message, Request};
-use super::{all, family_number, index_of, is_unreachable, name_at, name_of, octets, open, rule};
+use super::message::{attributes, u16_at, u32_at, Request};
+use super::{
+    all, family_number, index_of, is_unreachable, name_at, name_of, octets, open, route, rule,
+};
 use crate::abi::errors::{Error, Result};
 use crate::abi::layout::{reach, ReplyQuery, ReplyRecord};
 
@@ -27,7 +29,7 @@ pub fn find(query: &ReplyQuery) -> Result<ReplyRecord> {
     let reply = Reply::of(query)?;
     let routing = open()?;
     let ask = |with_source| match routing.ask(&mut reply.request(with_source)?) {
-        Ok(messages) => read_answer(&messages),
+        Ok(messages) => route::found_in(&messages, answer_in),
         Err(refused) if is_unreachable(&refused.error) || is_filtered(&refused.error) => {
             Ok(ReplyRecord {
                 kind: reach::NONE,
@@ -129,19 +131,9 @@ impl Reply {
     }
 }
 
-fn read_answer(messages: &[Message]) -> Result<ReplyRecord> {
-    let malformed = || Error::invalid("the kernel's answer about a route is malformed");
-    let answer = messages.iter().find(|message| message.kind == libc::RTM_NEWROUTE);
-    answer.and_then(|answer| answer_in(&answer.body)).ok_or_else(malformed)
-}
-
 fn answer_in(body: &[u8]) -> Option<ReplyRecord> {
     let fixed = body.get(..ROUTE_FIXED)?;
-    let kind = match fixed[7] {
-        libc::RTN_LOCAL => reach::LOCAL,
-        libc::RTN_UNICAST => reach::REMOTE,
-        _ => reach::NONE,
-    };
+    let kind = route::reach_of(fixed[7]);
     let mut found = ReplyRecord { kind, table: u32::from(fixed[4]), ..ReplyRecord::default() };
     for (kind, value) in attributes(&body[ROUTE_FIXED..]) {
         match kind {

@@ -126,19 +126,28 @@ pub fn ask(to: SocketAddr) -> Request {
 
 /// How the host reaches an address, from the answer to `ask`.
 pub fn read_answer(messages: &[Message]) -> Result<ReachRecord> {
+    found_in(messages, answer_in)
+}
+
+/// What `read` makes of the route among these messages, which answer RTM_GETROUTE.
+pub fn found_in<T>(messages: &[Message], read: fn(&[u8]) -> Option<T>) -> Result<T> {
     let answer = messages.iter().find(|message| message.kind == libc::RTM_NEWROUTE);
     let malformed = || Error::invalid("the kernel's answer about a route is malformed");
-    answer.and_then(|answer| answer_in(&answer.body)).ok_or_else(malformed)
+    answer.and_then(|answer| read(&answer.body)).ok_or_else(malformed)
+}
+
+/// A route's type (`rtm_type`) as one of `reach`.
+pub fn reach_of(kind: u8) -> u8 {
+    match kind {
+        libc::RTN_LOCAL => reach::LOCAL,
+        libc::RTN_UNICAST => reach::REMOTE,
+        _ => reach::NONE,
+    }
 }
 
 fn answer_in(body: &[u8]) -> Option<ReachRecord> {
     let fixed = body.get(..FIXED)?;
-    let kind = match fixed[7] {
-        libc::RTN_LOCAL => reach::LOCAL,
-        libc::RTN_UNICAST => reach::REMOTE,
-        _ => reach::NONE,
-    };
-    let mut found = ReachRecord { kind, ..ReachRecord::default() };
+    let mut found = ReachRecord { kind: reach_of(fixed[7]), ..ReachRecord::default() };
     for (kind, value) in attributes(&body[FIXED..]) {
         match kind {
             RTA_OIF => found.device = name_at(u32_at(value, 0)?),

@@ -189,11 +189,6 @@ impl<K: Kinds> FlowTable<K> {
         self.capacity = capacity;
     }
 
-    /// Whether there are more flows of this worker than there may be.
-    pub fn is_over(&self) -> bool {
-        self.here > self.capacity
-    }
-
     /// Whether one has to go before another comes.
     pub fn is_full(&self) -> bool {
         self.here >= self.capacity

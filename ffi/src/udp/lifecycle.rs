@@ -58,12 +58,11 @@ impl<K: Kinds> Engine<K> {
         Ok(match claimed {
             Ok(Claim::Mine(flow)) => {
                 // Not before: a flow that is not opened must cost no other one its place.
-                if self.flows.is_over() {
-                    // A smaller budget: step by step, so that no turn has thousands to close.
-                    self.evict(edge, port, batch);
-                }
-                if self.flows.is_full() {
-                    self.evict(edge, port, batch);
+                // Two, and not all: after a reload with a smaller budget no turn has thousands to close.
+                for _ in 0..2 {
+                    if self.flows.is_full() {
+                        self.evict(edge, port, batch);
+                    }
                 }
                 flow.touch(now);
                 let account = edge.account(outside, header, peer, &decision);
