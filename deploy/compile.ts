@@ -7,7 +7,7 @@
  */
 import { basename, dirname, join } from "node:path";
 import { WORKER_MODULES } from "../src/worker/source.ts";
-import { buildLibrary, layOut, ReleaseError, ROOT, run } from "./release.ts";
+import { buildLibrary, layOut, ReleaseError, ROOT, run, runScript } from "./release.ts";
 
 const LIBRARY = `libmmproxy-${Deno.build.arch}.so`;
 
@@ -81,12 +81,4 @@ async function main(): Promise<void> {
   console.log(`dist/${basename(binary)}`);
 }
 
-if (import.meta.main) {
-  try {
-    await main();
-  } catch (error) {
-    if (!(error instanceof ReleaseError)) throw error;
-    console.error(`compile: ${error.message}`);
-    Deno.exit(1);
-  }
-}
+if (import.meta.main) await runScript("compile", () => main());

@@ -8,7 +8,7 @@
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 import config from "../deno.json" with { type: "json" };
-import { layOut, pack, ReleaseError, ROOT, run } from "./release.ts";
+import { layOut, pack, ReleaseError, ROOT, run, runScript } from "./release.ts";
 import { writeBom } from "./sbom.ts";
 import { buildFor, strip, type Target, TARGETS } from "./targets.ts";
 
@@ -191,12 +191,4 @@ async function main(args: string[]): Promise<void> {
   console.log("dist/out/SHA256SUMS");
 }
 
-if (import.meta.main) {
-  try {
-    await main(Deno.args);
-  } catch (error) {
-    if (!(error instanceof ReleaseError)) throw error;
-    console.error(`dist: ${error.message}`);
-    Deno.exit(1);
-  }
-}
+if (import.meta.main) await runScript("dist", () => main(Deno.args));

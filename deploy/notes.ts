@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import config from "../deno.json" with { type: "json" };
-import { ReleaseError, ROOT } from "./release.ts";
+import { ReleaseError, ROOT, runScript } from "./release.ts";
 
 /**
  * The section of a version, without its heading.
@@ -31,17 +31,13 @@ export async function versions(): Promise<Record<string, string | undefined>> {
   };
 }
 
-if (import.meta.main) {
-  try {
-    const version = Deno.args[0]?.replace(/^v/, "") ?? "";
-    for (const [file, named] of Object.entries(await versions())) {
-      if (named === version) continue;
-      throw new ReleaseError(`The tag is of ${version}, and ${file} names ${named}`);
-    }
-    console.log(notesOf(await Deno.readTextFile(join(ROOT, "CHANGELOG.md")), version));
-  } catch (error) {
-    if (!(error instanceof ReleaseError)) throw error;
-    console.error(`notes: ${error.message}`);
-    Deno.exit(1);
+async function main(): Promise<void> {
+  const version = Deno.args[0]?.replace(/^v/, "") ?? "";
+  for (const [file, named] of Object.entries(await versions())) {
+    if (named === version) continue;
+    throw new ReleaseError(`The tag is of ${version}, and ${file} names ${named}`);
   }
+  console.log(notesOf(await Deno.readTextFile(join(ROOT, "CHANGELOG.md")), version));
 }
+
+if (import.meta.main) await runScript("notes", main);

@@ -39,6 +39,17 @@ export class ReleaseError extends Error {
   override readonly name = "ReleaseError";
 }
 
+/** Runs a script of this folder; what it cannot make is one line on standard error, and exit code 1. */
+export async function runScript(name: string, main: () => Promise<void>): Promise<void> {
+  try {
+    await main();
+  } catch (error) {
+    if (!(error instanceof ReleaseError)) throw error;
+    console.error(`${name}: ${error.message}`);
+    Deno.exit(1);
+  }
+}
+
 /**
  * Lays a release out.
  *
@@ -188,12 +199,4 @@ async function main(args: string[]): Promise<void> {
   console.log(`dist/${name} and dist/${archive}`);
 }
 
-if (import.meta.main) {
-  try {
-    await main(Deno.args);
-  } catch (error) {
-    if (!(error instanceof ReleaseError)) throw error;
-    console.error(`release: ${error.message}`);
-    Deno.exit(1);
-  }
-}
+if (import.meta.main) await runScript("release", () => main(Deno.args));
