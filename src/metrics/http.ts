@@ -41,6 +41,10 @@ const REASONS: Record<number, string> = {
   503: "Service Unavailable",
 };
 
+/** What a PROXY header of version 2 begins with, up to the length of what follows. */
+const SIGNATURE = [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a];
+const PREFIX = SIGNATURE.length + 4;
+
 /** Answers questions. One that rejects is told of, and answered with 500. */
 export type Answering = (question: Question) => Promise<Answer>;
 
@@ -161,10 +165,22 @@ async function readHead(conn: Deno.TcpConn): Promise<string | undefined> {
     const count = await conn.read(buffer.subarray(length));
     if (count === null) return undefined;
     length += count;
-    const text = new TextDecoder("latin1").decode(buffer.subarray(0, length));
+    const start = headerLength(buffer.subarray(0, length));
+    if (start === undefined) continue;
+    const text = new TextDecoder("latin1").decode(buffer.subarray(start, length));
     if (/\r?\n\r?\n/.test(text)) return text;
   }
   return new TextDecoder("latin1").decode(buffer);
+}
+
+/**
+ * How many bytes of a PROXY header precede a request; nothing while that cannot be known. An AWS NLB whose target
+ * group has proxy protocol puts one before its health checks, on whatever port they go to. What it says is not used.
+ */
+function headerLength(bytes: Uint8Array): number | undefined {
+  if (!bytes.subarray(0, SIGNATURE.length).every((byte, at) => byte === SIGNATURE[at])) return 0;
+  if (bytes.length < PREFIX) return undefined;
+  return PREFIX + new DataView(bytes.buffer, bytes.byteOffset).getUint16(PREFIX - 2);
 }
 
 /** What a request's head asks, or the status of its refusal. */

@@ -73,6 +73,25 @@ Deno.test("HttpServer: answers what is asked, a request a connection", async () 
   assert.match(await rest(conn), /connection: close\r\n\r\nGET\/$/);
 });
 
+Deno.test("HttpServer: a version 2 header before the request is skipped, however it is split", async () => {
+  using server = serve(({ path }) => Promise.resolve({ status: 200, body: path }));
+  // LOCAL with addresses that count for nothing, and an empty line among them.
+  const signature = "\r\n\r\n\0\r\nQUIT\n";
+  const request =
+    `${signature}\x20\x11\0\x0cabcd\r\n\r\nabcdGET /readyz HTTP/1.1\r\nHost: x\r\n\r\n`;
+  for (const cut of [0, 4, 11, 14, 15, 20, 28, 40]) {
+    using conn = await server.connect();
+    await conn.write(new TextEncoder().encode(request.slice(0, cut)));
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    await conn.write(new TextEncoder().encode(request.slice(cut)));
+    assert.match(
+      await new Response(conn.readable).text(),
+      /^HTTP\/1\.1 200 [^]*\/readyz$/,
+      `${cut}`,
+    );
+  }
+});
+
 Deno.test("HttpServer: an answer that fails is 500 and told of, and the next one is served", async () => {
   let defect = true;
   using served = serve(() => {

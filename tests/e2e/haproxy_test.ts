@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { ClientSide } from "./support/client_side.ts";
 import { freePort } from "./support/endpoints.ts";
+import { Control, haproxy } from "./support/haproxy.ts";
 import { nginx, NginxService } from "./support/nginx.ts";
 import { Program } from "./support/program.ts";
 import { installed, realPeerTest, runTool, Scratch, Server } from "./support/real_peers.ts";
 import { eventually } from "./support/time.ts";
 
-const needs = { haproxy: installed("haproxy"), nginx, curl: installed("curl") };
+const needs = { haproxy, nginx, curl: installed("curl") };
 
 /** HAProxy in front of the program, nginx behind it. */
 interface Scene {
@@ -15,8 +16,7 @@ interface Scene {
   service: NginxService;
   /** Where HAProxy takes connections. */
   port: number;
-  /** HAProxy's control socket. */
-  control: string;
+  control: Control;
 }
 
 /** Sets the scene up, acts, and takes it down. */
@@ -31,12 +31,12 @@ async function scene(
     args: ["-4", service.address4, "-6", service.address6],
   });
   const port = freePort();
-  const control = `${scratch.path}/control`;
+  const control = new Control(`${scratch.path}/control`);
   const tls = options.tls ? `ssl crt ${await certificate(scratch)}` : "";
   const config = await scratch.write(
     "haproxy.cfg",
     `global
-  stats socket ${control}
+  stats socket ${control.path}
 defaults
   mode tcp
   timeout connect 10s
@@ -120,8 +120,9 @@ for (const server of ["send-proxy", "send-proxy-v2"]) {
       await scene(
         { server: check, backend: "option httpchk GET /" },
         async ({ program, service, control }) => {
-          const status = async () => (await statusOf(control)).status;
-          await eventually(async () => (await statusOf(control)).check === "L7OK", "good check");
+          const state = () => control.server("out", "proxy");
+          const status = async () => (await state()).status;
+          await eventually(async () => (await state()).check === "L7OK", "good check");
           assert.match((await service.log())[0] ?? "", /^127\.0\.0\.1 /);
           await service.stop();
           await eventually(
@@ -140,15 +141,4 @@ for (const server of ["send-proxy", "send-proxy-v2"]) {
       );
     },
   );
-}
-
-/** What HAProxy thinks of its one server. */
-async function statusOf(control: string): Promise<{ status: string; check: string }> {
-  using conn = await Deno.connect({ transport: "unix", path: control });
-  await conn.write(new TextEncoder().encode("show stat\n"));
-  const [names = "", ...rows] = (await new Response(conn.readable).text()).trim().split("\n");
-  const columns = names.replace(/^# /, "").split(",");
-  const row = rows.find((row) => row.startsWith("out,proxy,"))?.split(",") ?? [];
-  const field = (name: string) => row[columns.indexOf(name)] ?? "";
-  return { status: field("status"), check: field("check_status") };
 }

@@ -1,6 +1,7 @@
 /** The configurations of docs/recipes, as they are printed, on hosts with the addresses of the pages. */
 import assert from "node:assert/strict";
 import { show } from "./support/endpoints.ts";
+import { haproxy, startHaproxy } from "./support/haproxy.ts";
 import { text, v2 } from "./support/headers.ts";
 import { Host } from "./support/host.ts";
 import { nginx, NginxService } from "./support/nginx.ts";
@@ -18,15 +19,7 @@ import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { eventually } from "./support/time.ts";
 import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
-const haproxy = installed("haproxy");
 const MAIL_PORTS = [25, 465, 587, 143, 993];
-
-/** HAProxy on the balancer, with the page's configuration; it listens on `port`. */
-async function startHaproxy(recipe: Recipe, port: number): Promise<void> {
-  const config = await recipe.file("haproxy");
-  const start = () => Server.start(port, "haproxy", ["-db", "-f", config]);
-  recipe.stack.use(await recipe.balancer.act(start));
-}
 
 realPeerTest(
   "recipes: a mail host, behind HAProxy every server sees each client on five ports and both families",
