@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { ClientSide } from "./support/client_side.ts";
 import { freePort } from "./support/endpoints.ts";
-import { Control, haproxy } from "./support/haproxy.ts";
+import { certificate, Control, haproxy } from "./support/haproxy.ts";
 import { nginx, NginxService } from "./support/nginx.ts";
 import { Program } from "./support/program.ts";
-import { installed, realPeerTest, runTool, Scratch, Server } from "./support/real_peers.ts";
+import { installed, realPeerTest, Scratch, Server } from "./support/real_peers.ts";
 import { eventually } from "./support/time.ts";
 
 const needs = { haproxy, nginx, curl: installed("curl") };
@@ -54,19 +54,6 @@ backend out
   );
   await using _haproxy = await Server.start(port, "haproxy", ["-db", "-f", config]);
   await act({ clients, program, service, port, control });
-}
-
-/** Makes a certificate for itself; returns the file with key and certificate. */
-async function certificate(scratch: Scratch): Promise<string> {
-  const [key, cert] = [`${scratch.path}/key.pem`, `${scratch.path}/cert.pem`];
-  await runTool("openssl", [
-    ...["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=example.org"],
-    ...["-keyout", key, "-out", cert],
-  ]);
-  return await scratch.write(
-    "both.pem",
-    await Deno.readTextFile(key) + await Deno.readTextFile(cert),
-  );
 }
 
 const SENDERS: [server: string, tls: boolean, counter: "headers_v1" | "headers_v2"][] = [
