@@ -9,15 +9,19 @@ export const CLIENT4 = "203.0.113.7", CLIENT6 = "2001:db8:203::7";
 export const BALANCER4 = "203.0.113.1", BALANCER6 = "2001:db8:203::1";
 export const SERVER4 = "198.51.100.10", SERVER6 = "2001:db8:51::10";
 
-/** The only block of a language on a page. */
-export async function blockOf(page: string, language: string): Promise<string> {
+/** The blocks of a language on a page, from the top. */
+export async function blocksOf(page: string, language: string): Promise<string[]> {
   const path = fileURLToPath(new URL(`../../../docs/recipes/${page}`, import.meta.url));
   const text = await Deno.readTextFile(path);
-  const blocks = [...text.matchAll(/^```(\w*)\n([^]*?)^```/gm)]
+  return [...text.matchAll(/^```(\w*)\n([^]*?)^```/gm)]
     .filter(([, tag]) => tag === language).map(([, , block = ""]) => block);
-  const [block] = blocks;
-  if (block === undefined || blocks.length > 1) {
-    throw new Error(`${page} has ${blocks.length} blocks of ${language}, not one`);
+}
+
+/** The only block of a language on a page. */
+export async function blockOf(page: string, language: string): Promise<string> {
+  const [block, ...more] = await blocksOf(page, language);
+  if (block === undefined || more.length > 0) {
+    throw new Error(`${page} does not have one block of ${language}`);
   }
   return block;
 }
@@ -62,6 +66,13 @@ export class Recipe implements AsyncDisposable {
   /** Writes the page's block of a language into a file; its path. */
   async file(language: string, more = ""): Promise<string> {
     return await this.scratch.write(`${language}.conf`, await blockOf(this.page, language) + more);
+  }
+
+  /** Runs the page's `sh` block that contains `part` on a host; what it printed. */
+  async run(host: Host, part: string): Promise<string> {
+    const block = (await blocksOf(this.page, "sh")).find((block) => block.includes(part));
+    if (block === undefined) throw new Error(`${this.page} has no commands with ${part}`);
+    return await host.run(block.replaceAll(/^sudo /gm, ""));
   }
 
   /** Starts the program on the server with the page's configuration. */
