@@ -111,7 +111,11 @@ function isJournal(): boolean {
 setInterfaces(() => new TextDecoder().decode(load().readFile("/proc/self/net/if_inet6")));
 
 function load(): Library {
-  return native ??= loadLibrary(libraryPlaces(new URL("./", import.meta.url)));
+  if (native === undefined) {
+    native = loadLibrary(libraryPlaces(new URL("./", import.meta.url)));
+    native.raiseCapabilities();
+  }
+  return native;
 }
 
 if (import.meta.main) {

@@ -1,6 +1,7 @@
 /** The examples in deploy/ give an end the time that it takes. */
 
 import assert from "node:assert/strict";
+import config from "../deno.json" with { type: "json" };
 import { parseArguments } from "../src/cli/arguments.ts";
 import type { ProxyConfig } from "../src/config/model.ts";
 
@@ -47,11 +48,13 @@ Deno.test("deploy: Compose's grace is longer than the drain", () => {
   assert.ok(secondsToEnd([...entryPoint(), ...args]) <= grace);
 });
 
-for (const name of ["daemonset.yaml", "sidecar.yaml"]) {
+const MANIFESTS = ["kubernetes/daemonset.yaml", "kubernetes/sidecar.yaml"];
+
+for (const name of MANIFESTS) {
   Deno.test(`deploy: Kubernetes' grace is longer than delay and drain, ${name}`, () => {
-    const text = read(`kubernetes/${name}`);
+    const text = read(name);
     const [, list = ""] = /^ {10}args:\n((?: {12}.*\n)+)/m.exec(text) ?? [];
-    const args = quoted(list.replaceAll(/^\s*#.*$/gm, ""));
+    const args = quoted(list.replaceAll(/^\s*#.*$/gm, "").replaceAll("$(NODE_IP)", "192.0.2.1"));
     const grace = Number(/^ {6}terminationGracePeriodSeconds: (\d+)$/m.exec(text)?.[1]);
     assert.ok(configOf([...entryPoint(), ...args]).shutdownDelay > 0, args.join(" "));
     assert.ok(secondsToEnd([...entryPoint(), ...args]) <= grace, `${grace} s`);
@@ -61,4 +64,19 @@ for (const name of ["daemonset.yaml", "sidecar.yaml"]) {
 Deno.test("deploy: systemd's grace is longer than the drain without flags", () => {
   const grace = Number(/^TimeoutStopSec=(\d+)$/m.exec(read("mmproxy.service"))?.[1]);
   assert.ok(secondsToEnd([]) <= grace);
+});
+
+Deno.test("deploy: image, manifests, Compose and pages name one image, of this version", () => {
+  const image = `ghcr.io/mmproxy/mmproxy:${config.version}`;
+  const pages = ["../README.md", "../docs/containers.md", "../docs/upgrade.md"];
+  for (const name of ["Dockerfile", "compose.yaml", ...MANIFESTS, ...pages]) {
+    const names = read(name).match(/ghcr\.io\/[\w/.:-]*[\w]/g) ?? [];
+    assert.ok(names.length > 0, name);
+    for (const found of names) assert.equal(found, image, name);
+  }
+  const chart = read("helm/Chart.yaml");
+  assert.match(chart, new RegExp(`^appVersion: "?${config.version}"?$`, "m"));
+  assert.match(read("helm/values.yaml"), /^ {2}repository: ghcr\.io\/mmproxy\/mmproxy$/m);
+  const labels = read("Dockerfile");
+  assert.ok(labels.includes(`image.version="${config.version}"`), "its label");
 });

@@ -600,6 +600,13 @@ pub unsafe extern "C" fn check_listen(address: Buffer, length: u32, protocols: u
     })
 }
 
+/// Puts in effect the capabilities that the process is permitted, of those that the program has uses for.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn raise_capabilities() -> i32 {
+    guard(|| sandbox::raise_permitted().map(|()| 0))
+}
+
 /// Enters the sandbox, as far as the system lets the process, and writes what came of it. It cannot be
 /// left. Call it when everything is open and before a worker starts.
 ///

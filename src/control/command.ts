@@ -2,6 +2,7 @@
 import type { ControlRequest, Socket } from "../cli/control.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import type { Answers, Refused, Request } from "./protocol.ts";
+import { healthOf } from "../metrics/health.ts";
 import { closedLines, connectionLines, statusLines } from "./text.ts";
 
 /** Longer than a reload that resolves names. */
@@ -17,7 +18,7 @@ type Core = Pick<Library, "askControl" | "readFile">;
 /**
  * Asks, and prints the answer.
  *
- * @returns the exit code: 1 where a reload went wrong
+ * @returns the exit code: 1 where a reload went wrong, or a worker does not run
  * @throws {ControlError}
  */
 export async function runControl(
@@ -35,14 +36,17 @@ export async function runControl(
       throw new ControlError(error.message, { cause: error });
     }
   }
+  if (request.command === "status") {
+    const status = await ask(path, request, library);
+    print(json ? JSON.stringify(status, undefined, 2) : statusLines(status).join("\n"));
+    const { workers: { configured, serving }, stopping } = status;
+    return healthOf({ workers: configured, serving, stopping }).good ? 0 : 1;
+  }
   if (json) {
     print(JSON.stringify(await ask(path, request, library), undefined, 2));
     return 0;
   }
   switch (request.command) {
-    case "status":
-      print(statusLines(await ask(path, request, library)).join("\n"));
-      return 0;
     case "connections":
       print(connectionLines(await ask(path, request, library)).join("\n"));
       return 0;

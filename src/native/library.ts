@@ -362,6 +362,11 @@ export class Library {
     return record;
   }
 
+  /** Puts in effect, on every thread, the capabilities that the process is permitted and has uses for. */
+  raiseCapabilities(): void {
+    this.#unwrap(this.#native.raise_capabilities());
+  }
+
   /** Tries the sandbox and leaves this process as it is: a `SandboxRecord`. `request` as above. */
   rehearseSandbox(request: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
     const record = new Uint8Array(SANDBOX.size);

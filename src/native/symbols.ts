@@ -177,6 +177,10 @@ export const symbols = {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
+  raise_capabilities: {
+    parameters: [],
+    result: "i32",
+  },
   raise_file_limit: {
     parameters: [],
     result: "u32",

@@ -7,7 +7,6 @@ import { within } from "../../e2e/support/time.ts";
 import { buildah, Image, storage } from "./images.ts";
 
 const USER = 65_532;
-const CAPABILITIES = ["CAP_NET_RAW"];
 
 /** A container of runc's, removed at the end. */
 export class Bundle implements AsyncDisposable {
@@ -27,11 +26,15 @@ export class Bundle implements AsyncDisposable {
   }
 
   /** Starts the image's program with these arguments. */
-  static async start(args: readonly string[], noNewPrivileges: boolean): Promise<Bundle> {
+  static async start(
+    args: readonly string[],
+    capabilities: readonly string[],
+    noNewPrivileges: boolean,
+  ): Promise<Bundle> {
     const scratch = await Scratch.make();
     const container = await buildah("from", Image.mmproxy);
     const root = await buildah("mount", container);
-    const told = await config(root, args, noNewPrivileges);
+    const told = await config(root, args, capabilities, noNewPrivileges);
     await scratch.write("config.json", JSON.stringify(told));
     return new Bundle(scratch, container);
   }
@@ -53,6 +56,7 @@ function rootOf(scratch: Scratch): string[] {
 async function config(
   path: string,
   args: readonly string[],
+  capabilities: readonly string[],
   noNewPrivileges: boolean,
 ): Promise<unknown> {
   const inspected = await runTool("podman", [
@@ -67,7 +71,7 @@ async function config(
       args: [...Entrypoint, ...args],
       env: Env,
       cwd: "/opt/mmproxy",
-      capabilities: { bounding: CAPABILITIES, effective: CAPABILITIES, permitted: CAPABILITIES },
+      capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities },
       noNewPrivileges,
     },
     root: { path },

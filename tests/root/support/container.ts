@@ -1,10 +1,9 @@
 /** Containers in the tests' network, started with podman and runc. */
 import { PATIENCE, within } from "../../e2e/support/time.ts";
 import { runTool } from "../../e2e/support/real_peers.ts";
-import { storage } from "./images.ts";
+import { LIMITS, storage } from "./images.ts";
 
-/** Small machines have no more than these limits to give. */
-const FIXED = ["--detach", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
+const FIXED = ["--detach", ...LIMITS];
 
 function podman(...args: string[]): Promise<string> {
   return runTool("podman", [

@@ -4,17 +4,21 @@
  */
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { installed, runTool } from "../../e2e/support/real_peers.ts";
+import config from "../../../deno.json" with { type: "json" };
+import { blocksOf } from "../../e2e/support/page.ts";
+import { installed, runTool, Scratch } from "../../e2e/support/real_peers.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../../..");
 /** Where run.ts tells the tests of the storage. */
 const VARIABLE = "MMPROXY_IMAGES";
 const MINUTES = 60_000;
+/** Small machines have no more than these limits to give. */
+export const LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
 
 /** Names of the images. */
 export const Image = {
-  /** What the repository's Dockerfile makes. */
-  mmproxy: "localhost/mmproxy",
+  /** What the first command of docs/containers.md makes. */
+  mmproxy: `ghcr.io/mmproxy/mmproxy:${config.version}`,
   /** A Debian with systemd, a C compiler and Rust. */
   machine: "localhost/machine",
   /** Deno alone. */
@@ -110,13 +114,9 @@ export class Images implements AsyncDisposable {
   }
 
   async #mmproxy(): Promise<void> {
-    const bases = [["RUST", Image.machine], ["DENO", Image.deno], ["BASE", Image.base]];
-    await buildah(
-      "bud",
-      ...["--isolation", "chroot", "--layers=false", "--format", "docker"],
-      ...bases.flatMap(([name, image]) => ["--build-arg", `${name}_IMAGE=${image}`]),
-      ...["--file", "deploy/Dockerfile", "--tag", Image.mmproxy, "."],
-    );
+    const [build = ""] = await blocksOf("docs/containers.md");
+    await using docker = await Docker.make();
+    await docker.run(ROOT, build, 5 * MINUTES);
   }
 
   /** Makes an image of what `fill` puts into a folder; `fill` returns arguments of `buildah config`. */
@@ -132,5 +132,41 @@ export class Images implements AsyncDisposable {
     await runTool("podman", [...storage(), "rm", "--all", "--force"]);
     await buildah("rm", "--all");
     await Deno.remove(this.path, { recursive: true });
+  }
+}
+
+/**
+ * A `docker` that understands the commands of the pages: podman and buildah, on these images. Where the
+ * Dockerfile has base images of registries it takes those that were made here.
+ */
+export class Docker implements AsyncDisposable {
+  private constructor(readonly scratch: Scratch) {}
+
+  static async make(): Promise<Docker> {
+    const docker = new Docker(await Scratch.make());
+    const bases = [["RUST", Image.machine], ["DENO", Image.deno], ["BASE", Image.base]]
+      .map(([name, image]) => `--build-arg ${name}_IMAGE=${image}`);
+    const build = "bud --isolation chroot --layers=false --format docker";
+    const script = `#!/bin/sh
+storage='${storage().join(" ")}'
+podman="podman $storage --runtime runc --cgroup-manager cgroupfs"
+case $1 in
+  build) shift; exec buildah $storage ${build} ${bases.join(" ")} "$@" ;;
+  run) shift; exec $podman run ${LIMITS.join(" ")} "$@" ;;
+  *) exec $podman "$@" ;;
+esac
+`;
+    await Deno.chmod(await docker.scratch.write("docker", script), 0o755);
+    return docker;
+  }
+
+  /** Runs commands of a page in a folder; what they printed. */
+  async run(folder: string, commands: string, ms = MINUTES): Promise<string> {
+    const script = 'PATH=$1:$PATH; cd "$2"; eval "$3"';
+    return await runTool("sh", ["-ec", script, "sh", this.scratch.path, folder, commands], ms);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.scratch[Symbol.asyncDispose]();
   }
 }

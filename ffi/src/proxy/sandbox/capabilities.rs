@@ -55,6 +55,26 @@ pub fn needed(request: &SandboxRequest) -> u64 {
     have & (enough.unwrap_or(NET_RAW | NET_ADMIN) | NET_BIND_SERVICE | routing)
 }
 
+/// What the program has uses for.
+pub const USEFUL: u64 = NET_BIND_SERVICE | NET_ADMIN | NET_RAW;
+
+/// Whether this thread has in effect what of `USEFUL` it is permitted. So has every other then: the process had one
+/// thread when its program file gave it capabilities.
+pub fn is_raised() -> bool {
+    get().is_ok_and(|sets| sets.permitted & USEFUL & !sets.effective == 0)
+}
+
+/// Puts in effect, on the calling thread, what of `USEFUL` is permitted. Runs in a signal handler, as
+/// `lower_this_thread`.
+pub fn raise_this_thread() -> io::Result<()> {
+    let sets = get()?;
+    let effective = sets.effective | sets.permitted & USEFUL;
+    if effective == sets.effective {
+        return Ok(());
+    }
+    put(&Sets { effective, ..sets })
+}
+
 /// Gives up, on the calling thread, every capability but those in `keep`, and every way to more.
 /// Allocates nothing and takes no lock: it runs in a signal handler.
 pub fn lower_this_thread(keep: u64) -> io::Result<()> {

@@ -51,6 +51,15 @@ pub fn enter(request: &SandboxRequest) -> Result<SandboxRecord> {
     Ok(record)
 }
 
+/// Puts in effect, on every thread, the capabilities that the program has uses for and is permitted. A program
+/// file's capabilities may be permitted alone: then the program also starts where only some are to be had.
+pub fn raise_permitted() -> Result<()> {
+    if capabilities::is_raised() {
+        return Ok(());
+    }
+    threads::raise_all().map_err(|error| Error::system("Cannot use the capabilities", &error))
+}
+
 /// Tries the sandbox on a thread that ends afterwards, and whether it does what it is for; says what
 /// `enter` could set here. Changes nothing.
 pub fn rehearse(request: &SandboxRequest) -> Result<SandboxRecord> {

@@ -1,4 +1,4 @@
-//! What holds on every thread of the process, and lowering it there.
+//! What holds on every thread of the process, and lowering or raising it there.
 //!
 //! Capabilities and "no new privileges" belong to a thread, and a thread can change its own alone
 //! (capset(2)). So every thread is sent a signal whose handler does it, as the C library does for
@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -52,12 +52,44 @@ pub fn all_filtered() -> io::Result<bool> {
 
 /// Lowers the capabilities of every thread to those in `keep`, and sets "no new privileges" on it.
 pub fn lower_all(keep: u64) -> io::Result<()> {
+    on_all(Action::Lower { keep }, |status| is_low(status, keep))
+}
+
+/// Puts in effect, on every thread, what of `capabilities::USEFUL` is permitted.
+pub fn raise_all() -> io::Result<()> {
+    on_all(Action::Raise, is_raised)
+}
+
+/// What a thread does to itself.
+#[derive(Clone, Copy)]
+enum Action {
+    Lower { keep: u64 },
+    Raise,
+}
+
+impl Action {
+    /// In a signal handler: allocates nothing and takes no lock.
+    fn act(self) -> io::Result<()> {
+        match self {
+            Action::Lower { keep } => capabilities::lower_this_thread(keep),
+            Action::Raise => capabilities::raise_this_thread(),
+        }
+    }
+}
+
+/// Has every thread act on itself, until all are `done`.
+fn on_all(action: Action, done: impl Fn(&Status) -> bool) -> io::Result<()> {
     // One at a time: the handler has one place to look at.
     static RUNNING: Mutex<()> = Mutex::new(());
     let _running = lock(&RUNNING);
+    let (raise, keep) = match action {
+        Action::Lower { keep } => (false, keep),
+        Action::Raise => (true, 0),
+    };
     KEEP.store(keep, Ordering::SeqCst);
+    RAISES.store(raise, Ordering::SeqCst);
     ERRNO.store(0, Ordering::SeqCst);
-    let own = capabilities::lower_this_thread(keep);
+    let own = action.act();
     let handler = Handler::install()?;
     let mut asked = HashSet::new();
     let deadline = Instant::now() + PATIENCE;
@@ -65,7 +97,7 @@ pub fn lower_all(keep: u64) -> io::Result<()> {
         let mut waiting = 0;
         for thread in threads()? {
             match status_of(thread) {
-                Ok(status) if !is_low(&status, keep) => {}
+                Ok(status) if !done(&status) => {}
                 // It is done, or it has ended.
                 _ => continue,
             }
@@ -81,7 +113,7 @@ pub fn lower_all(keep: u64) -> io::Result<()> {
         if let errno @ 1.. = ERRNO.load(Ordering::SeqCst) {
             break Err(io::Error::from_raw_os_error(errno));
         }
-        // A thread that cannot lower itself stays as it is.
+        // A thread that cannot act on itself stays as it is.
         if own.is_err() || Instant::now() > deadline {
             break own.and(Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)));
         }
@@ -91,21 +123,28 @@ pub fn lower_all(keep: u64) -> io::Result<()> {
     result
 }
 
+/// The action, for the handler.
+static RAISES: AtomicBool = AtomicBool::new(false);
 static KEEP: AtomicU64 = AtomicU64::new(0);
-/// What kept a thread from lowering itself, or 0.
+/// What kept a thread from acting, or 0.
 static ERRNO: AtomicI32 = AtomicI32::new(0);
 
-extern "C" fn lower(_signal: libc::c_int) {
+extern "C" fn act(_signal: libc::c_int) {
     // SAFETY: the thread's own errno, which the code that was interrupted may be about to read.
     let saved = unsafe { *libc::__errno_location() };
-    if let Err(error) = capabilities::lower_this_thread(KEEP.load(Ordering::SeqCst)) {
+    let action = if RAISES.load(Ordering::SeqCst) {
+        Action::Raise
+    } else {
+        Action::Lower { keep: KEEP.load(Ordering::SeqCst) }
+    };
+    if let Err(error) = action.act() {
         ERRNO.store(error.raw_os_error().unwrap_or(libc::EIO), Ordering::SeqCst);
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = saved };
 }
 
-/// The signal that runs `lower`, until it is dropped.
+/// The signal that runs `act`, until it is dropped.
 struct Handler {
     signal: libc::c_int,
     before: libc::sigaction,
@@ -121,7 +160,7 @@ impl Handler {
             }
             // SAFETY: zeroes are a valid action.
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = lower as *const () as usize;
+            action.sa_sigaction = act as *const () as usize;
             // SA_RESTART: what the signal interrupts goes on as if nothing had been.
             action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
             action_of(signal, Some(&action))?;
@@ -157,6 +196,10 @@ fn action_of(signal: libc::c_int, new: Option<&libc::sigaction>) -> io::Result<l
 
 fn is_low(status: &Status, keep: u64) -> bool {
     is_within(status, keep) && status.heritable == 0 && status.no_new_privileges
+}
+
+fn is_raised(status: &Status) -> bool {
+    status.permitted & capabilities::USEFUL & !status.effective == 0
 }
 
 fn is_within(status: &Status, keep: u64) -> bool {
