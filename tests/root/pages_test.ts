@@ -89,19 +89,19 @@ realPeerTest(
     assert.doesNotMatch(await pasted("docker logs mmproxy 2>&1"), /WARN/);
     assert.match(await pasted(status), /0\.0\.0\.0:8443/);
 
-  const upgrade = (await blocksOf("docs/upgrade.md")).filter((block) => block.includes("docker"));
-  assert.equal(upgrade.length, 1);
-  using open = await hosts.client.act(() => Stream.connect(443, BALANCER4));
-  assert.equal(await open.line(), open.local);
-  hosts.stack.defer(async () => void await pasted("docker rm --force --time 2 mmproxy-new"));
-  await pasted(upgrade.join());
-  await eventually(
-    async () => (await pasted("docker logs mmproxy 2>&1")).includes("Upgraded"),
-    "the end of the hand-over",
-  );
-  await assertSeen(hosts);
-  await open.send("still here\n");
-  assert.equal(await open.line(), "still here");
-  assert.match(await pasted("docker exec mmproxy-new mmproxy status"), /0\.0\.0\.0:8443/);
+    const upgrade = (await blocksOf("docs/upgrade.md")).filter((block) => block.includes("docker"));
+    assert.equal(upgrade.length, 1);
+    using open = await hosts.client.act(() => Stream.connect(443, BALANCER4));
+    assert.equal(await open.line(), open.local);
+    hosts.stack.defer(async () => void await pasted("docker rm --force --time 2 mmproxy-new"));
+    await pasted(upgrade.join());
+    await eventually(
+      async () => (await pasted("docker logs mmproxy 2>&1")).includes("Upgraded"),
+      "the end of the hand-over",
+    );
+    await assertSeen(hosts);
+    await open.send("still here\n");
+    assert.equal(await open.line(), "still here");
+    assert.match(await pasted("docker exec mmproxy-new mmproxy status"), /0\.0\.0\.0:8443/);
   },
 );
