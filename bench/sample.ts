@@ -138,15 +138,15 @@ async function untilListening(
   let ended = false;
   child.status.then(() => ended = true);
   const ports = Array.from({ length: work.ports ?? 1 }, (_, index) => LISTEN_PORT + index);
-  const patience = START_LIMIT + ports.length * START_LIMIT_A_PORT;
-  const limit = performance.now() + patience;
+  const timeout = START_LIMIT + ports.length * START_LIMIT_A_PORT;
+  const limit = performance.now() + timeout;
   const areOpen = () => {
     const open = openPorts(network, work.protocol);
     return ports.every((port) => open.has(port));
   };
   while (!areOpen()) {
     if (ended) throw new Error(`Ended before it listened: ${(await errors).trim().slice(-500)}`);
-    if (performance.now() > limit) throw new Error(`Did not listen within ${patience} ms`);
+    if (performance.now() > limit) throw new Error(`Did not listen within ${timeout} ms`);
     await sleep(10);
   }
 }

@@ -946,8 +946,8 @@ pub unsafe extern "C" fn next_request(
     guard(|| {
         // SAFETY: the caller's promise.
         let room = unsafe { bytes_mut(request, length) };
-        let patience = Duration::from_millis(u64::from(timeout_ms));
-        let Some(request) = handles::control(control)?.next(patience) else { return Ok(0) };
+        let timeout = Duration::from_millis(u64::from(timeout_ms));
+        let Some(request) = handles::control(control)?.next(timeout) else { return Ok(0) };
         let all = [&request.id.to_ne_bytes()[..], &request.line].concat();
         let room =
             room.get_mut(..all.len()).ok_or_else(|| Error::invalid("a request needs more room"))?;
@@ -1007,8 +1007,8 @@ pub unsafe extern "C" fn ask_control(
         let (path, request, answer) = unsafe {
             (bytes(path, path_length), bytes(request, request_length), bytes_mut(answer, length))
         };
-        let patience = Duration::from_millis(u64::from(timeout_ms));
-        let asked = text(path).and_then(|path| client::ask(&path, request, answer, patience));
+        let timeout = Duration::from_millis(u64::from(timeout_ms));
+        let asked = text(path).and_then(|path| client::ask(&path, request, answer, timeout));
         Ok(match asked {
             Ok(length) => length as i32,
             Err(error) => tell_error(&error, answer),

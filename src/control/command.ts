@@ -6,7 +6,7 @@ import { healthOf } from "../metrics/health.ts";
 import { closedLines, connectionLines, statusLines } from "./text.ts";
 
 /** Longer than a reload that resolves names. */
-const PATIENCE_MS = 70_000;
+const TIMEOUT_MS = 70_000;
 
 /** The running program cannot be asked, or refuses; the message is one line for the operator. */
 export class ControlError extends Error {
@@ -86,7 +86,7 @@ async function answerTo<R extends Request>(
   library: Pick<Library, "askControl">,
 ): Promise<Answers[R["command"]] | Refused> {
   try {
-    return JSON.parse(await library.askControl(path, JSON.stringify(request), PATIENCE_MS));
+    return JSON.parse(await library.askControl(path, JSON.stringify(request), TIMEOUT_MS));
   } catch (error) {
     if (error instanceof NativeError) throw new ControlError(error.message, { cause: error });
     if (error instanceof SyntaxError) {

@@ -1,7 +1,7 @@
 /** The native core's events as lines for the log. */
 import { ENDPOINT, EVENT, EventKind, Level, Refusal, REFUSALS } from "../native/layout.ts";
 import { formatAddress } from "../config/address.ts";
-import { describeBytes } from "./came.ts";
+import { describeBytes } from "./received.ts";
 import { type ListenerConfig, MODEL_DEFAULTS } from "../config/model.ts";
 import { DEFAULTS, type LevelName, LITTLE_ENDIAN } from "../config/options.ts";
 import type { Listeners } from "../proxy/listeners.ts";

@@ -23,7 +23,7 @@ export interface Answer {
 }
 
 /** For the whole head of a request, and again for reading the answer. */
-const PATIENCE_MS = 5_000;
+const TIMEOUT_MS = 5_000;
 const LONGEST_HEAD = 8 << 10;
 /** What is read after the request, so that closing does not reset the connection under the answer. */
 const LONGEST_REST = 64 << 10;
@@ -149,7 +149,7 @@ export class HttpServer {
 
 /** Waits for `work`, and closes the connection under it when that takes too long. */
 async function inTime<T>(conn: Deno.TcpConn, work: Promise<T>): Promise<T> {
-  const timer = setTimeout(() => close(conn), PATIENCE_MS);
+  const timer = setTimeout(() => close(conn), TIMEOUT_MS);
   try {
     return await work;
   } finally {

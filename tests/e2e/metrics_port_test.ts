@@ -8,7 +8,7 @@ import { eventually, within } from "./support/time.ts";
 const BALANCER = { ip: "198.51.100.1", port: 443 };
 /** As the program has them: connections at once, and how long one may take. */
 const MOST = 32;
-const PATIENCE_MS = 5_000;
+const TIMEOUT_MS = 5_000;
 
 /** A program with a metrics port, and ways to ask there. */
 class Observed implements AsyncDisposable {
@@ -153,8 +153,8 @@ Deno.test("metrics port: who reads no answer, and who sends no whole request, is
   try {
     await eventually(() => observed.files() >= before + 16, "connections");
     await observed.isWell();
-    await eventually(() => observed.files() <= before, "end of the slow ones", 3 * PATIENCE_MS);
-    assert.ok(performance.now() - begun > PATIENCE_MS - 1_000);
+    await eventually(() => observed.files() <= before, "end of the slow ones", 3 * TIMEOUT_MS);
+    assert.ok(performance.now() - begun > TIMEOUT_MS - 1_000);
     await observed.isWell();
   } finally {
     clearInterval(dripping);

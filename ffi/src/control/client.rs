@@ -10,8 +10,8 @@ use crate::abi::errors::{Error, Result};
 ///
 /// # Errors
 /// Where nobody answers in time, or with more than fits.
-pub fn ask(path: &str, request: &[u8], answer: &mut [u8], patience: Duration) -> Result<usize> {
-    let deadline = Instant::now() + patience;
+pub fn ask(path: &str, request: &[u8], answer: &mut [u8], timeout: Duration) -> Result<usize> {
+    let deadline = Instant::now() + timeout;
     let failed =
         |doing: &str, error: &std::io::Error| Error::system(format!("{doing} {path}"), error);
     let mut stream = UnixStream::connect(path).map_err(|error| match error.kind() {
@@ -20,7 +20,7 @@ pub fn ask(path: &str, request: &[u8], answer: &mut [u8], patience: Duration) ->
         )),
         _ => failed("Cannot connect to the control socket", &error),
     })?;
-    let sent = stream.set_write_timeout(Some(patience)).and_then(|()| {
+    let sent = stream.set_write_timeout(Some(timeout)).and_then(|()| {
         stream.write_all(request)?;
         stream.write_all(b"\n")
     });

@@ -158,10 +158,10 @@ impl Server {
     }
 
     /// The next request; `None` when there is none in time, or the socket is closed.
-    pub fn next(&self, patience: Duration) -> Option<Request> {
+    pub fn next(&self, timeout: Duration) -> Option<Request> {
         let queue = lock(&self.shared.queue);
         let waits = |queue: &mut Queue| queue.requests.is_empty() && !queue.closed;
-        let waited = self.shared.arrived.wait_timeout_while(queue, patience, waits);
+        let waited = self.shared.arrived.wait_timeout_while(queue, timeout, waits);
         waited.unwrap_or_else(PoisonError::into_inner).0.requests.pop_front()
     }
 

@@ -13,7 +13,7 @@ use crate::system::sync::lock;
 use crate::trust::subnets::Subnets;
 
 /// Longer than any turn takes; a worker that is not served has no turn at all.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which connections and flows are meant.
 pub struct Selection {
@@ -119,7 +119,7 @@ impl Proxy {
         &self,
         selection: Selection,
         into: &mut [ConnectionRecord],
-        patience: Duration,
+        timeout: Duration,
     ) -> SurveyRecord {
         let _asking = lock(&self.surveys.asking);
         let workers = self.open_workers();
@@ -132,7 +132,7 @@ impl Proxy {
         });
         *lock(&self.surveys.current) = Some(survey.clone());
         self.wake();
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         let mut sum = lock(&survey.sum);
         while sum.parts < workers {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -161,7 +161,7 @@ impl Proxy {
         selection: &SelectionRecord,
         into: &mut [ConnectionRecord],
     ) -> Result<SurveyRecord> {
-        Ok(self.survey(Selection::new(selection)?, into, PATIENCE))
+        Ok(self.survey(Selection::new(selection)?, into, TIMEOUT))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::abi::errors::{Error, Result};
 use crate::net::descriptors;
 
 /// A service manager that does not read must not hold the program up.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends the assignments in `state`, one a line, to the service manager; 1 when there is one, else 0
 /// (sd_notify(3)).
@@ -92,7 +92,7 @@ fn sender() -> IoResult<&'static UnixDatagram> {
         return Ok(sender);
     }
     let sender = UnixDatagram::unbound()?;
-    sender.set_write_timeout(Some(PATIENCE))?;
+    sender.set_write_timeout(Some(TIMEOUT))?;
     Ok(SENDER.get_or_init(|| sender))
 }
 

@@ -94,7 +94,7 @@ pub fn start() -> Result<u32> {
 ///
 /// # Errors
 /// Where none was started.
-pub fn words(into: &mut [u8], patience: Duration) -> Result<Option<usize>> {
+pub fn words(into: &mut [u8], timeout: Duration) -> Result<Option<usize>> {
     // A copy: nobody else has to wait meanwhile.
     let words = with_spawner(|spawner| match &spawner.words {
         Some(words) => words.try_clone(),
@@ -102,7 +102,7 @@ pub fn words(into: &mut [u8], patience: Duration) -> Result<Option<usize>> {
     })?;
     let mut poll = libc::pollfd { fd: words.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, valid for the length of the call.
-    if unsafe { libc::poll(&mut poll, 1, patience.as_millis() as c_int) } <= 0 {
+    if unsafe { libc::poll(&mut poll, 1, timeout.as_millis() as c_int) } <= 0 {
         return Ok(Some(0));
     }
     match fs::File::from(words).read(into) {

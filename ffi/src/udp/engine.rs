@@ -88,9 +88,9 @@ impl<K: Kinds> Engine<K> {
         [self.flows.next_check(), self.sessions.next_check()].into_iter().flatten().min()
     }
 
-    /// Takes in a batch that came to a port: finds each datagram's flow, then sends each flow its
-    /// datagrams. How many flows it was for.
-    pub fn take_in(
+    /// Forwards a batch that a port has received: finds the flow of each datagram, then sends each flow its
+    /// datagrams. Returns the number of flows.
+    pub fn forward_batch(
         &mut self,
         edge: &mut impl Edge<K>,
         port: &Rc<Port<K>>,

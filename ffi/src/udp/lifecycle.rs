@@ -97,17 +97,18 @@ impl<K: Kinds> Engine<K> {
         port.directory.claim(*owner, open)
     }
 
-    /// Ends the flow whose turn it is to make room for one of a port; whether there was one.
+    /// Evicts the idlest flow of the listener that has the most, to make room for one of `port`. Returns whether
+    /// there was one.
     fn evict(&mut self, edge: &mut impl Edge<K>, port: &Rc<Port<K>>, batch: &impl Batch) -> bool {
         let flows = self.flows.here();
         let Some(at) = self.flows.idlest(port.listener) else { return false };
-        if let Some(leaving) = self.displace(edge, port, batch, at) {
+        if let Some(leaving) = self.evict_at(edge, port, batch, at) {
             edge.flows_full(&leaving.outside, flows);
         }
         true
     }
 
-    /// Ends the idlest flow of a port's listener, which has as many as it may; whether it has one here.
+    /// Evicts the idlest flow of a listener that has reached its limit. Returns whether this worker has one.
     fn evict_own(
         &mut self,
         edge: &mut impl Edge<K>,
@@ -115,14 +116,14 @@ impl<K: Kinds> Engine<K> {
         batch: &impl Batch,
     ) -> bool {
         let Some(at) = self.flows.idlest_of(port.listener) else { return false };
-        if let Some(leaving) = self.displace(edge, port, batch, at) {
+        if let Some(leaving) = self.evict_at(edge, port, batch, at) {
             edge.limit_reached(&leaving.outside);
         }
         true
     }
 
-    /// Ends a flow in the middle of a batch that came to `port`, to make room; the port that it was of.
-    fn displace(
+    /// Evicts a flow in the middle of a batch that `port` has received. Returns the port of the flow.
+    fn evict_at(
         &mut self,
         edge: &mut impl Edge<K>,
         port: &Rc<Port<K>>,
@@ -136,7 +137,7 @@ impl<K: Kinds> Engine<K> {
         Some(leaving)
     }
 
-    /// What leaves in mid-batch is sent what the batch, which came to `port`, has for it.
+    /// Sends a flow that is about to leave the datagrams that the current batch of `port` has for it.
     fn leave(
         &mut self,
         edge: &mut impl Edge<K>,
@@ -154,7 +155,7 @@ impl<K: Kinds> Engine<K> {
         }
     }
 
-    /// Takes an entry out; a flow of this worker ends.
+    /// Removes an entry. If the flow belongs to this worker, it ends.
     pub(super) fn end(&mut self, edge: &mut impl Edge<K>, at: FlowRef, ending: Ending) {
         let Some(entry) = self.flows.remove(at) else { return };
         let Place::Here { flow, account } = entry.place else { return };

@@ -255,7 +255,7 @@ impl Udp {
             }
             self.limit = 0;
             for key in &receivable {
-                self.take_in(cx, *key);
+                self.recv_batch(cx, *key);
             }
         }
         receivable.clear();
@@ -330,7 +330,7 @@ impl Udp {
     /// Takes in what waits at a port that is gone, and no more.
     fn leave(&mut self, cx: &Context, key: Key) {
         for _ in 0..LAST_BATCHES {
-            if !self.take_in(cx, key) {
+            if !self.recv_batch(cx, key) {
                 break;
             }
         }
@@ -360,8 +360,8 @@ impl Udp {
         });
     }
 
-    /// Takes a batch in; whether there was any.
-    fn take_in(&mut self, cx: &Context, key: Key) -> bool {
+    /// Receives and forwards a batch. Returns whether there was one.
+    fn recv_batch(&mut self, cx: &Context, key: Key) -> bool {
         let Some(receiving) = self.receiving.get_mut(key) else { return false };
         let Some(inbox) = &mut self.inbox else { return false };
         let port = &receiving.port;
@@ -373,7 +373,7 @@ impl Udp {
             return false;
         };
         let mut edge = Kernel { cx, state: &mut self.state };
-        let flows = self.engine.take_in(&mut edge, port, inbox);
+        let flows = self.engine.forward_batch(&mut edge, port, inbox);
         receiving.intake.learn(count, flows);
         self.limit = self.limit.max(receiving.intake.limit());
         count > 0

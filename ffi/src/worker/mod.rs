@@ -1,10 +1,10 @@
 //! A worker: one thread with one epoll, from a connection's first byte to its last. It serves every
 //! listener.
 
+mod busy_poll;
 pub mod context;
 pub mod deadlines;
 pub mod decision;
-mod patience;
 pub mod poll;
 mod scratch;
 pub mod served;
@@ -21,8 +21,8 @@ use crate::proxy::handover::stages::Stage;
 use crate::proxy::survey::Part;
 use crate::tcp::connections::Connections;
 use crate::udp::Udp;
+use busy_poll::BusyPoll;
 pub use context::{Context, OnHeader};
-use patience::Patience;
 use poll::{Events, Interest, Token};
 pub use state::Worker;
 
@@ -64,7 +64,7 @@ pub struct Turns<'a> {
     pub tcp: Connections,
     pub udp: Udp,
     pub events: Events,
-    patience: Patience,
+    busy_poll: BusyPoll,
     /// The last events were of connections.
     streams: bool,
     /// How far this worker has followed a hand-over.
@@ -85,7 +85,7 @@ impl<'a> Turns<'a> {
             tcp: Connections::new(),
             udp: Udp::new(settings),
             events: Events::new(),
-            patience: Patience::new(settings.workers, processors()),
+            busy_poll: BusyPoll::new(settings.workers, processors()),
             streams: false,
             stage: Stage::default(),
             cx,
@@ -122,7 +122,7 @@ impl<'a> Turns<'a> {
             let (tcp, udp) = (self.tcp.next_deadline(), self.udp.next_deadline());
             sleep_ms(self.cx.now, [tcp, udp, stop, self.cx.next_held()])
         };
-        self.patience.wait(&self.cx.poll, &mut self.events, timeout, self.streams)?;
+        self.busy_poll.wait(&self.cx.poll, &mut self.events, timeout, self.streams)?;
         self.cx.now = self.cx.worker.proxy.now();
         Ok(())
     }

@@ -149,8 +149,8 @@ function receive({ to, service, ports }: Stream, words: Int32Array): void {
   const socket = udp("bind", service);
   const buffer = new Uint8Array(Int32Array.of(SERVICE_BUFFER).buffer);
   libc.setsockopt(socket, SOL_SOCKET, SO_RCVBUF, buffer, buffer.length);
-  const patience = new Uint8Array(BigInt64Array.of(0n, 50_000n).buffer);
-  libc.setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, patience, patience.length);
+  const timeout = new Uint8Array(BigInt64Array.of(0n, 50_000n).buffer);
+  libc.setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, timeout, timeout.length);
   const messages = new Messages(true);
   const [data, names] = [messages.data, messages.names].map(({ buffer }) =>
     new DataView(buffer)

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Endpoint, freePort, show } from "./endpoints.ts";
-import { eventually, PATIENCE, within } from "./time.ts";
+import { eventually, TIMEOUT, within } from "./time.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "..");
 /** Loading Deno, the library and a worker on a busy machine. */
@@ -112,7 +112,7 @@ export class Program implements AsyncDisposable {
   event(
     name: string,
     matches: (event: LogEvent) => boolean = () => true,
-    ms = PATIENCE,
+    ms = TIMEOUT,
   ): Promise<LogEvent> {
     return eventually(
       () => {
@@ -137,7 +137,7 @@ export class Program implements AsyncDisposable {
   }
 
   /** Waits for the end; the exit code, 128 and more after a signal. A defect of the program fails. */
-  async ended(ms = PATIENCE): Promise<number> {
+  async ended(ms = TIMEOUT): Promise<number> {
     this.#asked = true;
     const { code } = await within(this.#child.status, "end of the program", ms);
     await within(this.#outputs, "end of the program's output");
@@ -147,13 +147,13 @@ export class Program implements AsyncDisposable {
   }
 
   /** Waits for the end of the process alone: one that has taken over may still write to its outputs. */
-  async processEnded(ms = PATIENCE): Promise<number> {
+  async processEnded(ms = TIMEOUT): Promise<number> {
     this.#asked = true;
     return (await within(this.#child.status, "end of the program", ms)).code;
   }
 
   /** SIGTERM; asserts a clean end, and returns the counters. A counter that is zero reads as 0. */
-  async stop(ms = PATIENCE): Promise<Counters> {
+  async stop(ms = TIMEOUT): Promise<Counters> {
     this.signal("SIGTERM");
     const code = await this.ended(ms);
     assert.equal(code, 0, `exit code after SIGTERM; it said:\n${this.transcript()}`);

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import net from "node:net";
 import { show } from "./endpoints.ts";
 import { bytes, concat, text } from "./headers.ts";
-import { PATIENCE, within } from "./time.ts";
+import { TIMEOUT, within } from "./time.ts";
 
 /** How a stream ended for its reader. */
 export type End = "closed" | "reset";
@@ -49,7 +49,7 @@ export class Stream implements Disposable {
   }
 
   /** What comes next, at most `limit` bytes; `null` at the end. */
-  async read(limit = 65_536, ms = PATIENCE): Promise<Uint8Array | null> {
+  async read(limit = 65_536, ms = TIMEOUT): Promise<Uint8Array | null> {
     if (this.#buffered.length > 0) {
       const chunk = this.#buffered.subarray(0, limit);
       this.#buffered = this.#buffered.subarray(chunk.length);
@@ -99,7 +99,7 @@ export class Stream implements Disposable {
   }
 
   /** Reads and drops what comes until the stream ends; says how it did. */
-  async end(ms = PATIENCE): Promise<End> {
+  async end(ms = TIMEOUT): Promise<End> {
     try {
       while (await this.read(65_536, ms) !== null);
       return "closed";
@@ -240,7 +240,7 @@ export class Resettable implements AsyncDisposable {
   }
 
   /** How the other side ended the connection. */
-  async end(ms = PATIENCE): Promise<End> {
+  async end(ms = TIMEOUT): Promise<End> {
     this.#socket.resume();
     return await within(this.#ended, "end of the connection", ms);
   }

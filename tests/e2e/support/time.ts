@@ -1,7 +1,7 @@
 /** Bounded waiting: no test hangs. */
 
 /** Milliseconds that anything may take which should be quick, on a machine that is busy. */
-export const PATIENCE = 15_000;
+export const TIMEOUT = 15_000;
 
 /** Resolves after `ms` milliseconds. */
 export function pause(ms: number): Promise<void> {
@@ -13,7 +13,7 @@ export function pause(ms: number): Promise<void> {
  *
  * @throws {Error} that names `what` did not happen in time.
  */
-export async function within<T>(promise: Promise<T>, what: string, ms = PATIENCE): Promise<T> {
+export async function within<T>(promise: Promise<T>, what: string, ms = TIMEOUT): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error(`No ${what} within ${ms} ms`)), ms);
@@ -33,7 +33,7 @@ export async function within<T>(promise: Promise<T>, what: string, ms = PATIENCE
 export async function eventually<T>(
   ask: () => T | undefined | false | Promise<T | undefined | false>,
   what: string,
-  ms = PATIENCE,
+  ms = TIMEOUT,
 ): Promise<T> {
   const deadline = performance.now() + ms;
   for (;;) {

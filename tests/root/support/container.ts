@@ -1,5 +1,5 @@
 /** Containers in the tests' network, started with podman and runc. */
-import { PATIENCE, within } from "../../e2e/support/time.ts";
+import { TIMEOUT, within } from "../../e2e/support/time.ts";
 import { runTool } from "../../e2e/support/real_peers.ts";
 import { LIMITS, storage } from "./images.ts";
 
@@ -63,7 +63,7 @@ export class Container implements AsyncDisposable {
 
   /** Waits for its end; the exit code. */
   async ended(): Promise<number> {
-    return Number(await within(podman("wait", this.id), "end of the container", 2 * PATIENCE));
+    return Number(await within(podman("wait", this.id), "end of the container", 2 * TIMEOUT));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -10,7 +10,7 @@ use crate::system::sync::lock;
 use crate::udp::Leaving;
 
 /// Longer than any turn takes; a worker that is not served has no turn at all.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the workers do with the sockets that another program is to have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Proxy {
         state.leaving.clear();
         self.wake();
         let workers = self.open_workers();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while state.workers.len() < workers {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -76,9 +76,9 @@ pub struct Channel(UnixStream);
 impl Channel {
     /// # Errors
     /// Those of fcntl(2).
-    pub fn new(stream: UnixStream, patience: Duration) -> io::Result<Channel> {
+    pub fn new(stream: UnixStream, timeout: Duration) -> io::Result<Channel> {
         stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(timeout))?;
         Ok(Channel(stream))
     }
 
@@ -108,8 +108,8 @@ impl Channel {
     /// # Errors
     /// `UnexpectedEof` where the other end has closed, `WouldBlock` where nothing came in time,
     /// `InvalidData` where what came is not a frame: the bytes that came are the error's text then.
-    pub fn receive(&self, patience: Duration) -> io::Result<Frame> {
-        self.0.set_read_timeout(Some(patience))?;
+    pub fn receive(&self, timeout: Duration) -> io::Result<Frame> {
+        self.0.set_read_timeout(Some(timeout))?;
         let (mut head, mut fds) = ([0; HEAD], Vec::new());
         let mut read = 0;
         while read < HEAD {
@@ -136,8 +136,8 @@ impl Channel {
     ///
     /// # Errors
     /// As `receive`; a refusal is an error with its text.
-    pub fn expect(&self, kind: Kind, patience: Duration) -> io::Result<Frame> {
-        let frame = self.receive(patience)?;
+    pub fn expect(&self, kind: Kind, timeout: Duration) -> io::Result<Frame> {
+        let frame = self.receive(timeout)?;
         match frame.kind {
             got if got == kind => Ok(frame),
             Kind::Refused => {

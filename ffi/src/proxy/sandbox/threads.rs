@@ -15,7 +15,7 @@ use super::capabilities;
 use crate::system::sync::lock;
 
 /// Threads that are asleep in the kernel answer in microseconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A thread's part of what proc_pid_status(5) says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,7 +92,7 @@ fn on_all(action: Action, done: impl Fn(&Status) -> bool) -> io::Result<()> {
     let own = action.act();
     let handler = Handler::install()?;
     let mut asked = HashSet::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let result = loop {
         let mut waiting = 0;
         for thread in threads()? {

@@ -380,7 +380,7 @@ impl<'a> World<'a> {
         }
         let numbers: Vec<usize> = (first..self.expected.borrow().len()).collect();
         self.refusals[worker].borrow_mut().clear();
-        engine.take_in(&mut edge, &self.ports[port], &arrived);
+        engine.forward_batch(&mut edge, &self.ports[port], &arrived);
         self.judge(worker, &numbers);
         let bytes = engine.cache.bytes();
         self.check(bytes <= self.limits.header_bytes, || format!("{bytes} bytes are cached"));

@@ -1,14 +1,14 @@
-/** What came in place of a PROXY header, in words for the log. */
+/** Describes what was received instead of a PROXY header, for the log. */
 
 /**
- * Names the protocol that some first bytes belong to.
+ * Names the protocol that the first bytes of a connection belong to.
  *
- * @param bytes the first bytes, untrusted; none at all is "nothing"
+ * @param bytes the first bytes, untrusted; if there are none, the result is "nothing"
  * @returns printable ASCII
  */
 export function describeBytes(bytes: Uint8Array): string {
   if (bytes.length === 0) return "nothing";
-  // A character a byte; the decoder named "latin1" is windows-1252.
+  // One character per byte; TextDecoder("latin1") decodes windows-1252 instead.
   const start = String.fromCharCode(...bytes);
   if (bytes[0] === 0x16 && bytes[1] === 0x03) return "TLS ClientHello";
   if (start.startsWith("PRI * HTTP/2")) return "HTTP/2 request";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { describeBytes } from "./came.ts";
+import { describeBytes } from "./received.ts";
 
 /** Bytes of text: a character each. */
 const raw = (text: string) => Uint8Array.from(text, (character) => character.charCodeAt(0));
