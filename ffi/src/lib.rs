@@ -492,7 +492,7 @@ pub unsafe extern "C" fn find_reach(
         let address: &Endpoint = only(unsafe { records(address, address_length)? })?;
         // SAFETY: the caller's promise; any bit pattern is a `ReachRecord`.
         let reach: &mut ReachRecord = only_mut(unsafe { records_mut(reach, reach_length)? })?;
-        *reach = netlink::reach(address)?;
+        *reach = netlink::reach::find(address)?;
         Ok(0)
     })
 }

@@ -3,29 +3,32 @@
 pub mod link;
 pub mod local;
 mod message;
+pub mod reach;
 pub mod reply;
 mod route;
 mod rule;
 
-use std::ffi::{CStr, CString};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_route::AddressFamily;
 
 use crate::abi::errors::{Error, Result};
-use crate::abi::layout::{reach, routing, Endpoint, ReachRecord, RoutingRecord};
+use crate::abi::layout::{routing, RoutingRecord};
 pub use message::Changes;
-use message::{Message, Refused, Request, Routing};
+#[cfg(any(test, feature = "fuzzing"))]
+use message::Message;
+use message::{Decoded, Refused, Request, Routing};
 
 /// The rules that look in `table`, and its routes, into `entries`; how many there are.
 pub fn list(table: u32, entries: &mut [RoutingRecord]) -> Result<i32> {
     let routing = open()?;
     let mut count = 0;
     for family in [4, 6] {
-        let rules = all(&routing, rule::list(family), "rules")?;
-        let routes = all(&routing, route::list(family, table), "routes")?;
-        let rules = rules.iter().filter_map(|message| rule::read(&message.body, table));
-        let routes = routes.iter().filter_map(|message| route::read(&message.body, table));
-        for entry in rules.chain(routes).filter(|entry| entry.family == family) {
+        let rules = all(&routing, &rule::list(family), "rules", |body| rule::read(body, table))?;
+        let routes =
+            all(&routing, &route::list(family, table), "routes", |body| route::read(body, table))?;
+        for entry in rules.into_iter().chain(routes).filter(|entry| entry.family == family) {
             if let Some(room) = entries.get_mut(count) {
                 *room = entry;
             }
@@ -37,12 +40,12 @@ pub fn list(table: u32, entries: &mut [RoutingRecord]) -> Result<i32> {
 
 /// Adds a rule or a route. A rule that is there already is no error.
 pub fn add(entry: &RoutingRecord) -> Result<i32> {
-    let mut request = match entry.kind {
+    let request = match entry.kind {
         routing::RULE => rule::add(entry),
         routing::ROUTE => route::add(entry)?,
         _ => return Err(Error::invalid("neither a rule nor a route")),
     };
-    match open()?.change(&mut request) {
+    match open()?.change(&request) {
         Err(refused) if !is_the_same(entry, &refused.error) => Err(explain("set", entry, &refused)),
         _ => Ok(0),
     }
@@ -50,28 +53,14 @@ pub fn add(entry: &RoutingRecord) -> Result<i32> {
 
 /// Removes a rule or a route; one that is gone already is no error.
 pub fn remove(entry: &RoutingRecord) -> Result<i32> {
-    let mut request = match entry.kind {
+    let request = match entry.kind {
         routing::RULE => rule::remove(entry),
         routing::ROUTE => route::remove(entry)?,
         _ => return Err(Error::invalid("neither a rule nor a route")),
     };
-    match open()?.change(&mut request) {
+    match open()?.change(&request) {
         Err(refused) if !is_gone(&refused.error) => Err(explain("remove", entry, &refused)),
         _ => Ok(0),
-    }
-}
-
-/// How the host reaches an address.
-pub fn reach(address: &Endpoint) -> Result<ReachRecord> {
-    let to = address.socket_addr().ok_or_else(|| Error::invalid("an address is missing"))?;
-    match open()?.ask(&mut route::ask(to)) {
-        Ok(answer) => route::read_answer(&answer),
-        Err(refused) if is_unreachable(&refused.error) => {
-            Ok(ReachRecord { kind: reach::NONE, ..ReachRecord::default() })
-        }
-        Err(refused) => {
-            Err(Error::system(format!("Cannot find the route to {}", to.ip()), &refused.error))
-        }
     }
 }
 
@@ -79,34 +68,47 @@ pub fn reach(address: &Endpoint) -> Result<ReachRecord> {
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn read_datagram(datagram: &[u8]) {
     let mut messages = Vec::new();
-    for (kind, flags, body) in message::messages(datagram) {
-        let _ = message::outcome(body, message::behind_request(flags, body));
+    for message in message::messages(datagram) {
+        let body = message.payload();
+        let _ = message::outcome(body, message::behind_request(message.flags(), body));
         let _ = message::outcome(body, 4);
-        messages.push(Message { kind, body: body.to_vec() });
+        messages.push(Message { kind: message.message_type(), body: body.to_vec() });
     }
     for Message { body, .. } in &messages {
         for table in [123, 254] {
-            for entry in [rule::read(body, table), route::read(body, table)].into_iter().flatten() {
+            let entries = [rule::read(body, table), route::read(body, table)];
+            for entry in entries.into_iter().flatten().flatten() {
                 assert_eq!(entry.table, table);
                 assert!(matches!(entry.family, 4 | 6));
             }
         }
     }
-    let _ = route::read_answer(&messages);
+    local::read_messages(&messages);
+    let _ = reach::answer_in(&messages).map(reach::record_of);
+    reply::read_messages(&messages);
 }
 
 fn open() -> Result<Routing> {
     Routing::open().map_err(|error| Error::system("Cannot reach the kernel's routing", &error))
 }
 
-/// Every answer to a listing; none where the kernel lacks the family or the table.
-fn all(routing: &Routing, mut request: Request, what: &str) -> Result<Vec<Message>> {
-    match routing.ask(&mut request) {
-        Err(refused) if is_absent(&refused.error) => Ok(Vec::new()),
-        Err(refused) => {
+/// What `read` finds in the answers to a listing; nothing where the kernel lacks the family or the table.
+fn all<T>(
+    routing: &Routing,
+    request: &Request,
+    what: &str,
+    read: impl Fn(&[u8]) -> Decoded<Option<T>>,
+) -> Result<Vec<T>> {
+    let mut found = Vec::new();
+    let listed = routing.exchange(request, |message| {
+        found.extend(read(&message.body)?);
+        Ok(())
+    });
+    match listed {
+        Err(refused) if !is_absent(&refused.error) => {
             Err(Error::system(format!("Cannot list the routing {what}"), &refused.error))
         }
-        Ok(messages) => Ok(messages),
+        _ => Ok(found),
     }
 }
 
@@ -138,97 +140,73 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-fn is_unreachable(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ENETUNREACH
-                | libc::EHOSTUNREACH
-                | libc::EACCES
-                | libc::EINVAL
-                | libc::EAFNOSUPPORT
-                | libc::EOPNOTSUPP
-                | libc::ENODEV
-        )
-    )
+/// Whether a message whose header names a table is of another one than `table`. A number of more than
+/// a byte is in an attribute (`RT_TABLE_COMPAT`).
+fn is_elsewhere(header: u8, table: u32) -> bool {
+    const RT_TABLE_COMPAT: u8 = 252;
+    !matches!(header, libc::RT_TABLE_UNSPEC | RT_TABLE_COMPAT) && u32::from(header) != table
 }
 
-/// The kernel's number of a family of 4 or 6.
-fn family_number(family: u8) -> u8 {
-    (if family == 4 { libc::AF_INET } else { libc::AF_INET6 }) as u8
-}
-
-/// An address's family and its bytes.
-fn octets(ip: IpAddr) -> (u8, Vec<u8>) {
-    match ip {
-        IpAddr::V4(v4) => (4, v4.octets().to_vec()),
-        IpAddr::V6(v6) => (6, v6.octets().to_vec()),
+/// The kernel's name of a family of 4 or 6.
+fn family_number(family: u8) -> AddressFamily {
+    if family == 4 {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
     }
 }
 
-fn family_of(number: u8) -> Option<u8> {
-    match i32::from(number) {
-        libc::AF_INET => Some(4),
-        libc::AF_INET6 => Some(6),
+fn family_of(family: AddressFamily) -> Option<u8> {
+    match family {
+        AddressFamily::Inet => Some(4),
+        AddressFamily::Inet6 => Some(6),
         _ => None,
     }
 }
 
-fn address_length(family: u8) -> usize {
-    if family == 4 {
-        4
+/// How many bits an address has.
+fn bits_of(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() {
+        32
     } else {
-        16
+        128
     }
 }
 
-fn set_address(entry: &mut RoutingRecord, value: &[u8]) {
-    let length = value.len().min(entry.address.len());
-    entry.address[..length].copy_from_slice(&value[..length]);
+/// An address of zeroes.
+fn unspecified(family: u8) -> IpAddr {
+    if family == 4 {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    }
 }
 
-/// A device's name as the kernel sent it, with its zero.
-fn name_of(value: &[u8]) -> [u8; 16] {
-    let mut name = [0; 16];
-    let length = value.len().min(name.len() - 1);
-    name[..length].copy_from_slice(&value[..length]);
-    name
+fn address_of(entry: &RoutingRecord) -> IpAddr {
+    let [a, b, c, d, ..] = entry.address;
+    if entry.family == 4 {
+        [a, b, c, d].into()
+    } else {
+        entry.address.into()
+    }
 }
 
-/// A device's name up to its zero and with it.
-fn with_zero(name: &[u8; 16]) -> Vec<u8> {
-    name.iter().copied().take_while(|byte| *byte != 0).chain([0]).collect()
-}
-
-/// The name of a device's number (if_indextoname(3)); empty for one that is gone.
-fn name_at(index: u32) -> [u8; 16] {
-    let mut name = [0u8; libc::IF_NAMESIZE];
-    // SAFETY: there is room for the longest name and its zero.
-    unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
-    name
-}
-
-/// The number of a device's name (if_nametoindex(3)).
-fn index_of(name: &[u8; 16]) -> Result<u32> {
-    let name = CString::from_vec_with_nul(with_zero(name))
-        .map_err(|_| Error::invalid("a device's name is malformed"))?;
-    // SAFETY: the name ends in a zero and outlives the call.
-    match unsafe { libc::if_nametoindex(CStr::as_ptr(&name)) } {
-        0 => Err(Error::system(
-            format!("Cannot find the device {}", name.to_string_lossy()),
-            &io::Error::last_os_error(),
-        )),
-        index => Ok(index),
+fn set_address(entry: &mut RoutingRecord, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => entry.address[..4].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => entry.address = v6.octets(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::{DefaultNla, Emitable};
+
     use super::*;
 
     /// A device's name as records have it.
     pub fn device(name: &str) -> [u8; 16] {
-        name_of(name.as_bytes())
+        link::name_of(name)
     }
 
     /// A rule or route as the program sets it, of table 123 and `lo`.
@@ -243,6 +221,17 @@ mod tests {
         }
     }
 
+    /// A message's bytes with more attributes, as bytes.
+    pub fn with(mut body: Vec<u8>, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        for (kind, value) in attributes {
+            let attribute = DefaultNla::new(*kind, value.to_vec());
+            let end = body.len();
+            body.resize(end + attribute.buffer_len(), 0);
+            attribute.emit(&mut body[end..]);
+        }
+        body
+    }
+
     /// Hexadecimal, four bytes a word.
     #[cfg(target_endian = "little")]
     pub fn shown(bytes: &[u8]) -> String {
@@ -250,12 +239,6 @@ mod tests {
             .chunks(4)
             .map(|word| word.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         words.collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn an_address_of_this_host_is_local() {
-        let loopback = Endpoint::from("127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap());
-        assert_eq!(reach(&loopback).unwrap().kind, reach::LOCAL);
     }
 
     #[test]
@@ -271,5 +254,34 @@ mod tests {
     #[test]
     fn a_table_that_nobody_set_is_empty() {
         assert_eq!(list(0x7fff_fff1, &mut []).unwrap(), 0);
+    }
+
+    #[test]
+    fn whatever_a_datagram_holds_reading_it_ends() {
+        let entry =
+            RoutingRecord { source_length: 32, port: 53, last_port: 53, ..ours(routing::RULE, 4) };
+        let route = RoutingRecord { kind: routing::ROUTE, port: 0, last_port: 0, ..entry };
+        let (rule, route) = (rule::add(&entry), route::add(&route).unwrap());
+        let (rule, route) = (rule.bytes(), route.bytes());
+        let mut error = [&[0; 16][..], &(-libc::EINVAL).to_ne_bytes(), rule].concat();
+        error[0] = error.len() as u8;
+        error[4] = libc::NLMSG_ERROR as u8;
+        let whole = [rule, route, &error].concat();
+        read_datagram(&whole);
+        // Numerical Recipes' generator: the same bytes in each run.
+        let mut state = 1u32;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as usize % below
+        };
+        for _ in 0..20_000 {
+            let mut datagram = whole.clone();
+            for _ in 0..1 + next(4) {
+                let at = next(datagram.len());
+                datagram[at] = next(256) as u8;
+            }
+            datagram.truncate(1 + next(datagram.len()));
+            read_datagram(&datagram);
+        }
     }
 }

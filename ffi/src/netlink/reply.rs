@@ -3,24 +3,24 @@
 //! The kernel says by which table it routes, and not by which rule it came to that table. So the rules are
 //! compared with the reply here, in the kernel's order (fib_rule_match in net/core/fib_rules.c).
 
+use std::io;
 use std::net::IpAddr;
 
-use super::message::{attributes, u16_at, u32_at, Request};
-use super::{
-    all, family_number, index_of, is_unreachable, name_at, name_of, octets, open, route, rule,
-};
-use crate::abi::errors::{Error, Result};
-use crate::abi::layout::{reach, ReplyQuery, ReplyRecord};
+use netlink_packet_core::{Parseable, NLM_F_ACK};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
-/// Bytes of `struct rtmsg`, and of `struct fib_rule_hdr`.
-const ROUTE_FIXED: usize = 12;
-const RULE_FIXED: usize = 12;
-/// The answer names the table (linux/rtnetlink.h); IPv6 always does, and refuses the flag.
-const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
-const RTA_IP_PROTO: u16 = 27;
-const RTA_SPORT: u16 = 28;
+use super::link::{index_of, name_at, name_of, text_of};
+#[cfg(any(test, feature = "fuzzing"))]
+use super::message::Message;
+use super::message::{Decoded, Request};
+use super::{all, bits_of, open, reach, rule};
+use crate::abi::errors::{Error, Result};
+use crate::abi::layout::{reach as delivered, ReplyQuery, ReplyRecord};
+use crate::net::subnet::Subnet;
+
 /// What this host sends comes from here.
-const LOOPBACK: &[u8] = b"lo\0";
+const LOOPBACK: &str = "lo";
 
 /// Asks the kernel how it routes a reply, and finds the rule that decides it. Needs no capability.
 ///
@@ -28,22 +28,12 @@ const LOOPBACK: &[u8] = b"lo\0";
 pub fn find(query: &ReplyQuery) -> Result<ReplyRecord> {
     let reply = Reply::of(query)?;
     let routing = open()?;
-    let ask = |with_source| match routing.ask(&mut reply.request(with_source)?) {
-        Ok(messages) => route::found_in(&messages, answer_in),
-        Err(refused) if is_unreachable(&refused.error) || is_filtered(&refused.error) => {
-            Ok(ReplyRecord {
-                kind: reach::NONE,
-                error: refused.error.raw_os_error().unwrap_or(0) as u32,
-                ..ReplyRecord::default()
-            })
-        }
-        Err(refused) => Err(Error::system(
-            format!("Cannot find the route of replies to {}", reply.client),
-            &refused.error,
-        )),
+    let ask = |with_source| {
+        let answer = reach::ask(&routing, &reply.request(with_source)?, reply.client)?;
+        Ok(answer.map_or_else(refused, record_of))
     };
     let mut found = ask(true)?;
-    if found.kind == reach::LOCAL {
+    if found.kind == delivered::LOCAL {
         return Ok(found);
     }
     if found.table == 0 {
@@ -52,30 +42,30 @@ pub fn find(query: &ReplyQuery) -> Result<ReplyRecord> {
         let anyone = ask(false)?;
         (found.table, found.device) = (anyone.table, anyone.device);
     }
-    for message in all(&routing, rule::list(query.client.family), "rules")? {
-        let Some(rule) = Selector::read(&message.body) else { continue };
-        if rule.decides(&reply, found.table) {
-            (found.ruled, found.priority, found.lookup) = (1, rule.priority, rule.table);
-            break;
-        }
+    // The kernel lists rules in the order in which it tries them.
+    let deciding = all(&routing, &rule::list(query.client.family), "rules", |body| {
+        Ok(Some(Rule::read(body)?).filter(|rule| rule.decides(&reply, found.table)))
+    })?;
+    if let Some(rule) = deciding.first() {
+        (found.ruled, found.priority, found.lookup) = (1, rule.priority, rule.table);
     }
     Ok(found)
 }
 
-/// The kernel's answer when `rp_filter` would drop it.
-fn is_filtered(error: &std::io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EXDEV)
+fn refused(error: io::Error) -> ReplyRecord {
+    let error = error.raw_os_error().unwrap_or(0) as u32;
+    ReplyRecord { kind: delivered::NONE, error, ..ReplyRecord::default() }
 }
 
 /// A reply, as rules see it.
 struct Reply {
     client: IpAddr,
-    /// None before the kernel has chosen one.
-    source: Option<IpAddr>,
+    /// Zeroes before the kernel has chosen one.
+    source: IpAddr,
     port: u16,
     ip_protocol: u8,
     mark: u32,
-    device: [u8; 16],
+    device: String,
     user: u32,
 }
 
@@ -89,211 +79,160 @@ impl Reply {
         }
         Ok(Reply {
             client,
-            source: (!from.ip().is_unspecified()).then(|| from.ip()),
+            source: from.ip(),
             port: from.port(),
             ip_protocol: query.ip_protocol as u8,
             mark: query.mark,
-            device: name_of(&query.device),
+            device: text_of(&query.device),
             // SAFETY: it takes nothing and always succeeds.
             user: unsafe { libc::geteuid() },
         })
     }
 
-    /// Whether another host sends it.
-    fn comes_in(&self) -> bool {
-        !self.device.starts_with(LOOPBACK)
-    }
-
     fn request(&self, with_source: bool) -> Result<Request> {
-        let (family, client) = octets(self.client);
-        let source = self.source.filter(|_| with_source).map(|source| octets(source).1);
-        let mut fixed = [0; ROUTE_FIXED];
-        fixed[0] = family_number(family);
-        fixed[1] = 8 * client.len() as u8;
-        fixed[2] = source.as_ref().map_or(0, |source| 8 * source.len() as u8);
-        if family == 4 {
-            fixed[8..12].copy_from_slice(&RTM_F_LOOKUP_TABLE.to_ne_bytes());
+        let mut route = reach::leading_to(self.client);
+        if self.client.is_ipv4() {
+            // The answer names the table; IPv6 always does, and refuses the flag.
+            route.header.flags = RouteFlags::LookupTable;
         }
-        let mut request = Request::new(libc::RTM_GETROUTE, libc::NLM_F_ACK, &fixed);
-        request.attribute(libc::RTA_DST, &client);
-        if let Some(source) = source {
-            request.attribute(libc::RTA_SRC, &source);
+        let attributes = &mut route.attributes;
+        if with_source && !self.source.is_unspecified() {
+            route.header.source_prefix_length = bits_of(self.source);
+            attributes.push(RouteAttribute::Source(self.source.into()));
         }
-        if self.comes_in() {
-            request.attribute(libc::RTA_IIF, &index_of(&self.device)?.to_ne_bytes());
+        attributes.push(RouteAttribute::IpProto(self.ip_protocol));
+        attributes.push(RouteAttribute::Sport(self.port));
+        if self.device != LOOPBACK {
+            attributes.push(RouteAttribute::Iif(index_of(&name_of(&self.device))?));
         }
         if self.mark != 0 {
-            request.attribute(libc::RTA_MARK, &self.mark.to_ne_bytes());
+            attributes.push(RouteAttribute::Mark(self.mark));
         }
-        request.attribute(RTA_IP_PROTO, &[self.ip_protocol]);
-        request.attribute(RTA_SPORT, &self.port.to_be_bytes());
-        Ok(request)
+        Ok(Request::new(libc::RTM_GETROUTE, NLM_F_ACK, &route))
     }
 }
 
-fn answer_in(body: &[u8]) -> Option<ReplyRecord> {
-    let fixed = body.get(..ROUTE_FIXED)?;
-    let kind = route::reach_of(fixed[7]);
-    let mut found = ReplyRecord { kind, table: u32::from(fixed[4]), ..ReplyRecord::default() };
-    for (kind, value) in attributes(&body[ROUTE_FIXED..]) {
-        match kind {
-            libc::RTA_OIF => found.device = name_at(u32_at(value, 0)?),
-            libc::RTA_TABLE => found.table = u32_at(value, 0)?,
+fn record_of(route: RouteMessage) -> ReplyRecord {
+    let (kind, table) = (reach::kind_of(&route), u32::from(route.header.table));
+    let mut found = ReplyRecord { kind, table, ..ReplyRecord::default() };
+    for attribute in route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => found.device = name_at(index),
+            RouteAttribute::Table(number) => found.table = number,
             _ => {}
         }
     }
-    Some(found)
+    found
 }
 
-/// What a rule does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Action {
-    Lookup,
-    /// `blackhole`, `unreachable`, `prohibit`.
-    Refuse,
-    /// `goto`, `nop`, and what is not known here.
-    Other,
-}
-
-/// A rule, as far as it selects packets: fib_rule_match in net/core/fib_rules.c.
-struct Selector {
+/// A rule, and which packets it selects: fib_rule_match in net/core/fib_rules.c.
+struct Rule {
+    message: RuleMessage,
     priority: u32,
     table: u32,
-    action: Action,
-    /// `not`.
-    inverted: bool,
-    source: Option<(Vec<u8>, u8)>,
-    destination: Option<(Vec<u8>, u8)>,
-    device: Option<[u8; 16]>,
     mark: u32,
     mask: u32,
-    ip_protocol: u8,
-    ports: Option<(u16, u16)>,
-    users: Option<(u32, u32)>,
-    /// It asks for what a reply here does not have: a TOS, an outgoing device, a tunnel, a VRF, the
-    /// client's port.
-    never: bool,
 }
 
-impl Selector {
-    fn read(body: &[u8]) -> Option<Selector> {
-        const FRA_DST: u16 = 1;
-        const FRA_SRC: u16 = 2;
-        const FRA_IIFNAME: u16 = 3;
-        const FRA_PRIORITY: u16 = 6;
-        const FRA_FWMARK: u16 = 10;
-        const FRA_TUN_ID: u16 = 12;
-        const FRA_TABLE: u16 = 15;
-        const FRA_FWMASK: u16 = 16;
-        const FRA_OIFNAME: u16 = 17;
-        const FRA_L3MDEV: u16 = 19;
-        const FRA_UID_RANGE: u16 = 20;
-        const FRA_IP_PROTO: u16 = 22;
-        const FRA_SPORT_RANGE: u16 = 23;
-        const FRA_DPORT_RANGE: u16 = 24;
-        const FIB_RULE_INVERT: u32 = 2;
-        let fixed = body.get(..RULE_FIXED)?;
-        let mut rule = Selector {
-            priority: 0,
-            table: u32::from(fixed[4]),
-            action: match fixed[7] {
-                1 => Action::Lookup,
-                6..=8 => Action::Refuse,
-                _ => Action::Other,
-            },
-            inverted: u32_at(fixed, 8)? & FIB_RULE_INVERT != 0,
-            source: None,
-            destination: None,
-            device: None,
-            mark: 0,
-            mask: 0,
-            ip_protocol: 0,
-            ports: None,
-            users: None,
-            never: fixed[3] != 0,
-        };
-        for (kind, value) in attributes(&body[RULE_FIXED..]) {
-            match kind {
-                FRA_DST => rule.destination = Some((value.to_vec(), fixed[1])),
-                FRA_SRC => rule.source = Some((value.to_vec(), fixed[2])),
-                FRA_IIFNAME => rule.device = Some(name_of(value)),
-                FRA_PRIORITY => rule.priority = u32_at(value, 0)?,
-                FRA_FWMARK => rule.mark = u32_at(value, 0)?,
-                FRA_FWMASK => rule.mask = u32_at(value, 0)?,
-                FRA_TABLE => rule.table = u32_at(value, 0)?,
-                FRA_UID_RANGE => rule.users = Some((u32_at(value, 0)?, u32_at(value, 4)?)),
-                FRA_IP_PROTO => rule.ip_protocol = *value.first()?,
-                FRA_SPORT_RANGE => rule.ports = Some((u16_at(value, 0)?, u16_at(value, 2)?)),
-                FRA_TUN_ID | FRA_OIFNAME | FRA_DPORT_RANGE => rule.never = true,
-                FRA_L3MDEV => rule.never |= value.first().is_some_and(|&on| on != 0),
+impl Rule {
+    fn read(body: &[u8]) -> Decoded<Rule> {
+        let message = RuleMessage::parse(body)?;
+        let table = u32::from(message.header.table);
+        let mut rule = Rule { message, priority: 0, table, mark: 0, mask: 0 };
+        for attribute in &rule.message.attributes {
+            match attribute {
+                RuleAttribute::Priority(priority) => rule.priority = *priority,
+                RuleAttribute::Table(table) => rule.table = *table,
+                RuleAttribute::FwMark(mark) => rule.mark = *mark,
+                RuleAttribute::FwMask(mask) => rule.mask = *mask,
                 _ => {}
             }
         }
-        Some(rule)
+        Ok(rule)
     }
 
     /// Whether it is what sends the reply to a table, 0 where the kernel refuses to route it.
     fn decides(&self, reply: &Reply, table: u32) -> bool {
         const LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
-        let leads_there = match self.action {
-            Action::Lookup if table == 0 => self.table != LOCAL,
-            Action::Lookup => self.table == table,
-            Action::Refuse => table == 0,
-            Action::Other => false,
+        let leads_there = match self.message.header.action {
+            RuleAction::ToTable if table == 0 => self.table != LOCAL,
+            RuleAction::ToTable => self.table == table,
+            RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => table == 0,
+            // `goto`, `nop`, and what is not known here.
+            _ => false,
         };
         leads_there && self.matches(reply)
     }
 
     fn matches(&self, reply: &Reply) -> bool {
-        let within = |(first, last): (u16, u16)| (first..=last).contains(&reply.port);
-        let matches = !self.never
-            && self.device.is_none_or(|device| device == reply.device)
-            && self.source.as_ref().is_none_or(|prefix| covers(prefix, reply.source))
-            && self.destination.as_ref().is_none_or(|prefix| covers(prefix, Some(reply.client)))
+        let header = &self.message.header;
+        let matches = header.tos == 0
             && (self.mark ^ reply.mark) & self.mask == 0
-            && matches!(self.ip_protocol, protocol if protocol == 0 || protocol == reply.ip_protocol)
-            && self.ports.is_none_or(within)
-            && self.users.is_none_or(|(first, last)| (first..=last).contains(&reply.user));
-        matches != self.inverted
+            && self.message.attributes.iter().all(|attribute| match attribute {
+                RuleAttribute::Source(from) => covers(*from, header.src_len, reply.source),
+                RuleAttribute::Destination(to) => covers(*to, header.dst_len, reply.client),
+                RuleAttribute::Iifname(device) => *device == reply.device,
+                RuleAttribute::IpProtocol(protocol) => u8::from(*protocol) == reply.ip_protocol,
+                RuleAttribute::SourcePortRange(ports) => {
+                    (ports.start..=ports.end).contains(&reply.port)
+                }
+                RuleAttribute::UidRange(users) => (users.start..=users.end).contains(&reply.user),
+                // What a reply here does not have, as the TOS above: a VRF, an outgoing device, a
+                // tunnel, the client's port.
+                RuleAttribute::L3MDev(vrf) => !vrf,
+                RuleAttribute::Oifname(_)
+                | RuleAttribute::TunId(_)
+                | RuleAttribute::DestinationPortRange(_) => false,
+                _ => true,
+            });
+        matches != header.flags.contains(RuleFlags::Invert)
     }
 }
 
-/// Whether an address is in a prefix; none counts as all zeroes, as to the kernel.
-fn covers((prefix, length): &(Vec<u8>, u8), address: Option<IpAddr>) -> bool {
-    let octets = address.map_or_else(|| vec![0; prefix.len()], |address| octets(address).1);
-    let bits = |index: usize| usize::from(*length).saturating_sub(8 * index).min(8);
-    octets.len() == prefix.len()
-        && prefix.iter().zip(&octets).enumerate().all(|(index, (one, other))| {
-            let mask = 0xff00_u16 >> bits(index);
-            u16::from(one ^ other) & mask == 0
-        })
+fn covers(prefix: IpAddr, bits: u8, address: IpAddr) -> bool {
+    Subnet::new(prefix, bits).is_some_and(|subnet| subnet.holds(address))
+}
+
+/// Reads messages as if the kernel had sent them.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn read_messages(messages: &[Message]) {
+    let reply = Reply {
+        client: [203, 0, 113, 77].into(),
+        source: [127, 0, 0, 1].into(),
+        port: 443,
+        ip_protocol: 6,
+        mark: 0,
+        device: LOOPBACK.into(),
+        user: 0,
+    };
+    for message in messages {
+        let _ = Rule::read(&message.body).map(|rule| rule.decides(&reply, 123));
+    }
+    let _ = reach::answer_in(messages).map(record_of);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::abi::layout::RoutingRecord;
-    use crate::netlink::tests::{device, ours};
+    use crate::netlink::message::HEADER;
+    use crate::netlink::tests::{device, ours, shown, with};
 
     fn reply() -> Reply {
         Reply {
             client: "203.0.113.77".parse().unwrap(),
-            source: Some("127.0.0.1".parse().unwrap()),
+            source: "127.0.0.1".parse().unwrap(),
             port: 443,
             ip_protocol: 6,
             mark: 0,
-            device: device("lo"),
+            device: "lo".into(),
             user: 1000,
         }
     }
 
     /// A rule as the kernel lists it, with more attributes.
     fn listed(rule: &RoutingRecord, more: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut request = rule::add(rule);
-        for (kind, value) in more {
-            request.attribute(*kind, value);
-        }
-        request.bytes()[16..].to_vec()
+        with(rule::add(rule).bytes()[HEADER..].to_vec(), more)
     }
 
     fn record() -> RoutingRecord {
@@ -320,11 +259,11 @@ mod tests {
             (record(), &[(19, &[1])], false),
             (record(), &[(24, &[1, 0, 1, 0])], false),
         ] {
-            let read = Selector::read(&listed(&rule, more)).unwrap();
+            let read = Rule::read(&listed(&rule, more)).unwrap();
             assert_eq!(read.decides(&reply(), 123), decides, "{rule:?} {more:?}");
             assert!(!read.decides(&reply(), 254));
         }
-        assert_eq!(Selector::read(&listed(&from, &[])).unwrap().priority, 9);
+        assert_eq!(Rule::read(&listed(&from, &[])).unwrap().priority, 9);
     }
 
     #[test]
@@ -332,7 +271,7 @@ mod tests {
         let read = |offset: usize, value: u8| {
             let mut body = listed(&record(), &[]);
             body[offset] = value;
-            Selector::read(&body).unwrap()
+            Rule::read(&body).unwrap()
         };
         assert!(!read(8, 2).decides(&reply(), 123), "not, of what matches");
         assert!(!read(3, 16).decides(&reply(), 123), "a TOS");
@@ -342,21 +281,55 @@ mod tests {
         let inverted = RoutingRecord { mark: 7, ..record() };
         let mut body = listed(&inverted, &[(16, &u32::MAX.to_ne_bytes())]);
         body[8] = 2;
-        assert!(Selector::read(&body).unwrap().decides(&reply(), 123), "wg-quick's rule");
+        assert!(Rule::read(&body).unwrap().decides(&reply(), 123), "wg-quick's rule");
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_read_is_an_error() {
+        let whole = listed(&record(), &[(16, &[0; 4])]);
+        for length in (0..12).chain([whole.len() - 1]) {
+            assert!(Rule::read(&whole[..length]).is_err(), "{length}");
+        }
     }
 
     #[test]
     fn a_prefix_covers_what_has_its_bits() {
-        let prefix = |length| (vec![192, 0, 2, 129], length);
-        let address = |last| Some(IpAddr::from([192, 0, 2, last]));
-        assert!(covers(&prefix(24), address(1)));
-        assert!(!covers(&prefix(25), address(1)));
-        assert!(covers(&prefix(25), address(200)));
-        assert!(covers(&prefix(32), address(129)));
-        assert!(!covers(&prefix(32), address(128)));
-        assert!(covers(&prefix(0), address(9)));
-        assert!(!covers(&prefix(32), None));
-        assert!(covers(&(vec![0; 4], 32), None));
+        let covers =
+            |bits, last| super::covers([192, 0, 2, 129].into(), bits, [192, 0, 2, last].into());
+        assert!(covers(24, 1));
+        assert!(!covers(25, 1));
+        assert!(covers(25, 200));
+        assert!(covers(32, 129));
+        assert!(!covers(32, 128));
+        assert!(covers(0, 9));
+        assert!(!covers(33, 129), "more bits than there are");
+        assert!(!super::covers([192, 0, 2, 129].into(), 32, [0; 4].into()));
+    }
+
+    /// The bytes are those of iproute2 6.1, with an acknowledgement.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn the_kernel_is_asked_for_a_reply() {
+        // ip route get 203.0.113.77 from 127.0.0.1 ipproto tcp sport 443 mark 7
+        let marked = Reply { mark: 7, ..reply() };
+        assert_eq!(
+            shown(marked.request(true).unwrap().bytes()),
+            "44000000 1a000500 00000000 00000000 02202000 00000000 00100000 08000100 cb00714d \
+             08000200 7f000001 05001b00 06000000 06001c00 01bb0000 08001000 07000000"
+        );
+        // The same without `from` and `mark`; then for 2001:db8::77 from 2001:db8::1.
+        assert_eq!(
+            shown(reply().request(false).unwrap().bytes()),
+            "34000000 1a000500 00000000 00000000 02200000 00000000 00100000 08000100 cb00714d \
+             05001b00 06000000 06001c00 01bb0000"
+        );
+        let (client, source) = ("2001:db8::77".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        assert_eq!(
+            shown(Reply { client, source, ..reply() }.request(true).unwrap().bytes()),
+            "54000000 1a000500 00000000 00000000 0a808000 00000000 00000000 \
+             14000100 20010db8 00000000 00000000 00000077 14000200 20010db8 00000000 00000000 \
+             00000001 05001b00 06000000 06001c00 01bb0000"
+        );
     }
 
     #[test]
@@ -370,7 +343,7 @@ mod tests {
         };
         let found = find(&query).unwrap();
         // Without rules of others the kernel keeps its own tables as one, `main`.
-        assert_eq!(found.kind, reach::LOCAL);
+        assert_eq!(found.kind, delivered::LOCAL);
         assert!([libc::RT_TABLE_LOCAL, libc::RT_TABLE_MAIN].map(u32::from).contains(&found.table));
         let other = "[::1]:443".parse::<std::net::SocketAddr>().unwrap().into();
         assert!(find(&ReplyQuery { source: other, ..query }).is_err());

@@ -1,145 +1,157 @@
-//! Routing rules (ip-rule(8)) as messages: `struct fib_rule_hdr` and FRA_* of linux/fib_rules.h.
+//! Routing rules (ip-rule(8)) as messages.
 
-use super::message::{attributes, u16_at, u32_at, Request};
-use super::{address_length, family_number, name_of};
+use netlink_packet_core::{
+    DefaultNla, Nla, Parseable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
+};
+use netlink_packet_route::rule::{
+    RuleAction, RuleAttribute, RuleFlags, RuleHeader, RuleMessage, RulePortRange,
+};
+
+use super::link::{name_of, text_of};
+use super::message::{Decoded, Request};
+use super::{address_of, family_number, family_of, is_elsewhere, set_address};
 use crate::abi::layout::{routing, RoutingRecord};
 
-const FRA_SRC: u16 = 2;
-const FRA_IIFNAME: u16 = 3;
-const FRA_PRIORITY: u16 = 6;
-const FRA_FWMARK: u16 = 10;
-const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
-const FRA_TABLE: u16 = 15;
-const FRA_FWMASK: u16 = 16;
+/// Attributes that the crate does not know (linux/fib_rules.h).
 const FRA_PAD: u16 = 18;
-const FRA_PROTOCOL: u16 = 21;
-const FRA_IP_PROTO: u16 = 22;
-const FRA_SPORT_RANGE: u16 = 23;
 /// Linux 6.14 and newer say it of every rule with a port.
 const FRA_SPORT_MASK: u16 = 28;
 
-/// Flags of a rule whose interface is not there now: it may come back.
-const FIB_RULE_DETACHED: u32 = 0x08 | 0x10;
-/// Look in a table.
-const FR_ACT_TO_TBL: u8 = 1;
-/// Bytes of `struct fib_rule_hdr`.
-const FIXED: usize = 12;
 /// A rule that suppresses nothing says so in this way.
 const NO_SUPPRESSION: u32 = u32::MAX;
-const WHOLE_MARK: u32 = u32::MAX;
+const FULL_MASK: u32 = u32::MAX;
 
 /// The request that adds a rule. Its priority is the kernel's choice: before every other but the one
 /// for local addresses.
 pub fn add(rule: &RoutingRecord) -> Request {
-    const NEW: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK;
-    request(rule, libc::RTM_NEWRULE, NEW)
+    Request::new(libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, &message(rule))
 }
 
 /// The request that removes a rule; with a priority, exactly the one there.
 pub fn remove(rule: &RoutingRecord) -> Request {
-    request(rule, libc::RTM_DELRULE, libc::NLM_F_ACK)
+    Request::new(libc::RTM_DELRULE, NLM_F_ACK, &message(rule))
 }
 
 /// The request for every rule of a family.
 pub fn list(family: u8) -> Request {
-    let mut fixed = [0; FIXED];
-    fixed[0] = family_number(family);
-    Request::new(libc::RTM_GETRULE, libc::NLM_F_DUMP, &fixed)
+    let mut rules = RuleMessage::default();
+    rules.header.family = family_number(family);
+    Request::new(libc::RTM_GETRULE, NLM_F_DUMP, &rules)
 }
 
 /// The attributes stand in the order in which iproute2 has them.
-fn request(rule: &RoutingRecord, kind: u16, flags: i32) -> Request {
+fn message(rule: &RoutingRecord) -> RuleMessage {
     let short_table = u8::try_from(rule.table).ok();
-    let fixed = [
-        family_number(rule.family),
-        0,
-        rule.source_length,
-        0,
-        short_table.unwrap_or(libc::RT_TABLE_UNSPEC),
-        0,
-        0,
-        FR_ACT_TO_TBL,
-        0,
-        0,
-        0,
-        0,
-    ];
-    let mut request = Request::new(kind, flags, &fixed);
+    let mut message = RuleMessage::default();
+    message.header = RuleHeader {
+        family: family_number(rule.family),
+        src_len: rule.source_length,
+        table: short_table.unwrap_or(libc::RT_TABLE_UNSPEC),
+        action: RuleAction::ToTable,
+        ..RuleHeader::default()
+    };
+    let attributes = &mut message.attributes;
     if rule.source_length > 0 {
-        request.attribute(FRA_SRC, &rule.address[..address_length(rule.family)]);
+        attributes.push(RuleAttribute::Source(address_of(rule)));
     }
     if rule.priority != 0 {
-        request.attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes());
+        attributes.push(RuleAttribute::Priority(rule.priority));
     }
     if rule.mark != 0 {
         // The mask is all ones unless one is named.
-        request.attribute(FRA_FWMARK, &rule.mark.to_ne_bytes());
+        attributes.push(RuleAttribute::FwMark(rule.mark));
     }
-    request.attribute(FRA_IIFNAME, &super::with_zero(&rule.device));
+    attributes.push(RuleAttribute::Iifname(text_of(&rule.device)));
     if rule.ip_protocol != 0 {
-        request.attribute(FRA_IP_PROTO, &[rule.ip_protocol]);
+        attributes.push(RuleAttribute::IpProtocol(rule.ip_protocol.into()));
     }
     if rule.port != 0 {
-        let range = [rule.port.to_ne_bytes(), rule.last_port.to_ne_bytes()];
-        request.attribute(FRA_SPORT_RANGE, range.as_flattened());
+        let range = RulePortRange { start: rule.port, end: rule.last_port };
+        attributes.push(RuleAttribute::SourcePortRange(range));
     }
     if short_table.is_none() {
-        request.attribute(FRA_TABLE, &rule.table.to_ne_bytes());
+        attributes.push(RuleAttribute::Table(rule.table));
     }
-    request.attribute(FRA_PROTOCOL, &[rule.origin]);
-    request
+    attributes.push(RuleAttribute::Protocol(rule.origin.into()));
+    message
 }
 
 /// A rule of `table` from its message, or `None` for one of another table. What the record has no
 /// place for sets `other`.
-pub fn read(body: &[u8], table: u32) -> Option<RoutingRecord> {
-    let fixed = body.get(..FIXED)?;
+///
+/// # Errors
+///
+/// A rule that may be of `table` and that the crate cannot read.
+pub fn read(body: &[u8], table: u32) -> Decoded<Option<RoutingRecord>> {
+    /// Flags of a rule whose interface is not there now: it may come back.
+    const DETACHED: RuleFlags = RuleFlags::IifDetached.union(RuleFlags::OifDetached);
+    if is_elsewhere(RuleHeader::parse(body)?.table, table) {
+        return Ok(None);
+    }
+    let RuleMessage { header, attributes, .. } = RuleMessage::parse(body)?;
+    let Some(family) = family_of(header.family) else { return Ok(None) };
     let mut rule = RoutingRecord {
         kind: routing::RULE,
-        family: super::family_of(fixed[0])?,
-        source_length: fixed[2],
-        table: u32::from(fixed[4]),
+        family,
+        source_length: header.src_len,
+        table: u32::from(header.table),
         // A destination, a TOS, another action, or flags such as `not`.
         other: u8::from(
-            fixed[1] != 0
-                || fixed[3] != 0
-                || fixed[7] != FR_ACT_TO_TBL
-                || u32_at(fixed, 8)? & !FIB_RULE_DETACHED != 0,
+            header.dst_len != 0
+                || header.tos != 0
+                || header.action != RuleAction::ToTable
+                || !DETACHED.contains(header.flags),
         ),
         ..RoutingRecord::default()
     };
-    let mut mask = WHOLE_MARK;
-    for (kind, value) in attributes(&body[FIXED..]) {
-        match kind {
-            FRA_SRC => super::set_address(&mut rule, value),
-            FRA_IIFNAME => rule.device = name_of(value),
-            FRA_PRIORITY => rule.priority = u32_at(value, 0)?,
-            FRA_FWMARK => rule.mark = u32_at(value, 0)?,
-            FRA_FWMASK => mask = u32_at(value, 0)?,
-            FRA_TABLE => rule.table = u32_at(value, 0)?,
-            FRA_PROTOCOL => rule.origin = *value.first()?,
-            FRA_IP_PROTO => rule.ip_protocol = *value.first()?,
-            FRA_SPORT_RANGE => {
-                rule.port = u16_at(value, 0)?;
-                rule.last_port = u16_at(value, 2)?;
+    let mut mask = FULL_MASK;
+    for attribute in attributes {
+        match attribute {
+            RuleAttribute::Source(address) => set_address(&mut rule, address),
+            RuleAttribute::Iifname(name) => rule.device = name_of(&name),
+            RuleAttribute::Priority(priority) => rule.priority = priority,
+            RuleAttribute::FwMark(mark) => rule.mark = mark,
+            RuleAttribute::FwMask(of_mark) => mask = of_mark,
+            RuleAttribute::Table(number) => rule.table = number,
+            RuleAttribute::Protocol(origin) => rule.origin = origin.into(),
+            RuleAttribute::IpProtocol(protocol) => rule.ip_protocol = protocol.into(),
+            RuleAttribute::SourcePortRange(ports) => {
+                (rule.port, rule.last_port) = (ports.start, ports.end);
             }
-            FRA_SUPPRESS_PREFIXLEN if u32_at(value, 0) == Some(NO_SUPPRESSION) => {}
-            // A range has no mask, one port has a whole one.
-            FRA_SPORT_MASK if matches!(u16_at(value, 0), Some(0 | u16::MAX)) => {}
-            FRA_PAD => {}
+            RuleAttribute::SuppressPrefixLen(NO_SUPPRESSION) => {}
+            RuleAttribute::Other(unknown) if says_nothing(&unknown) => {}
             _ => rule.other = 1,
         }
     }
-    if rule.mark != 0 && mask != WHOLE_MARK {
+    if rule.mark != 0 && mask != FULL_MASK {
         rule.other = 1;
     }
-    (rule.table == table).then_some(rule)
+    Ok((rule.table == table).then_some(rule))
+}
+
+/// Whether an attribute that the crate does not know is padding, or the mask of source ports where it
+/// leaves nothing out: a range has no mask, one port has a full one.
+fn says_nothing(attribute: &DefaultNla) -> bool {
+    let mut mask = [0; 2];
+    match attribute.kind() {
+        FRA_PAD => true,
+        FRA_SPORT_MASK if attribute.value_len() == mask.len() => {
+            attribute.emit_value(&mut mask);
+            matches!(u16::from_ne_bytes(mask), 0 | u16::MAX)
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::tests::{device, ours, shown};
+    use crate::netlink::message::HEADER;
+    use crate::netlink::tests::{device, ours, shown, with};
+
+    const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+    const FRA_FWMASK: u16 = 16;
+    const FIB_RULE_DETACHED: u32 = 0x08 | 0x10;
 
     fn record(family: u8) -> RoutingRecord {
         ours(routing::RULE, family)
@@ -205,12 +217,8 @@ mod tests {
 
     /// As the kernel lists it: the fixed part and the attributes of the request, and more of its own.
     fn listed(rule: &RoutingRecord, more: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut request = add(rule);
-        request.attribute(FRA_SUPPRESS_PREFIXLEN, &NO_SUPPRESSION.to_ne_bytes());
-        for (kind, value) in more {
-            request.attribute(*kind, value);
-        }
-        request.bytes()[16..].to_vec()
+        let body = add(rule).bytes()[HEADER..].to_vec();
+        with(with(body, &[(FRA_SUPPRESS_PREFIXLEN, &NO_SUPPRESSION.to_ne_bytes())]), more)
     }
 
     #[test]
@@ -227,12 +235,13 @@ mod tests {
             ..record(4)
         };
         full.address[..4].copy_from_slice(&[192, 0, 2, 1]);
-        let mask = (FRA_FWMASK, &WHOLE_MARK.to_ne_bytes()[..]);
+        let mask = (FRA_FWMASK, &FULL_MASK.to_ne_bytes()[..]);
         let ports = (FRA_SPORT_MASK, &[0xff, 0xff][..]);
         let range = RoutingRecord { port: 30_000, last_port: 30_999, ..full };
         for rule in [full, range, record(4), record(6)] {
-            assert_eq!(read(&listed(&rule, &[mask, ports]), rule.table), Some(rule));
-            assert_eq!(read(&listed(&rule, &[]), rule.table + 1), None);
+            let body = listed(&rule, &[mask, ports]);
+            assert_eq!(read(&body, rule.table).unwrap(), Some(rule));
+            assert_eq!(read(&listed(&rule, &[]), rule.table + 1).unwrap(), None);
         }
     }
 
@@ -249,24 +258,32 @@ mod tests {
             (FRA_SUPPRESS_PREFIXLEN, &[0, 0, 0, 0]),
             (4_000, &[]),
         ] {
-            let other = read(&listed(&marked, &[more]), 123).map(|rule| rule.other);
+            let other = read(&listed(&marked, &[more]), 123).unwrap().map(|rule| rule.other);
             assert_eq!(other, Some(1), "{more:?}");
         }
         // A destination's length, a TOS, an action (prohibit), a flag (not).
         for (offset, value) in [(1, 32), (3, 0x10), (7, 8), (8, 2)] {
             let mut body = listed(&marked, &[]);
             body[offset] = value;
-            assert_eq!(read(&body, 123).map(|rule| rule.other), Some(1), "{offset}");
+            let rule = read(&body, 123).unwrap();
+            assert_eq!(rule.map(|rule| rule.other), Some(1), "{offset}");
         }
         let mut detached = listed(&marked, &[]);
         detached[8..12].copy_from_slice(&FIB_RULE_DETACHED.to_ne_bytes());
-        assert_eq!(read(&detached, 123), Some(marked));
+        assert_eq!(read(&detached, 123).unwrap(), Some(marked));
     }
 
     #[test]
-    fn a_short_message_is_no_rule() {
-        for length in 0..12 {
-            assert_eq!(read(&listed(&record(4), &[])[..length], 123), None);
+    fn what_cannot_be_read_is_an_error_but_in_another_table() {
+        let whole = listed(&record(4), &[]);
+        for length in (0..12).chain([whole.len() - 1]) {
+            assert!(read(&whole[..length], 123).is_err(), "{length}");
         }
+        let cut = &whole[..whole.len() - 1];
+        assert_eq!(read(cut, 124).unwrap(), None);
+        // Its number is in an attribute.
+        assert!(read(cut, 70_000).is_ok());
+        let long = listed(&RoutingRecord { table: 70_000, ..record(4) }, &[]);
+        assert!(read(&long[..long.len() - 1], 70_000).is_err());
     }
 }
