@@ -1,4 +1,5 @@
 /** Whether the workers are up, and whether each listener's upstreams can be reached as a client. */
+import { waitFor } from "../proxy/wait.ts";
 import type { Health } from "./server.ts";
 
 /** What the workers are doing. */
@@ -52,14 +53,14 @@ export interface Subjects {
 export class Readiness {
   readonly #subjects: Subjects;
   readonly #now: () => number;
-  readonly #wait: typeof timeout;
+  readonly #wait: typeof waitFor;
   readonly #known = new Map<string, Known>();
 
   /**
    * @param now milliseconds, only ever growing
    * @param wait what a test moves in place of the clock
    */
-  constructor(subjects: Subjects, now: () => number, wait = timeout) {
+  constructor(subjects: Subjects, now: () => number, wait = waitFor) {
     this.#subjects = subjects;
     this.#now = now;
     this.#wait = wait;
@@ -83,7 +84,7 @@ export class Readiness {
       ? listeners
       : listeners.filter((name) => name === listener);
     const running = asked.flatMap((name) => this.#isFresh(name) ? [] : [this.#refresh(name)]);
-    if (running.length > 0) await this.#wait(WAIT_MS, Promise.all(running));
+    if (running.length > 0) await this.#wait(Promise.all(running), WAIT_MS);
     return readinessOf(asked.map((name) => ({ listener: name, problem: this.#problemOf(name) })));
   }
 
@@ -118,14 +119,6 @@ export class Readiness {
       ? this.#known.get(name)?.found?.problem
       : `no result within ${WAIT_MS / 1000} s, the check is still waiting for the upstream`;
   }
-}
-
-/** Waits for an event, no longer than so many milliseconds. */
-async function timeout(milliseconds: number, event: Promise<unknown>): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, milliseconds);
-  await Promise.race([event, promise]);
-  clearTimeout(timer);
 }
 
 /** What was found in words; of more than one listener each on a line of its own. */

@@ -30,7 +30,7 @@ class Stage {
       },
     },
     () => this.clock,
-    async (milliseconds, event) => {
+    async (event, milliseconds) => {
       assert.equal(milliseconds, 1_000);
       await Promise.race([event, new Promise<void>((resolve) => this.#expire = resolve)]);
     },

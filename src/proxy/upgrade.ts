@@ -6,6 +6,7 @@ import { Problem } from "../config/problem.ts";
 import type { Successor, Upgraded } from "../control/protocol.ts";
 import type { Log } from "../log/log.ts";
 import { type HandedOver, type Library, NativeError } from "../native/library.ts";
+import { waitFor } from "./wait.ts";
 
 /** How long a new program may take to start. */
 const STARTING_MS = 30_000;
@@ -105,10 +106,10 @@ export class Upgrade {
       ]);
       if (typeof outcome === "string") {
         // It writes to the log itself from now on.
-        await within(ended, LAST_WORDS_MS);
+        await waitFor(ended, LAST_WORDS_MS);
         return outcome;
       }
-      if (outcome !== late) await within(ended, LAST_WORDS_MS);
+      if (outcome !== late) await waitFor(ended, LAST_WORDS_MS);
       const status = library.endSuccessor();
       const why = words.reason() ?? outcome?.text ?? ending(status);
       return new Problem(`the new program failed: ${why}`);
@@ -222,11 +223,4 @@ function ending(status: number): string {
   return signal === 0
     ? `it ended with code ${status >> 8 & 0xff} without a word`
     : `signal ${signal} ended it`;
-}
-
-async function within(promise: Promise<unknown>, milliseconds: number): Promise<void> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const over = new Promise<void>((end) => timer = setTimeout(end, milliseconds));
-  await Promise.race([promise, over]);
-  clearTimeout(timer);
 }
