@@ -2,14 +2,13 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { freePort } from "./support/endpoints.ts";
+import { type Listener, Surroundings } from "./support/handover.ts";
 import { text, v2 } from "./support/headers.ts";
 import { Program, runToEnd } from "./support/program.ts";
-import { Scratch } from "./support/real_peers.ts";
 import { runs, Successors } from "./support/successors.ts";
-import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
+import { Stream } from "./support/tcp.ts";
 import { eventually } from "./support/time.ts";
-import { tell, UdpService, UdpSocket } from "./support/udp.ts";
+import { UdpSocket } from "./support/udp.ts";
 
 const BALANCER = { ip: "198.51.100.1", port: 443 };
 const MANAGER = fileURLToPath(new URL("support/service_manager.py", import.meta.url));
@@ -19,24 +18,14 @@ const START_MS = 40_000;
 /** A program under a service manager that has a store. */
 async function setUp() {
   const stack = new AsyncDisposableStack();
-  const scratch = stack.use(await Scratch.make());
-  const service = stack.use(new TcpService(tellAndEcho));
-  const datagrams = stack.use(await UdpService.start(tell));
-  const [web, spare, game] = [freePort(), freePort(), freePort()];
-  const control = `${scratch.path}/control`;
+  const around = stack.use(await Surroundings.make('sandbox = "on"'));
+  const { scratch, control } = around;
   const listeners = {
-    web: `[[listener]]\nname = "web"\nlisten = "127.0.0.1:${web}"\nipv4 = "${service.address}"\n`,
-    spare: `[[listener]]\nname = "spare"\nlisten = "127.0.0.1:${spare}"\n` +
-      `ipv4 = "${service.address}"\n`,
-    game: `[[listener]]\nname = "game"\nprotocol = "udp"\nlisten = "0.0.0.0:${game}"\n` +
-      `ipv4 = "${datagrams.address}"\n`,
+    web: around.tcp("web"),
+    spare: around.tcp("spare"),
+    game: around.udp("game", "0.0.0.0"),
   };
-  const write = (...parts: readonly string[]) =>
-    scratch.write(
-      "m.toml",
-      `control = "${control}"\nworkers = 2\nsandbox = "on"\n` +
-        `[defaults]\nallowed-subnets = ["127.0.0.0/8"]\n${parts.join("")}`,
-    );
+  const write = (...listeners: readonly Listener[]) => around.write(...listeners);
   const config = await write(...Object.values(listeners));
   const program = stack.use(
     await Program.start({
@@ -57,6 +46,7 @@ async function setUp() {
   /** How many sockets the service has asked to keep, and to remove, by the port in their names. */
   const count = (event: string, port: number) =>
     program.all(event).filter(({ message }) => message.split("-")[4] === `${port}`).length;
+  const { web: { port: web }, spare: { port: spare }, game: { port: game } } = listeners;
   return { stack, program, successors, told, count, web, spare, game, control, write, listeners };
 }
 

@@ -683,48 +683,56 @@ Deno.test("--auto-routes: a reload adds what is missing, and the end removes all
   });
 });
 
-Deno.test("--auto-routes: a run that stops leaves the routes to those that use its table", async () => {
+/** Acts on a host with one service: `start` starts a run in front of it. In the end nothing is set there. */
+async function onOneTable(
+  act: (
+    start: (...flags: string[]) => Promise<Program>,
+    host: Host,
+    before: string,
+  ) => Promise<void>,
+): Promise<void> {
   using host = await makeHost();
   const before = await routing(host);
   await host.act(async () => {
     await using service = new TcpService(tellAndEcho, LOCAL4);
-    const args = ["--auto-routes", "-4", service.address];
-    await using first = await Program.start({ args });
-    await using second = await Program.start({ args });
+    await act(
+      (...flags) => Program.start({ args: [...flags, "-4", service.address] }),
+      host,
+      before,
+    );
+  });
+  assert.equal(await routing(host), before);
+}
+
+Deno.test("--auto-routes: a run that stops leaves the routes to those that use its table", async () => {
+  await onOneTable(async (start, host, before) => {
+    await using first = await start("--auto-routes");
+    await using second = await start("--auto-routes");
     await first.stop();
     assert.equal(first.all("routes_kept").length, 1);
     await assertServed(second, "tcp", LOCAL4);
-    await using third = await Program.start({ args: args.slice(1) });
+    await using third = await start();
     await second.stop();
     await assertServed(third, "tcp", LOCAL4);
-    await using fourth = await Program.start({ args });
+    await using fourth = await start("--auto-routes");
     await third.stop();
     await assertServed(fourth, "tcp", LOCAL4);
-    await using fifth = await Program.start({ args });
+    await using fifth = await start("--auto-routes");
     await fourth.stop();
     await fifth.stop();
+    const left = await routing(host);
+    assert.notEqual(left, before, "the third had no --auto-routes, and waits for nobody");
+    await routes("down", []);
   });
-  assert.notEqual(
-    await routing(host),
-    before,
-    "the third had no --auto-routes, and waits for nobody",
-  );
-  await host.act(() => routes("down", []));
-  assert.equal(await routing(host), before);
 });
 
 Deno.test("--auto-routes: of two on one table, the last leaves nothing", async () => {
-  using host = await makeHost();
-  const before = await routing(host);
-  await host.act(async () => {
-    await using service = new TcpService(tellAndEcho, LOCAL4);
-    const args = ["--auto-routes", "-4", service.address];
-    await using first = await Program.start({ args });
-    await using second = await Program.start({ args });
+  await onOneTable(async (start) => {
+    await using first = await start("--auto-routes");
+    await using second = await start("--auto-routes");
     await first.stop();
     await assertServed(second, "tcp", LOCAL4);
     await second.stop();
-    assert.equal(await routing(host), before);
   });
 });
 

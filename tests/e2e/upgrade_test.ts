@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { freePort } from "./support/endpoints.ts";
+import { Surroundings } from "./support/handover.ts";
 import { text, v2 } from "./support/headers.ts";
 import { Program, runToEnd } from "./support/program.ts";
 import { ProgramCopy } from "./support/program_copy.ts";
 import { Scratch } from "./support/real_peers.ts";
 import { descendants, Successors } from "./support/successors.ts";
-import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
-import { tell, UdpService, UdpSocket } from "./support/udp.ts";
+import { Stream } from "./support/tcp.ts";
+import { UdpSocket } from "./support/udp.ts";
 import { eventually, within } from "./support/time.ts";
 
 const BALANCER = { ip: "198.51.100.1", port: 443 };
@@ -17,28 +17,13 @@ const UPGRADE_MS = 40_000;
 /** A program with a listener of each kind, and what stands before and behind it. */
 async function setUp(options: { lines?: string; root?: string; sandbox?: string } = {}) {
   const stack = new AsyncDisposableStack();
-  const scratch = stack.use(await Scratch.make());
-  const service = stack.use(new TcpService(tellAndEcho));
-  const datagrams = stack.use(await UdpService.start(tell));
-  const [web, game, session] = [freePort(), freePort(), freePort()];
-  const control = `${scratch.path}/control`;
-  const listeners = {
-    web: `[[listener]]\nname = "web"\nlisten = "127.0.0.1:${web}"\nipv4 = "${service.address}"\n`,
-    game: `[[listener]]\nname = "game"\nprotocol = "udp"\nlisten = "0.0.0.0:${game}"\n` +
-      `ipv4 = "${datagrams.address}"\n`,
-    session: `[[listener]]\nname = "session"\nprotocol = "udp"\nlisten = "127.0.0.1:${session}"\n` +
-      `udp-header = "session"\nipv4 = "${datagrams.address}"\n`,
-  };
-  const write = (parts: readonly string[], lines = options.lines ?? "") =>
-    scratch.write(
-      "m.toml",
-      `control = "${control}"\nworkers = 2\nsandbox = "${options.sandbox ?? "auto"}"\n${lines}\n` +
-        `[defaults]\nallowed-subnets = ["127.0.0.0/8"]\n${parts.join("")}`,
-    );
-  const config = await write(Object.values(listeners));
-  const program = stack.use(
-    await Program.start({ config, ...options.root !== undefined && { root: options.root } }),
-  );
+  const { lines = "", root, sandbox = "auto" } = options;
+  const around = stack.use(await Surroundings.make(`sandbox = "${sandbox}"\n${lines}`));
+  const { scratch, control, datagrams } = around;
+  const [web, game] = [around.tcp("web"), around.udp("game", "0.0.0.0")];
+  const session = around.udp("session", "127.0.0.1", 'udp-header = "session"');
+  const config = await around.write(web, game, session);
+  const program = stack.use(await Program.start({ config, ...root !== undefined && { root } }));
   const successors = stack.use(new Successors(program));
   const upgrade = async (code = 0) => {
     const before = program.all("upgraded").length;
@@ -53,8 +38,10 @@ async function setUp(options: { lines?: string; root?: string; sandbox?: string 
     }
     return { said: (ended.stdout + ended.stderr).trimEnd(), process: 0 };
   };
-  const parts = { web, game, session, control, config, write, listeners };
-  return { stack, scratch, program, successors, upgrade, datagrams, ...parts };
+  return {
+    ...{ stack, around, scratch, program, successors, upgrade, datagrams, control, config },
+    ...{ web: web.port, game: game.port, session: session.port, listeners: { web, game, session } },
+  };
 }
 
 async function client(port: number, number: number): Promise<Stream> {
@@ -196,17 +183,14 @@ Deno.test("upgrade: a new program that does not start leaves the old one as it i
 });
 
 Deno.test("upgrade: the new program has the new file: a listener more, and one less", async () => {
-  const { stack, program, upgrade, write, listeners, web, game, session } = await setUp();
+  const { stack, around, program, upgrade, listeners, web, game, session } = await setUp();
   await using _stack = stack;
   await using silent = await Player.join(session, 2);
   using before = await client(web, 1);
-  const more = freePort();
-  await using service = new TcpService(tellAndEcho);
-  const added = `[[listener]]\nname = "more"\nlisten = "127.0.0.1:${more}"\n` +
-    `ipv4 = "${service.address}"\n`;
-  await write([listeners.game, listeners.session, added]);
+  const added = around.tcp("more");
+  await around.write(listeners.game, listeners.session, added);
   await upgrade();
-  using _added = await client(more, 3);
+  using _added = await client(added.port, 3);
   await silent.says("in its session", true);
   await using _new = await Player.join(game, 4);
   await assert.rejects(Stream.connect(web), Deno.errors.ConnectionRefused);
