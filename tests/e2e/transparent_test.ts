@@ -8,8 +8,9 @@ import { fileURLToPath } from "node:url";
 import { type Endpoint, show } from "./support/endpoints.ts";
 import { bytes, text, v2, v2Local } from "./support/headers.ts";
 import { Host } from "./support/host.ts";
-import { ON_PATH, Program } from "./support/program.ts";
+import { type LogEvent, ON_PATH, Program, runToEnd } from "./support/program.ts";
 import { installed, realPeerTest, Scratch } from "./support/real_peers.ts";
+import { Successors } from "./support/successors.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { eventually } from "./support/time.ts";
 import { echo, tell, UdpService, UdpSocket } from "./support/udp.ts";
@@ -375,4 +376,43 @@ test("a listener becomes transparent with a reload, and back, and no connection 
   );
   await lasting.send(bytes("still there"));
   assert.equal(text(await lasting.exactly(11)), "still there");
+});
+
+test("an upgrade hands over the listener, and flows are still answered from where they were addressed", async (world) => {
+  await world.tcp("127.0.0.1", 20_001);
+  await world.udp("127.0.0.1", 20_001);
+  const control = `${world.scratch.path}/control`;
+  const program = await world.start(
+    `protocol = "both"\nipv4 = "127.0.0.1"`,
+    `workers = 2\ncontrol = "${control}"`,
+  );
+  await using successors = new Successors(program);
+  const peer = await world.peer();
+  const to = { ip: ROUTED, port: 20_001 };
+  const assertAnswered = async (client: Endpoint, said: string) => {
+    await peer.send(to, datagram(client, to), said);
+    const { data, from } = await peer.receive();
+    assert.equal(text(data), `${show(client)} ${said}`);
+    assert.equal(show(from), show(to));
+  };
+  await assertAnswered(CLIENT, "before");
+  using old = await world.connect(ROUTED, 20_001);
+  await old.send(v2({ ...CLIENT, port: 41_020 }, to));
+  assert.equal(await old.line(), `${CLIENT.ip}:41020`);
+
+  const ended = await world.here.act(() => runToEnd(["upgrade", "--control", control]));
+  assert.equal(ended.code, 0, ended.stderr + program.transcript());
+  const { successor = 0, flows } = await program.event("upgraded") as LogEvent & { flows: number };
+  assert.equal(flows, 1);
+  await assertAnswered(CLIENT, "after");
+  await assertAnswered({ ...CLIENT, port: 41_021 }, "a new flow");
+  assert.equal(await world.seen(ROUTED, 20_001), CLIENT.ip);
+  assert.equal(await world.seen(HERE, 20_001), CLIENT.ip);
+  await old.send("still here\n");
+  assert.equal(await old.line(), "still here");
+  await old.finish();
+  assert.equal(await program.processEnded(), 0);
+  await assertAnswered(CLIENT, "alone");
+  Deno.kill(successor, "SIGTERM");
+  await successors.ended(successor);
 });

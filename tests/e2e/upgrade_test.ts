@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { freePort } from "./support/endpoints.ts";
 import { Surroundings } from "./support/handover.ts";
 import { text, v2 } from "./support/headers.ts";
+import { Host } from "./support/host.ts";
 import { Program, runToEnd } from "./support/program.ts";
 import { ProgramCopy } from "./support/program_copy.ts";
 import { Scratch } from "./support/real_peers.ts";
@@ -321,4 +323,55 @@ Deno.test("upgrade: whoever speaks another form is refused, and a second one has
   assert.match(message, /^Cannot hand over: GET .*; this program goes on$/);
   second.close();
   using _stream = await client(web, 1);
+});
+
+Deno.test("upgrade: the routes of --auto-routes stay, and go with the last program", async () => {
+  using host = await Host.make();
+  const routing = () =>
+    host.run(
+      `for family in -4 -6; do
+         ip $family rule
+         ip $family route show table 123 2> /dev/null || true
+       done`,
+    );
+  const before = await routing();
+  await host.act(async () => {
+    const { stack, program, successors, upgrade, web } = await setUp({
+      lines: "auto-routes = true",
+    });
+    await using _stack = stack;
+    const set = await routing();
+    assert.notEqual(set, before);
+    using old = await client(web, 1);
+    const { process } = await upgrade();
+    assert.equal(await routing(), set);
+    using fresh = await client(web, 2);
+    await old.finish();
+    assert.equal(await program.processEnded(), 0);
+    assert.equal(await routing(), set, "the end of the old program leaves them");
+    await fresh.send("still here\n");
+    assert.equal(await fresh.line(), "still here");
+    await fresh.finish();
+    Deno.kill(process, "SIGTERM");
+    await successors.ended(process);
+    assert.equal(await routing(), before);
+  });
+});
+
+Deno.test("upgrade: the metrics port answers from the new program", async () => {
+  const metrics = `127.0.0.1:${freePort()}`;
+  const { stack, program, upgrade, web } = await setUp({ lines: `metrics-addr = "${metrics}"` });
+  await using _stack = stack;
+  const answering = async () => {
+    const { status } = await (await fetch(`http://${metrics}/status.json`)).json();
+    return status.pid;
+  };
+  assert.equal(await answering(), program.pid);
+  using _old = await client(web, 1);
+  const { process } = await upgrade();
+  const after = await eventually(() => answering().catch(() => undefined), "an answer");
+  assert.equal(after, process);
+  using _new = await client(web, 2);
+  const text = await (await fetch(`http://${metrics}/metrics`)).text();
+  assert.match(text, /^mmproxy_connections_accepted_total\{[^}]*listener="web"[^}]*\} 1$/m);
 });
