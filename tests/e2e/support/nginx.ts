@@ -1,7 +1,8 @@
 /** nginx, as a service behind the program or as a balancer in front of it. */
 
-import { freePort } from "./endpoints.ts";
+import { freePort, socketsOf } from "./endpoints.ts";
 import { installed, isFile, type Scratch, Server } from "./real_peers.ts";
+import { blockOf, type Recipe } from "./recipe.ts";
 import { eventually } from "./time.ts";
 
 /** Whether nginx is here. */
@@ -35,6 +36,17 @@ export async function startNginx(
     `${modules}\npid ${scratch.path}/${name}.pid;${GENERAL}${config}`,
   );
   return await Server.start(port, "nginx", ["-e", "stderr", "-p", scratch.path, "-c", path]);
+}
+
+/** Starts nginx on a recipe's balancer with the page's `nginx` block; it listens on UDP `port`. */
+export async function startUdpBalancer(recipe: Recipe, port: number): Promise<void> {
+  const { balancer, scratch, stack } = recipe;
+  const config = `load_module ${streamModule};\npid ${scratch.path}/balancer.pid;${GENERAL}`;
+  const path = await scratch.write("nginx.conf", config + await blockOf(recipe.page, "nginx"));
+  await balancer.act(async () => {
+    stack.use(Server.spawn("nginx", ["-e", "stderr", "-p", scratch.path, "-c", path]));
+    await eventually(() => socketsOf(port).length > 0, `nginx on UDP port ${port}`);
+  });
 }
 
 /** A web server whose access log holds the client's address and port. */
