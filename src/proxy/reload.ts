@@ -44,6 +44,8 @@ export interface Parts {
 export class Configuration {
   /** Set once they are: a reload follows them. */
   routes: AutoRoutes | undefined;
+  /** Warns of routing that is missing; a reload that adds or changes listeners asks it, where `routes` sets none. */
+  warnOfMissingRoutes: ((config: ProxyConfig, log: Log) => void) | undefined;
   readonly #parts: Parts;
   readonly #names: Names;
   /** As it was written: names are names. */
@@ -142,6 +144,9 @@ export class Configuration {
       if (onlyChanges && isSame(change)) return true;
       if (reread) this.#logChange(change, log);
       else this.#logSubnets(log);
+      if (change.added.length + change.changed.length > 0) {
+        this.warnOfMissingRoutes?.(this.resolved, log);
+      }
       return true;
     } catch (error) {
       const path = this.#config.file ?? subnetFiles(this.#config.listeners)[0];

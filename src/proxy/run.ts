@@ -174,7 +174,8 @@ function openRoutes(
     configuration.routes = new AutoRoutes(configuration.resolved, routing, log, presence);
   } else {
     presence.announce(false);
-    warnOfMissingRoutes(configuration.resolved, routing, log);
+    configuration.warnOfMissingRoutes = (config, log) => warnOfMissingRoutes(config, routing, log);
+    configuration.warnOfMissingRoutes(configuration.resolved, log);
   }
 }
 

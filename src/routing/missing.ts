@@ -1,4 +1,4 @@
-/** A start without the routing that replies need is warned of, with the one command that sets it. */
+/** A start or reload without the routing that replies need is warned of, with the one command that sets it. */
 import { commandLine } from "../cli/command_line.ts";
 import type { ProxyConfig } from "../config/model.ts";
 import type { Log } from "../log/log.ts";

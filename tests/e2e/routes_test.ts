@@ -5,6 +5,7 @@ import { Host } from "./support/host.ts";
 import { type Ended, type LogEvent, ON_PATH, Program, runToEnd } from "./support/program.ts";
 import { ProgramCopy } from "./support/program_copy.ts";
 import { Scratch } from "./support/real_peers.ts";
+import { reload } from "./support/reloads.ts";
 import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 import { eventually } from "./support/time.ts";
 import { tell, UdpService, UdpSocket } from "./support/udp.ts";
@@ -756,5 +757,39 @@ Deno.test("routes: a start without them warns, with the command that sets them",
     await using second = await Program.start({ args });
     await second.stop();
     assert.deepEqual(second.all("routes_missing"), []);
+  });
+});
+
+Deno.test("routes: a reload warns where a new listener lacks them, and again only at a change", async () => {
+  using host = await makeHost();
+  await host.act(async () => {
+    await using scratch = await Scratch.make();
+    await using service = new TcpService(tellAndEcho, LOCAL4);
+    const [port, next] = [freePort(), freePort()];
+    const file = (more = "") =>
+      `table = 321\n[[listener]]\nname = "one"\nlisten = "${LOCAL4}:${port}"\n` +
+      `ipv4 = "${service.address}"\n${more}`;
+    const config = await scratch.write("mmproxy.toml", file());
+    await host.run(`${ON_PATH}\nmmproxy routes up --config ${config}`);
+    await using program = await Program.start({ config });
+    const warnings = () => program.all("routes_missing").map(({ message }) => message);
+    assert.deepEqual(warnings(), []);
+
+    await scratch.write(
+      "mmproxy.toml",
+      file(
+        `[[listener]]\nname = "six"\nlisten = "[::1]:${next}"\nipv6 = "[::1]:${service.port}"\n`,
+      ),
+    );
+    await reload(program);
+    await program.event("routes_missing");
+    assert.match(warnings()[0] ?? "", /IPv6 rule .*"mmproxy routes up --config /);
+    await reload(program);
+    assert.equal(warnings().length, 1);
+    await host.run(`${ON_PATH}\nmmproxy routes up --config ${config}`);
+    await scratch.write("mmproxy.toml", file());
+    await reload(program);
+    assert.equal(warnings().length, 1);
+    await program.stop();
   });
 });
