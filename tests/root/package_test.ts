@@ -37,83 +37,115 @@ async function make(out: string, version: string, ...only: Kind[]): Promise<stri
 async function inventory(machine: Container): Promise<string[]> {
   const found = await machine.exec(
     ...["find", "/etc", "/usr", "/opt", "/var", "/run", "-xdev"],
-    ...[
-      "-not",
-      "-path",
-      "/run/*",
-      "-not",
-      "-path",
-      "/var/log/*",
-      "-not",
-      "-path",
-      "/var/lib/dpkg/*",
-    ],
+    // What is there while a machine runs, and the package managers' own records.
+    ...["/run/*", "/var/log/*", "/var/lib/dpkg/*", "/var/lib/rpm/*", "/var/lib/systemd/*"]
+      .flatMap((path) => ["-not", "-path", path]),
     // Backups that useradd leaves of its own files, for all users.
-    ...["-not", "-path", "/etc/*-", "-not", "-path", "/var/lib/systemd/*"],
+    ...["-not", "-path", "/etc/*-"],
   );
   const users = await machine.exec("getent", "passwd");
   return [...found.split("\n"), ...users.split("\n")].sort();
 }
 
-realPeerTest(
-  "package: the .deb is installed, started by systemd, upgraded with its configuration and an open " +
-    "connection kept, and removed without a trace",
-  TOOLS,
-  async () => {
-    await using scratch = await Scratch.make();
-    const packages = [
-      ...await make(scratch.path, OLD, "deb"),
-      ...await make(scratch.path, config.version, "deb"),
-    ].map((path) => basename(path));
-    await using machine = await startMachine([`${scratch.path}:/packages:ro`]);
-    const systemctl = (...args: string[]) => machine.exec("systemctl", ...args);
-    const install = (name = "") => machine.exec("dpkg", "--install", `/packages/${name}`);
-    const version = async () =>
-      (await machine.exec("dpkg-query", "--show", "--showformat=${Version}", "mmproxy")).trim();
-    const pid = async () => (await systemctl("show", "--value", "-p", "MainPID", "mmproxy")).trim();
-    const before = await inventory(machine);
+/** A package manager's commands. */
+interface Manager {
+  readonly kind: "deb" | "rpm";
+  readonly install: readonly string[];
+  readonly upgrade: readonly string[];
+  readonly version: readonly string[];
+  readonly remove: readonly string[];
+  /** What a removal leaves of a configuration that was changed. */
+  readonly left: string;
+  /** Removes that, too. */
+  readonly purge: readonly string[];
+}
 
-    await install(packages[0]);
-    assert.equal(await version(), OLD);
-    assert.equal((await machine.exec("mmproxy", "--version")).trim(), `mmproxy ${config.version}`);
-    assert.match(await machine.exec("mmproxy", "help", "dscp"), /^# DSCP/);
-    await machine.exec("mmproxy", "check", "--config", "/etc/mmproxy/mmproxy.toml");
-    // A start is the administrator's.
-    await assert.rejects(systemctl("is-active", "mmproxy"));
-    await assert.rejects(systemctl("is-enabled", "mmproxy"));
-
-    const listen = { ip: "127.0.0.1", port: freePort() };
-    await using service = new TcpService(tellAndEcho);
-    const text = `[[listener]]\nlisten = "${show(listen)}"\nipv4 = "${service.address}"\n` +
-      'allowed-subnets = ["127.0.0.0/8"]\n';
-    await machine.exec("sh", "-c", 'printf %s "$1" > /etc/mmproxy/mmproxy.toml', "sh", text);
-    await systemctl("enable", "--now", "mmproxy");
-    await assertSeenOverTcp(listen, CLIENT, BALANCER);
-    const user = await machine.exec("stat", "--format=%U", `/proc/${await pid()}`);
-    assert.equal(user.trim(), "mmproxy");
-    await systemctl("reload", "mmproxy");
-
-    using open = await Stream.connect(listen.port);
-    await open.send(v2({ ...CLIENT, port: 40_082 }, BALANCER));
-    assert.equal(await open.line(), show({ ...CLIENT, port: 40_082 }));
-    const old = await pid();
-    const said = await install(packages[1]);
-    assert.match(said, /^Upgraded: process \d+ runs \S+/m);
-    await eventually(async () => await pid() !== old, "systemd's notice of the new program");
-    assert.equal(await version(), config.version);
-    assert.equal(await machine.exec("cat", "/etc/mmproxy/mmproxy.toml"), text);
-    assert.equal((await systemctl("is-active", "mmproxy")).trim(), "active");
-    await open.send("still here\n");
-    assert.equal(await open.line(), "still here");
-    await assertSeenOverTcp(listen, { ...CLIENT, port: 40_083 }, BALANCER);
-
-    await machine.exec("dpkg", "--remove", "mmproxy");
-    await assert.rejects(systemctl("is-active", "mmproxy"));
-    assert.equal(await machine.exec("cat", "/etc/mmproxy/mmproxy.toml"), text, "until a purge");
-    await machine.exec("dpkg", "--purge", "mmproxy");
-    assert.deepEqual(await inventory(machine), before);
+// The dependencies are there, but as Debian's packages.
+const RPM = ["rpm", "--force-debian", "--nodeps"];
+const MANAGERS: Manager[] = [
+  {
+    kind: "deb",
+    install: ["dpkg", "--install"],
+    upgrade: ["dpkg", "--install"],
+    version: ["dpkg-query", "--show", "--showformat=${Version}", "mmproxy"],
+    remove: ["dpkg", "--remove", "mmproxy"],
+    left: "/etc/mmproxy/mmproxy.toml",
+    purge: ["dpkg", "--purge", "mmproxy"],
   },
-);
+  {
+    kind: "rpm",
+    install: [...RPM, "--install"],
+    upgrade: [...RPM, "--upgrade"],
+    version: ["rpm", "--query", "--queryformat", "%{VERSION}", "mmproxy"],
+    remove: [...RPM, "--erase", "mmproxy"],
+    left: "/etc/mmproxy/mmproxy.toml.rpmsave",
+    purge: ["rm", "-r", "/etc/mmproxy"],
+  },
+];
+
+for (const manager of MANAGERS) {
+  realPeerTest(
+    `package: the .${manager.kind} is installed, started by systemd, upgraded with its configuration ` +
+      "and an open connection kept, and removed without a trace",
+    TOOLS,
+    () => testPackage(manager),
+  );
+}
+
+async function testPackage(
+  { kind, install, upgrade, version, remove, left, purge }: Manager,
+): Promise<void> {
+  await using scratch = await Scratch.make();
+  const packages = [
+    ...await make(scratch.path, OLD, kind),
+    ...await make(scratch.path, config.version, kind),
+  ].map((path) => `/packages/${basename(path)}`);
+  await using machine = await startMachine([`${scratch.path}:/packages:ro`]);
+  const systemctl = (...args: string[]) => machine.exec("systemctl", ...args);
+  const installed = async () => (await machine.exec(...version)).trim();
+  const pid = async () => (await systemctl("show", "--value", "-p", "MainPID", "mmproxy")).trim();
+  const before = await inventory(machine);
+
+  await machine.exec(...install, packages[0] ?? "");
+  assert.equal(await installed(), OLD);
+  assert.equal((await machine.exec("mmproxy", "--version")).trim(), `mmproxy ${config.version}`);
+  assert.match(await machine.exec("mmproxy", "help", "dscp"), /^# DSCP/);
+  await machine.exec("mmproxy", "check", "--config", "/etc/mmproxy/mmproxy.toml");
+  // A start is the administrator's.
+  await assert.rejects(systemctl("is-active", "mmproxy"));
+  await assert.rejects(systemctl("is-enabled", "mmproxy"));
+
+  const listen = { ip: "127.0.0.1", port: freePort() };
+  await using service = new TcpService(tellAndEcho);
+  const text = `[[listener]]\nlisten = "${show(listen)}"\nipv4 = "${service.address}"\n` +
+    'allowed-subnets = ["127.0.0.0/8"]\n';
+  await machine.exec("sh", "-c", 'printf %s "$1" > /etc/mmproxy/mmproxy.toml', "sh", text);
+  await systemctl("enable", "--now", "mmproxy");
+  await assertSeenOverTcp(listen, CLIENT, BALANCER);
+  const user = await machine.exec("stat", "--format=%U", `/proc/${await pid()}`);
+  assert.equal(user.trim(), "mmproxy");
+  await systemctl("reload", "mmproxy");
+
+  using open = await Stream.connect(listen.port);
+  await open.send(v2({ ...CLIENT, port: 40_082 }, BALANCER));
+  assert.equal(await open.line(), show({ ...CLIENT, port: 40_082 }));
+  const old = await pid();
+  const said = await machine.exec(...upgrade, packages[1] ?? "");
+  assert.match(said, /^Upgraded: process \d+ runs \S+/m);
+  await eventually(async () => await pid() !== old, "systemd's notice of the new program");
+  assert.equal(await installed(), config.version);
+  assert.equal(await machine.exec("cat", "/etc/mmproxy/mmproxy.toml"), text);
+  assert.equal((await systemctl("is-active", "mmproxy")).trim(), "active");
+  await open.send("still here\n");
+  assert.equal(await open.line(), "still here");
+  await assertSeenOverTcp(listen, { ...CLIENT, port: 40_083 }, BALANCER);
+
+  await machine.exec(...remove);
+  await assert.rejects(systemctl("is-active", "mmproxy"));
+  assert.equal(await machine.exec("cat", left), text, "until a purge");
+  await machine.exec(...purge);
+  assert.deepEqual(await inventory(machine), before);
+}
 
 realPeerTest(
   "package: the .rpm has the files of the .deb, and keeps the configuration",

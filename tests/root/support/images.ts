@@ -19,7 +19,7 @@ export const LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1
 export const Image = {
   /** What the first command of docs/containers.md makes. */
   mmproxy: `ghcr.io/mmproxy/mmproxy:${config.version}`,
-  /** A Debian with systemd, a C compiler and Rust. */
+  /** A Debian with systemd, rpm, a C compiler and Rust. */
   machine: "localhost/machine",
   /** Deno alone. */
   deno: "localhost/deno",
@@ -75,7 +75,7 @@ export class Images implements AsyncDisposable {
 
   async #machine(): Promise<void> {
     await this.#fill(Image.machine, async (root) => {
-      const packages = "systemd,systemd-sysv,gcc,libc6-dev,libcap2-bin,ca-certificates";
+      const packages = "systemd,systemd-sysv,gcc,libc6-dev,libcap2-bin,ca-certificates,rpm";
       await runTool(
         "debootstrap",
         ["--variant=minbase", `--include=${packages}`, "bookworm", root],
