@@ -7,6 +7,7 @@ import { ROOT } from "../../deploy/release.ts";
 import { TARGETS } from "../../deploy/targets.ts";
 import { freePort, show } from "../e2e/support/endpoints.ts";
 import { v2 } from "../e2e/support/headers.ts";
+import { blocksOf } from "../e2e/support/page.ts";
 import { installed, realPeerTest, runTool, Scratch } from "../e2e/support/real_peers.ts";
 import { assertSeenOverTcp } from "../e2e/support/seen.ts";
 import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
@@ -145,6 +146,15 @@ async function testPackage(
   assert.equal(await machine.exec("cat", left), text, "until a purge");
   await machine.exec(...purge);
   assert.deepEqual(await inventory(machine), before);
+  if (kind !== "deb") return;
+
+  // The page's commands, with an editor that writes this file.
+  const editor = `#!/bin/sh\nprintf %s '${text}' > "$1"\n`;
+  const write = 'printf %s "$1" > /usr/local/bin/editor; chmod 755 /usr/local/bin/editor';
+  await machine.exec("sh", "-ec", write, "sh", editor);
+  const [block = ""] = await blocksOf("docs/install.md");
+  await machine.exec("sh", "-ec", `cd /packages\n${block}`);
+  await assertSeenOverTcp(listen, { ...CLIENT, port: 40_084 }, BALANCER);
 }
 
 realPeerTest(
@@ -180,10 +190,12 @@ realPeerTest(
     const [archive = ""] = await make(scratch.path, config.version, "full");
     await using machine = await startMachine([`${scratch.path}:/archive:ro`]);
     await assert.rejects(machine.exec("sh", "-c", "command -v deno"));
-    const script = `cd /tmp && tar xf /archive/${basename(archive)} && ` +
-      `mmproxy-${config.version}/deploy/install.sh && cd / && rm -r /tmp/mmproxy-*`;
-    await machine.exec("sh", "-ec", script);
-    assert.equal((await machine.exec("mmproxy", "--version")).trim(), `mmproxy ${config.version}`);
+    // As the pages have it, where the archive lies in the working directory.
+    const folder = `mkdir /root/download; cd /root/download; ln -s /archive/${basename(archive)} .`;
+    const [, install = ""] = await blocksOf("docs/install.md");
+    const said = await machine.exec("sh", "-ec", `${folder}\n${install}`);
+    assert.ok(said.trim().endsWith(`\nmmproxy ${config.version}`), said);
+    await machine.exec("rm", "-r", "/root/download");
     await using service = new TcpService(tellAndEcho);
     const doctor = await machine.exec(
       ...[
@@ -198,5 +210,21 @@ realPeerTest(
       ],
     );
     assert.match(doctor, /CAP_NET_RAW/);
+
+    const listen = { ip: "127.0.0.1", port: freePort() };
+    const run =
+      `printf '#!/bin/sh\\nexec "$@"\\n' > /usr/local/bin/sudo; chmod 755 /usr/local/bin/sudo
+      mkdir /run/mmproxy
+      setsid mmproxy -l ${show(listen)} -4 ${service.address} --control /run/mmproxy/control \
+        > /root/log 2>&1 < /dev/null &`;
+    await machine.exec("sh", "-ec", run);
+    const log = () => machine.exec("cat", "/root/log");
+    await eventually(async () => (await log()).includes("Listening on"), "the program");
+    const upgrade = (await blocksOf("docs/upgrade.md")).find((block) => block.includes("tar xf"));
+    assert.match(
+      await machine.exec("sh", "-ec", `${folder}\n${upgrade}`),
+      /^Upgraded: process \d+ runs \S+/m,
+    );
+    await assertSeenOverTcp(listen, { ...CLIENT, port: 40_086 }, BALANCER);
   },
 );
