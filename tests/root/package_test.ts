@@ -8,7 +8,7 @@ import { TARGETS } from "../../deploy/targets.ts";
 import { freePort, show } from "../e2e/support/endpoints.ts";
 import { v2 } from "../e2e/support/headers.ts";
 import { blocksOf } from "../e2e/support/page.ts";
-import { installed, realPeerTest, runTool, Scratch } from "../e2e/support/real_peers.ts";
+import { installed, realPeerTest, runTool } from "../e2e/support/real_peers.ts";
 import { assertSeenOverTcp } from "../e2e/support/seen.ts";
 import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
 import { eventually } from "../e2e/support/time.ts";
@@ -21,18 +21,46 @@ const BALANCER = { ip: "198.51.100.1", port: 443 };
 const TOOLS = { ...NEEDS, nfpm: installed("nfpm"), rpm: installed("rpm") };
 const OLD = "0.0.1";
 
-/** Makes these for this machine, with the Deno that runs the tests. */
-async function make(out: string, version: string, ...only: Kind[]): Promise<string[]> {
-  const target = TARGETS.find(({ arch, glibc }) => arch === Deno.build.arch && glibc !== undefined);
-  assert.ok(target, `no target for ${Deno.build.arch}`);
-  return await distribute(target, {
-    deno: Deno.execPath(),
-    library: join(ROOT, "target/release/libmmproxy.so"),
-    out,
-    only,
-    version,
-  });
+/** What the tests install, made once for all of them, with the Deno that runs the tests. */
+class Made {
+  private constructor(
+    readonly folder: string,
+    readonly paths: Readonly<Record<"old" | "new", Readonly<Record<string, string>>>>,
+  ) {}
+
+  static async make(): Promise<Made> {
+    const folder = await Deno.makeTempDir({ prefix: "mmproxy-packages-" });
+    const old = await Made.#distribute(folder, OLD, "deb", "rpm");
+    return new Made(folder, {
+      old,
+      new: await Made.#distribute(folder, config.version, "deb", "rpm", "full"),
+    });
+  }
+
+  /** By their kinds. */
+  static async #distribute(
+    out: string,
+    version: string,
+    ...only: Kind[]
+  ): Promise<Record<string, string>> {
+    const target = TARGETS.find(({ arch, glibc }) =>
+      arch === Deno.build.arch && glibc !== undefined
+    );
+    assert.ok(target, `no target for ${Deno.build.arch}`);
+    const library = join(ROOT, "target/release/libmmproxy.so");
+    const paths = await distribute(target, { deno: Deno.execPath(), library, out, only, version });
+    return Object.fromEntries(paths.map((path) => {
+      const kind = only.find((kind) => path.endsWith(`.${kind}`)) ?? "full";
+      return [kind, path];
+    }));
+  }
 }
+
+let made: Promise<Made> | undefined;
+const packages = () => made ??= Made.make();
+Deno.test.afterAll(async () => {
+  if (made) await Deno.remove((await made).folder, { recursive: true });
+});
 
 /** Every file that an administrator would see, and every user. */
 async function inventory(machine: Container): Promise<string[]> {
@@ -96,18 +124,15 @@ for (const manager of MANAGERS) {
 async function testPackage(
   { kind, install, upgrade, version, remove, left, purge }: Manager,
 ): Promise<void> {
-  await using scratch = await Scratch.make();
-  const packages = [
-    ...await make(scratch.path, OLD, kind),
-    ...await make(scratch.path, config.version, kind),
-  ].map((path) => `/packages/${basename(path)}`);
-  await using machine = await startMachine([`${scratch.path}:/packages:ro`]);
+  const { folder, paths } = await packages();
+  const pathOf = (age: "old" | "new") => `/packages/${basename(paths[age][kind] ?? "")}`;
+  await using machine = await startMachine([`${folder}:/packages:ro`]);
   const systemctl = (...args: string[]) => machine.exec("systemctl", ...args);
   const installed = async () => (await machine.exec(...version)).trim();
   const pid = async () => (await systemctl("show", "--value", "-p", "MainPID", "mmproxy")).trim();
   const before = await inventory(machine);
 
-  await machine.exec(...install, packages[0] ?? "");
+  await machine.exec(...install, pathOf("old"));
   assert.equal(await installed(), OLD);
   assert.equal((await machine.exec("mmproxy", "--version")).trim(), `mmproxy ${config.version}`);
   assert.match(await machine.exec("mmproxy", "help", "dscp"), /^# DSCP/);
@@ -131,7 +156,7 @@ async function testPackage(
   await open.send(v2({ ...CLIENT, port: 40_082 }, BALANCER));
   assert.equal(await open.line(), show({ ...CLIENT, port: 40_082 }));
   const old = await pid();
-  const said = await machine.exec(...upgrade, packages[1] ?? "");
+  const said = await machine.exec(...upgrade, pathOf("new"));
   assert.match(said, /^Upgraded: process \d+ runs \S+/m);
   await eventually(async () => await pid() !== old, "systemd's notice of the new program");
   assert.equal(await installed(), config.version);
@@ -161,8 +186,7 @@ realPeerTest(
   "package: the .rpm has the files of the .deb, and keeps the configuration",
   TOOLS,
   async () => {
-    await using scratch = await Scratch.make();
-    const [deb = "", rpm = ""] = await make(scratch.path, config.version, "deb", "rpm");
+    const { deb = "", rpm = "" } = (await packages()).paths.new;
     const query = async (...args: string[]) =>
       (await runTool("rpm", ["--query", "--package", ...args, rpm])).trim().split("\n");
     const zsh = /\/zsh\/[a-z-]+\//;
@@ -186,9 +210,9 @@ realPeerTest(
   "package: the archive with Deno inside needs nothing on the host, and installs beside an older release",
   TOOLS,
   async () => {
-    await using scratch = await Scratch.make();
-    const [archive = ""] = await make(scratch.path, config.version, "full");
-    await using machine = await startMachine([`${scratch.path}:/archive:ro`]);
+    const { folder: built, paths } = await packages();
+    const archive = paths.new["full"] ?? "";
+    await using machine = await startMachine([`${built}:/archive:ro`]);
     await assert.rejects(machine.exec("sh", "-c", "command -v deno"));
     // As the pages have it, where the archive lies in the working directory.
     const folder = `mkdir /root/download; cd /root/download; ln -s /archive/${basename(archive)} .`;
