@@ -59,9 +59,12 @@ Deno.exit(Deno.args[0] === INSIDE ? await perform() : await prepare());
 
 /** Builds what is missing and goes on in a network of its own; returns the exit code. */
 async function prepare(): Promise<number> {
+  console.log("Building the native core (the first time in about a minute)");
   await run("cargo", ["build", "--release", "--package", "mmproxy-ffi"]);
   // The network that follows reaches no registry.
+  console.log("Fetching packages");
   await run(Deno.execPath(), ["cache", "--quiet", "main.ts"]);
+  console.log("Starting an upstream and mmproxy in a network namespace");
   const self = fileURLToPath(import.meta.url);
   const deno = [Deno.execPath(), "run", "--quiet", "--allow-all", "--cached-only"];
   return await runInNamespace([...deno, self, INSIDE]);

@@ -8,7 +8,7 @@
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 import config from "../deno.json" with { type: "json" };
-import { layOut, pack, ReleaseError, ROOT, run, runScript } from "./release.ts";
+import { layOut, pack, ReleaseError, ROOT, run, runScript, step } from "./release.ts";
 import { writeBom } from "./sbom.ts";
 import { buildFor, strip, type Target, TARGETS } from "./targets.ts";
 
@@ -39,9 +39,12 @@ export async function distribute(target: Target, given: Given = {}): Promise<str
   const stage = join(STAGE, target.name);
   await Deno.mkdir(out, { recursive: true });
   await Deno.mkdir(stage, { recursive: true });
+  const say = (what: string) => step(`${target.name}: ${what}`);
   const library = `libmmproxy-${target.arch}.so`;
   const debug = join(stage, `${library}.debug`);
+  if (given.library === undefined) say("building the native core");
   await strip(given.library ?? await buildFor(target), join(stage, library), debug);
+  say("laying the release out");
   const release = join(stage, name);
   await layOut(release, [join(stage, library)], false);
 
@@ -49,12 +52,14 @@ export async function distribute(target: Target, given: Given = {}): Promise<str
   const makes = (kind: Kind) => given.only?.includes(kind) ?? true;
   const archive = async (suffix: string, what = name) => {
     const path = join(out, `${name}-${suffix}.tar.gz`);
+    say(`packing ${basename(path)}`);
     await pack(stage, what, path);
     made.push(path);
   };
   if (makes("archive")) await archive(target.name);
   if (makes("debug")) await archive(`${target.name}-debug`, basename(debug));
   if (target.deno === undefined) return made;
+  if (given.deno === undefined) say("fetching Deno");
   await Deno.copyFile(given.deno ?? await fetchDeno(target.deno, stage), join(release, "deno"));
   await Deno.chmod(join(release, "deno"), 0o755);
   if (makes("full")) await archive(`${target.arch}-full`);
@@ -62,6 +67,7 @@ export async function distribute(target: Target, given: Given = {}): Promise<str
   if (packages.length > 0) {
     await stagePackage(stage, release);
     for (const packager of packages) {
+      say(`making the .${packager}`);
       made.push(await makePackage(packager, target, stage, version, out));
     }
   }
@@ -186,6 +192,7 @@ async function main(args: string[]): Promise<void> {
       for (const path of made) console.log(`dist/out/${basename(path)}`);
     }
   }
+  step("Writing the SBOM and the checksums");
   await writeBom(join(OUT, `mmproxy-${config.version}.cdx.json`));
   await writeChecksums(OUT);
   console.log("dist/out/SHA256SUMS");

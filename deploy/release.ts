@@ -39,6 +39,11 @@ export class ReleaseError extends Error {
   override readonly name = "ReleaseError";
 }
 
+/** Says on standard error what goes on now, with the seconds since the start: what follows takes a while. */
+export function step(text: string): void {
+  console.error(`[${Math.round(performance.now() / 1000)} s] ${text}`);
+}
+
 /** Runs a script of this folder; what it cannot make is one line on standard error, and exit code 1. */
 export async function runScript(name: string, main: () => Promise<void>): Promise<void> {
   try {
@@ -191,10 +196,13 @@ async function main(args: string[]): Promise<void> {
   });
   const name = `mmproxy-${config.version}`;
   const dist = join(ROOT, "dist");
+  step("Building the native core");
   await buildLibrary();
+  step("Laying the release out: the program, its packages, the documentation");
   await layOut(values.into ?? join(dist, name), positionals);
   if (values.into !== undefined) return console.log(values.into);
   const archive = `${name}.tar.gz`;
+  step(`Packing ${archive}`);
   await pack(dist, name, join(dist, archive));
   console.log(`dist/${name} and dist/${archive}`);
 }

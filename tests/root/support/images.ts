@@ -5,6 +5,7 @@
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import config from "../../../deno.json" with { type: "json" };
+import { step } from "../../../deploy/release.ts";
 import { blocksOf } from "../../e2e/support/page.ts";
 import { installed, runTool, Scratch } from "../../e2e/support/real_peers.ts";
 
@@ -62,10 +63,14 @@ export class Images implements AsyncDisposable {
     const images = new Images(await Deno.makeTempDir({ prefix: "mmproxy-images-" }));
     Deno.env.set(VARIABLE, images.path);
     try {
+      step("Image of a machine: Debian with systemd, Rust and a C compiler, by debootstrap");
       await images.#machine();
+      step("Images of Deno and of a C library");
       await images.#deno();
       await images.#base();
+      step("Image of mmproxy, as docs/containers.md builds it");
       await images.#mmproxy();
+      step("Tests");
     } catch (error) {
       await images[Symbol.asyncDispose]();
       throw error;
