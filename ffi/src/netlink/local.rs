@@ -166,7 +166,7 @@ fn prefix(address: IpAddr, bits: u8) -> Decoded<Subnet> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use netlink_packet_route::route::RouteAddress;
 
     use super::*;
@@ -190,6 +190,14 @@ mod tests {
         route.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
         let body = Request::new(libc::RTM_NEWROUTE, 0, &route).bytes()[HEADER..].to_vec();
         Message { kind: libc::RTM_NEWROUTE, body }
+    }
+
+    /// What the kernel says of an address that an interface has.
+    pub fn address(ip: IpAddr) -> Request {
+        let mut address = AddressMessage::default();
+        address.header.family = family_number(4);
+        address.attributes.push(AddressAttribute::Local(ip));
+        Request::new(libc::RTM_NEWADDR, 0, &address)
     }
 
     fn addressed(attributes: &[(u16, &[u8])]) -> Message {

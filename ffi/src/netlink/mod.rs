@@ -261,12 +261,15 @@ mod tests {
         let entry =
             RoutingRecord { source_length: 32, port: 53, last_port: 53, ..ours(routing::RULE, 4) };
         let route = RoutingRecord { kind: routing::ROUTE, port: 0, last_port: 0, ..entry };
-        let (rule, route) = (rule::add(&entry), route::add(&route).unwrap());
-        let (rule, route) = (rule.bytes(), route.bytes());
+        let own = RoutingRecord { table: libc::RT_TABLE_LOCAL.into(), family: 6, ..route };
+        let (rule, route, own) =
+            (rule::add(&entry), route::add(&route).unwrap(), route::add(&own).unwrap());
+        let address = local::tests::address([192, 0, 2, 1].into());
+        let (rule, route, own) = (rule.bytes(), route.bytes(), own.bytes());
         let mut error = [&[0; 16][..], &(-libc::EINVAL).to_ne_bytes(), rule].concat();
         error[0] = error.len() as u8;
         error[4] = libc::NLMSG_ERROR as u8;
-        let whole = [rule, route, &error].concat();
+        let whole = [rule, route, own, address.bytes(), &error].concat();
         read_datagram(&whole);
         // Numerical Recipes' generator: the same bytes in each run.
         let mut state = 1u32;
