@@ -1,9 +1,13 @@
 /** Recipes for services over UDP, with nginx as the load balancer. */
 import assert from "node:assert/strict";
+import { show } from "./support/endpoints.ts";
+import { text } from "./support/headers.ts";
+import type { Host } from "./support/host.ts";
 import { nginx, startUdpBalancer, streamModule } from "./support/nginx.ts";
-import { installed, realPeerTest, Server } from "./support/real_peers.ts";
+import { installed, realPeerTest, runTool, Server } from "./support/real_peers.ts";
 import { blockOf, Recipe } from "./support/recipe.ts";
 import { eventually } from "./support/time.ts";
+import { tell, UdpService, UdpSocket } from "./support/udp.ts";
 
 const balancer = { nginx, streamModule };
 
@@ -40,5 +44,78 @@ realPeerTest(
     const counters = await program.stop();
     assert.equal(counters.get("headers_v1"), 4);
     assert.equal(program.all("header_refused").length, 0);
+  },
+);
+
+/** Whether a TUN device can be made: its file is root's on most systems. */
+const tun = (() => {
+  try {
+    Deno.openSync("/dev/net/tun", { read: true, write: true }).close();
+    return true;
+  } catch {
+    return false;
+  }
+})();
+
+realPeerTest(
+  "recipes: WireGuard, the server has each client's endpoint, and packets pass in both directions",
+  {
+    ...balancer,
+    "wireguard-go": installed("wireguard-go"),
+    wg: installed("wg"),
+    "/dev/net/tun": tun,
+  },
+  async () => {
+    await using recipe = await Recipe.make("wireguard.md");
+    const { client, scratch, server, stack } = recipe;
+    const key = async () => (await runTool("wg", ["genkey"])).trim();
+    const [ours, theirs] = [await key(), await key()];
+    const publicKey = async (name: string) =>
+      (await runTool("sh", ["-c", `wg pubkey <${scratch.path}/${name}`])).trim();
+    const program = await recipe.start();
+    await startUdpBalancer(recipe, 51_820);
+    const tunnel = async (host: Host, name: string, key: string, address: string) => {
+      await scratch.write(name, key);
+      const go = await host.act(() => Server.spawn("wireguard-go", ["--foreground", name]));
+      stack.use(go);
+      await eventually(
+        async () => (await host.run("ip -brief link")).includes(name),
+        `interface ${name}`,
+      );
+      await host.run(
+        `wg set ${name} private-key ${scratch.path}/${name}
+         ip address add ${address}/24 dev ${name}
+         ip link set ${name} up`,
+      );
+    };
+    // The control sockets of all namespaces are in one directory.
+    const [near, far] = [`s${Deno.pid}`, `c${Deno.pid}`];
+    await tunnel(server, near, ours, "192.0.2.1");
+    await tunnel(client, far, theirs, "192.0.2.2");
+    await server.run(
+      `wg set ${near} listen-port 51821 peer ${await publicKey(far)} allowed-ips 192.0.2.2/32`,
+    );
+    await client.run(
+      `wg set ${far} listen-port 40820 peer ${await publicKey(near)} \
+         endpoint 203.0.113.1:51820 allowed-ips 192.0.2.1/32`,
+    );
+    stack.use(await server.act(() => UdpService.start(tell, "192.0.2.1", 7)));
+    stack.use(await client.act(() => UdpService.start(tell, "192.0.2.2", 7)));
+    /** A datagram through the tunnel, and its answer. */
+    const ping = async (host: Host, from: string, ip: string) => {
+      await using socket = await host.act(() => UdpSocket.open(from));
+      await socket.send({ ip, port: 7 }, "ping");
+      assert.equal(text((await socket.receive()).data), `${show(socket.local)} ping`);
+    };
+    const endpoint = async () => (await server.run(`wg show ${near} endpoints`)).split(/\s+/)[1];
+    for (const port of [40_820, 40_821]) {
+      await client.run(`wg set ${far} listen-port ${port}`);
+      await ping(client, "192.0.2.2", "192.0.2.1");
+      assert.equal(await endpoint(), `203.0.113.7:${port}`);
+      await ping(server, "192.0.2.1", "192.0.2.2");
+    }
+    const counters = await program.stop();
+    assert.equal(counters.get("headers_v1"), 2);
+    assert.equal(program.all("datagrams_refused").length, 0);
   },
 );
