@@ -6,6 +6,7 @@
 import { table } from "./report.ts";
 import type { RunResult } from "./result.ts";
 import { ratioToBestPeer } from "./summary.ts";
+import { fairTable } from "./tables.ts";
 
 /** A larger difference between the runs is pointed out. */
 export const LIMIT = 0.1;
@@ -21,10 +22,11 @@ export interface Row {
   readonly difference: number;
 }
 
-/** The rows for which both runs have a ratio. */
+/** The rows of the fair table for which both runs have a ratio. */
 export function compare(first: RunResult, second: RunResult): Row[] {
-  return first.works.flatMap((work) => {
-    const other = second.works.find(({ name }) => name === work.name);
+  const others = fairTable(second).works;
+  return fairTable(first).works.flatMap((work) => {
+    const other = others.find(({ name }) => name === work.name);
     if (other === undefined) return [];
     return work.metrics.flatMap((metric) => {
       const [before, after] = [work, other].map((work) => ratioToBestPeer(work, metric)?.median);

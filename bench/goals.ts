@@ -7,6 +7,7 @@ import { report, table } from "./report.ts";
 import type { Metric, RunResult, Sample, WorkResult } from "./result.ts";
 import { summarize, type Summary } from "./statistics.ts";
 import { OURS, ratioTo, ratioToBestPeer } from "./summary.ts";
+import { fairTable } from "./tables.ts";
 import { COST } from "./works.ts";
 
 /** One thing to reach. */
@@ -20,10 +21,11 @@ interface Goal {
 }
 
 type Against =
-  /** The median of the rounds' ratios to the best peer. */
+  /** The median of the rounds' ratios to the best peer of the fair table. */
   | "best peer"
-  /** The same to nginx. */
+  /** The same to one peer. */
   | "nginx"
+  | "mmproxy-rs"
   /** Our worst round, as a part of our median. */
   | "worst round"
   /** Our median itself. */
@@ -47,13 +49,14 @@ const GOALS: readonly Goal[] = [
   goal("bulk-50", "each_way_gbit", "bulk, 50 connections", 1.3, "best peer"),
   goal("bulk-50", COST, "… CPU a byte", 0.5, "best peer"),
   goal("bulk-50", "each_way_gbit", "… worst round", 0.85, "worst round"),
-  goal("bulk-4", COST, "bulk, 4 connections, CPU a byte", 0.55, "nginx"),
+  goal("bulk-4", "each_way_gbit", "bulk, 4 connections", 1, "mmproxy-rs"),
+  goal("bulk-4", COST, "… CPU a byte", 0.55, "nginx"),
   goal("bulk-4", "each_way_gbit", "… worst round", 0.85, "worst round"),
-  goal("rate-32", "per_second", "new connections, 32 at once", 1.4, "best peer"),
+  goal("rate-32", "per_second", "new connections, 32 at once", 1.2, "best peer"),
   goal("rate-32", COST, "… CPU a connection", 0.75, "best peer"),
   goal("rate-32", "failed", "… failed", 0, "total"),
   goal("rate-1", "p50_us", "set-up, 1 at once, p50", 0.85, "best peer"),
-  goal("pingpong-32", "per_second", "ping-pong, 32 connections", 1.15, "best peer"),
+  goal("pingpong-32", "per_second", "ping-pong, 32 connections", 1.1, "best peer"),
   goal("pingpong-32", "p999_us", "… p99.9", 1, "best peer"),
   goal("pingpong-32-storm", "p999_us", "… p99.9 in a storm of headers", 1, "best peer"),
   goal("sink-1-200", "delivered_per_second", "UDP sink, 1 client", 3, "best peer"),
@@ -70,19 +73,22 @@ const GOALS: readonly Goal[] = [
   goal("echo-16-200-150k", COST, "UDP echo at 150,000/s, CPU", 0.55, "best peer"),
   goal("echo-16-200-150k", "lost_share", "… lost", 0, "number"),
   goal("idle", "kib_per_connection", "idle connection, memory", 0.25, "best peer"),
-  goal("startup", "accepted_ms", "start to first accept, ms", 150, "number"),
+  goal("startup", "accepted_ms", "start to first accept, ms", 50, "number"),
+  goal("memory", "one_mb", "one worker, resident, MB", 60, "number"),
+  goal("memory", "further_mb", "… each further one, MB", 6, "number"),
 ];
 
 /** What a run says of each goal; those of works that it did not measure are left out. */
 export function judge(result: RunResult): Judgement[] {
+  const { works } = fairTable(result);
   return GOALS.flatMap((goal) => {
-    const work = result.works.find(({ name }) => name === goal.work);
+    const work = works.find(({ name }) => name === goal.work);
     const found = work && find(goal, work);
     if (!work || !found) return [];
     const more = goal.against === "worst round" ||
       metricOf(work, goal.metric)?.better === "more";
     const value = goal.against === "worst round" ? found.min / found.median : found.median;
-    const ratio = goal.against === "best peer" || goal.against === "nginx";
+    const ratio = ["best peer", "nginx", "mmproxy-rs"].includes(goal.against);
     return [{
       title: goal.title,
       goal: `${more ? "≥" : "≤"} ${goal.limit}${ratio ? ` × ${goal.against}` : ""}`,
@@ -99,7 +105,8 @@ function find({ metric, against }: Goal, work: WorkResult): Summary | undefined 
     case "best peer":
       return measured && ratioToBestPeer(work, measured);
     case "nginx":
-      return measured && ratioTo(work, measured, "nginx");
+    case "mmproxy-rs":
+      return measured && ratioTo(work, measured, against);
     case "total":
       return ours.length === 0 ? undefined : summarize([ours.reduce((sum, one) => sum + one)]);
     default:

@@ -20,7 +20,7 @@ const LOADGEN = "MMPROXY_BENCH_LOADGEN";
 /** Builds, then runs itself again where it may make networks. */
 async function outside(options: Options): Promise<number> {
   const loadgen = await buildBinary("mmproxy-loadgen");
-  if (options.programs.includes("ours")) await buildLibrary();
+  if (options.programs.some((name) => name.startsWith("ours"))) await buildLibrary();
   const args = ["run", "-A", import.meta.filename ?? "", ...Deno.args];
   return await runInside(args, { [LOADGEN]: loadgen });
 }
@@ -55,14 +55,16 @@ async function inside(options: Options): Promise<number> {
       privilege: privilege() ?? "",
       sysctls,
     },
-    programs: programs.map(({ name, version, description }) => ({
+    programs: programs.map(({ name, version, description, table }) => ({
       name,
       version,
       command: description,
+      table,
     })),
-    works: works.map(({ name, title, metrics }) => ({
+    works: works.map(({ name, title, protocol, metrics }) => ({
       name,
       title,
+      protocol,
       metrics,
       samples: samples.get(name) ?? [],
     })),
@@ -80,7 +82,7 @@ async function choosePrograms(options: Options): Promise<Program[]> {
     const [, kind, threads] = /^(none|ours|haproxy|nginx)(?:-(\d+))?$/.exec(name) ?? [];
     const count = threads === undefined ? undefined : Number(threads);
     if (kind === "none") chosen.push(noProxy);
-    else if (kind === "ours") chosen.push(ours());
+    else if (kind === "ours") chosen.push(ours(name, count));
     else if (kind === "haproxy") chosen.push(...found(name, await haproxy(name, count)));
     else if (kind === "nginx") chosen.push(...found(name, await nginx(name, count)));
     else throw new Error(`There is no program ${JSON.stringify(name)}; use --peer for others`);

@@ -13,7 +13,7 @@ export interface Options {
   readonly seconds: number | undefined;
   /** Names of works; undefined for all of the mode. */
   readonly only: readonly string[] | undefined;
-  /** `none`, `ours`, `haproxy`, `nginx`, the latter two also with `-N` for N threads. */
+  /** `none`, `ours`, `haproxy`, `nginx`, the latter three also with `-N` for N threads. */
   readonly programs: readonly string[];
   /** `name=command`, see `customPeer`. */
   readonly peers: readonly string[];
@@ -30,8 +30,12 @@ export interface Options {
 
 /** Measured rounds and minutes of either mode. */
 const MODES = {
-  full: { rounds: 17, budgetMinutes: 28 },
-  quick: { rounds: 3, budgetMinutes: 2.7 },
+  full: {
+    rounds: 17,
+    budgetMinutes: 28,
+    programs: ["none", "ours", "ours-1", "haproxy", "haproxy-1", "nginx", "nginx-1"],
+  },
+  quick: { rounds: 3, budgetMinutes: 2.7, programs: ["none", "ours", "haproxy", "nginx"] },
 } as const;
 
 /**
@@ -58,9 +62,9 @@ export function parseOptions(args: readonly string[]): Options {
     .option("--only <works>", "names of works, with commas between", words)
     .option(
       "--programs <names>",
-      "of none, ours, haproxy, nginx; haproxy-2 and nginx-2 have two threads at all works",
+      "of none, and ours, haproxy, nginx with a thread on each processor, or ours-1, haproxy-1, " +
+        `nginx-1 with one thread (all of them; quick: ${quick.programs.join(", ")})`,
       words,
-      ["none", "ours", "haproxy", "nginx"],
     )
     .option(
       "--peer <name=command>",
@@ -106,7 +110,7 @@ export function parseOptions(args: readonly string[]): Options {
     budgetMinutes: given.budget ?? MODES[mode].budgetMinutes,
     seconds: given.seconds,
     only: given.only,
-    programs: given.programs,
+    programs: given.programs ?? MODES[mode].programs,
     peers: given.peer,
     tools: given.tool,
     sysctls: given.sysctl,

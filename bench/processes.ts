@@ -87,13 +87,16 @@ export function machineBusySeconds(): number {
   return ticks / TICKS_PER_SECOND;
 }
 
-/** Memory of a program and of everything that it started, in KiB: shared pages are divided. */
-export function readMemory(root: number): number {
+/**
+ * Memory of a program and of everything that it started, in KiB: with shared pages divided (`Pss`),
+ * or counted for each process that has them (`Rss`).
+ */
+export function readMemory(root: number, kind: "Pss" | "Rss" = "Pss"): number {
   let total = 0;
   for (const pid of processTree(root)) {
     try {
       const text = Deno.readTextFileSync(`/proc/${pid}/smaps_rollup`);
-      total += Number(/^Pss:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0);
+      total += Number(new RegExp(`^${kind}:\\s+(\\d+) kB$`, "m").exec(text)?.[1] ?? 0);
     } catch {
       // It ended meanwhile.
     }

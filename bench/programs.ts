@@ -22,11 +22,22 @@ export interface Place {
   readonly subnets: string;
   /** A directory of its own. */
   readonly directory: string;
+  /** How many threads the work asks for; undefined for the program's own number. */
+  readonly threads?: number | undefined;
 }
+
+/**
+ * Where a program stands: with as many threads as the machine has processors, or with one thread,
+ * to compare what each core does.
+ */
+export type Table = "fair" | "each core";
 
 export interface Program {
   readonly name: string;
   readonly protocols: readonly Protocol[];
+  readonly table: Table;
+  /** It can be started with any number of threads. */
+  readonly takesThreads: boolean;
   /** What it is, for the report: no path of this machine. */
   readonly version: string;
   readonly description: string;
@@ -41,6 +52,8 @@ const ROOT = new URL("..", import.meta.url).pathname;
 export const noProxy: Program = {
   name: "no proxy",
   protocols: ["tcp", "udp"],
+  table: "fair",
+  takesThreads: false,
   version: "",
   description: "",
   command: () => [],
@@ -55,21 +68,32 @@ function portOf(address: string): number {
   return Number(address.slice(address.lastIndexOf(":") + 1));
 }
 
-/** This program, as its README starts it. */
-export function ours(): Program {
+/**
+ * This program. With TCP it has a worker for each processor, with UDP the one that is its default.
+ *
+ * @param workers how many instead; then it is measured with TCP alone.
+ */
+export function ours(name = "ours", workers?: number): Program {
   const args = (place: Place) => [
     ...["-l", range(place), "-4", place.v4, "-6", place.v6],
     ...["-p", place.protocol, "-a", place.subnets],
+    ...place.protocol === "udp" ? [] : ["--workers", `${place.threads ?? workers ?? "auto"}`],
   ];
   return {
-    name: "ours",
-    protocols: ["tcp", "udp"],
+    name,
+    protocols: workers === undefined ? ["tcp", "udp"] : ["tcp"],
+    table: tableOf(workers),
+    takesThreads: true,
     version: `Deno ${Deno.version.deno}`,
     description: ["mmproxy", ...args(DESCRIBED)].join(" "),
     command: (
       place,
     ) => ["env", `MMPROXY_DENO=${Deno.execPath()}`, `${ROOT}bin/mmproxy`, ...args(place)],
   };
+}
+
+function tableOf(threads: number | undefined): Table {
+  return threads === 1 ? "each core" : "fair";
 }
 
 /** A place whose names stand for themselves, for descriptions. */
@@ -86,22 +110,21 @@ const DESCRIBED: Place = {
   directory: "{directory}",
 };
 
-/**
- * What HAProxy and nginx are configured with, the better of what was tried. Bulk: two threads, and
- * buffers of 64 KiB, which double their throughput. All else: one thread and their own defaults:
- * two threads are no faster on two cores that they share with the load, answer later and cost more.
- */
-const TUNING = { bulk: { threads: 2, buffer: 65_536 }, other: { threads: 1, buffer: 16_384 } };
+/** The buffers of HAProxy and nginx: 64 KiB double their bulk throughput; else their own default. */
+const BUFFER = { bulk: 65_536, other: 16_384 };
 
-function tuning(place: Place, threads: number | undefined): { threads: number; buffer: number } {
-  const tuned = place.bulk ? TUNING.bulk : TUNING.other;
-  return { ...tuned, threads: threads ?? tuned.threads };
+/** What HAProxy and nginx are configured with at a work. */
+function tuning(place: Place, own: number | undefined): { threads: number; buffer: number } {
+  return {
+    threads: place.threads ?? own ?? navigator.hardwareConcurrency,
+    buffer: place.bulk ? BUFFER.bulk : BUFFER.other,
+  };
 }
 
 /**
  * HAProxy; undefined when it is not installed.
  *
- * @param threads how many at all works, or undefined for what is best at each.
+ * @param threads how many, or undefined for one on each processor.
  */
 export async function haproxy(name: string, threads?: number): Promise<Program | undefined> {
   const version = await firstLine(["haproxy", "-v"], /version (\S+)/);
@@ -111,7 +134,7 @@ export async function haproxy(name: string, threads?: number): Promise<Program |
     return `
 global
   nbthread ${tuned.threads}
-  maxconn 6000
+  maxconn 7500
   tune.bufsize ${tuned.buffer}
 defaults
   mode tcp
@@ -127,6 +150,7 @@ listen bench
   return configured({
     name,
     version,
+    table: tableOf(threads),
     configuration,
     command: (path) => ["haproxy", "-db", "-f", path],
   });
@@ -135,7 +159,7 @@ listen bench
 /**
  * nginx's stream module; undefined when it is not installed.
  *
- * @param workers how many at all works, or undefined for what is best at each.
+ * @param workers how many, or undefined for one on each processor.
  */
 export async function nginx(name: string, workers?: number): Promise<Program | undefined> {
   const version = await firstLine(["nginx", "-v"], /nginx\/(\S+)/);
@@ -164,6 +188,7 @@ stream {
   return configured({
     name,
     version,
+    table: tableOf(workers),
     configuration,
     machine: load,
     command: (path, { directory }) => ["nginx", "-p", directory, "-e", "stderr", "-c", path],
@@ -173,6 +198,7 @@ stream {
 interface Configured {
   readonly name: string;
   readonly version: string;
+  readonly table: Table;
   configuration(place: Place): string;
   /** What goes before the configuration on this machine, and not into its description. */
   readonly machine?: string;
@@ -181,10 +207,12 @@ interface Configured {
 
 /** A TCP program that is started with a file. */
 function configured(program: Configured): Program {
-  const { name, version, configuration, machine = "", command } = program;
+  const { name, version, table, configuration, machine = "", command } = program;
   return {
     name,
     version,
+    table,
+    takesThreads: true,
     protocols: ["tcp"],
     description: describeBoth(configuration),
     command: (place) => {
@@ -225,6 +253,8 @@ export function customPeer(text: string): Program {
   return {
     name,
     protocols,
+    table: "fair",
+    takesThreads: false,
     version: "",
     description: [program.slice(program.lastIndexOf("/") + 1), ...rest].join(" "),
     command: (place) =>

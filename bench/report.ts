@@ -3,6 +3,8 @@
 import type { Metric, RunResult, Sample, WorkResult } from "./result.ts";
 import type { Summary } from "./statistics.ts";
 import { bestPeer, foreignShare, programsOf, ratioTo, summaryOf, total } from "./summary.ts";
+import { eachCoreTable, fairTable } from "./tables.ts";
+import { COST } from "./works.ts";
 
 /** Counters that are shown when any program of a work has them. */
 const COUNTERS = {
@@ -13,13 +15,73 @@ const COUNTERS = {
   load_drops: "of them at the load",
 } as const;
 
-/** All of it: how it was measured, and a table for each work. */
+/** All of it: how it was measured, both tables of the TCP works, and a table for each work. */
 export function report(result: RunResult): string {
-  return [preamble(result), ...result.works.map((work) => section(work, result))].join("\n\n");
+  const [fair, eachCore] = [fairTable(result), eachCoreTable(result)];
+  const works = fair.works.filter(({ samples }) => samples.length > 0);
+  return [
+    preamble(result),
+    ...overview(
+      "## As many threads as processors",
+      fair,
+      (summary) => formatNumber(summary.median),
+    ),
+    ...overview("## One thread each", eachCore, formatSpan),
+    "## All works",
+    ...works.map((work) => section(work, fair)),
+  ].join("\n\n");
+}
+
+/** The TCP works by what they are ranked by and by their cost, a program in each column. */
+function overview(
+  title: string,
+  { works, programs }: RunResult,
+  format: (summary: Summary) => string,
+): string[] {
+  const names = programs.map(({ name }) => name).filter((name) =>
+    works.some((work) => work.protocol === "tcp" && programsOf(work, [name]).length > 0)
+  );
+  const rows = works.filter(({ protocol }) => protocol === "tcp").flatMap((work) =>
+    work.metrics.filter(({ name }, index) => index === 0 || isShown(name)).map((metric, index) => [
+      index === 0 ? `\`${work.name}\`` : "",
+      `${metric.label}, ${metric.unit}`,
+      ...names.map((name) => cell(work, name, metric, format)),
+      ratioCell(work, metric),
+    ])
+  );
+  return rows.length === 0
+    ? []
+    : [title, table(["work", "", ...names, "ours / best peer"], rows), FAULTY];
+}
+
+/** Beside the metric that a work is ranked by. */
+function isShown(name: string): boolean {
+  return [COST, "further_mb", "rate_growth", "mib"].includes(name);
+}
+
+const FAULTY = "†: with faults in at least one round, see the work's own table.";
+
+function cell(
+  work: WorkResult,
+  program: string,
+  metric: Metric,
+  format: (summary: Summary) => string,
+): string {
+  const summary = summaryOf(work, program, metric);
+  const samples = work.samples.filter((sample) => sample.program === program);
+  const mark = samples.some(({ faults }) => faults.length > 0) ? "†" : "";
+  return summary === undefined ? mark : [format(summary), mark].join(" ").trim();
+}
+
+function ratioCell(work: WorkResult, metric: Metric): string {
+  const peer = bestPeer(work, metric);
+  const ratio = peer === undefined ? undefined : ratioTo(work, metric, peer);
+  return ratio === undefined ? "" : `${formatRatio(ratio)} ${peer}`;
 }
 
 function preamble({ machine, settings, mode, minutes, started, programs }: RunResult): string {
-  const versions = programs.flatMap(({ name, version }) => version ? [`${name} ${version}`] : []);
+  const versions = programs.filter(({ table }) => table !== "each core")
+    .flatMap(({ name, version }) => version ? [`${name} ${version}`] : []);
   return [
     `${started}, ${mode}, ${settings.rounds} rounds of ${formatSeconds(settings.seconds)} s, ` +
     `${minutes.toFixed(1)} minutes`,
@@ -55,11 +117,7 @@ export function section(work: WorkResult, { programs }: Pick<RunResult, "program
     ...counters.map(([counter]) => formatNumber(total(work, name, counter))),
     faults(work.samples.filter((sample) => sample.program === name)),
   ]);
-  const cells = work.metrics.map((metric) => {
-    const peer = bestPeer(work, metric);
-    const ratio = peer === undefined ? undefined : ratioTo(work, metric, peer);
-    return ratio === undefined ? "" : `${formatRatio(ratio)} ${peer}`;
-  });
+  const cells = work.metrics.map((metric) => ratioCell(work, metric));
   if (cells.some((cell) => cell !== "")) {
     rows.push(["ours / best peer", ...cells, ...counters.map(() => ""), ""]);
   }
@@ -87,8 +145,10 @@ function faults(samples: readonly Sample[]): string {
 }
 
 function formatSummary(summary: Summary | undefined): string {
-  if (summary === undefined) return "";
-  const { median, min, max } = summary;
+  return summary === undefined ? "" : formatSpan(summary);
+}
+
+function formatSpan({ median, min, max }: Summary): string {
   return `${formatNumber(median)} (${formatNumber(min)}–${formatNumber(max)})`;
 }
 

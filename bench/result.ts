@@ -9,6 +9,8 @@ export interface Metric {
   readonly label: string;
   readonly unit: string;
   readonly better: Better;
+  /** No ratio: it may be about 0, and then a ratio says nothing. */
+  readonly absolute?: boolean;
 }
 
 /** One program at one work, once. */
@@ -26,6 +28,8 @@ export interface Sample {
 export interface WorkResult {
   readonly name: string;
   readonly title: string;
+  /** Results before there was a table of TCP works do not say. */
+  readonly protocol?: "tcp" | "udp";
   readonly metrics: readonly Metric[];
   readonly samples: readonly Sample[];
 }
@@ -59,6 +63,8 @@ export interface RunResult {
     readonly name: string;
     readonly version: string;
     readonly command: string;
+    /** In which table it stands; in the fair one where a result does not say. */
+    readonly table?: "fair" | "each core";
   }[];
   readonly works: readonly WorkResult[];
 }

@@ -87,8 +87,10 @@ export async function takeSample(setting: Setting, subject: Subject): Promise<Sa
       directory,
     };
     await using network = await Network.open({ ...setting.sysctls, ...work.sysctls });
-    const command = program.command(place);
-    const numbers = await measure({ setting, work, network, command, seconds });
+    const task = { setting, work, network, seconds };
+    const numbers = work.kind === "memory"
+      ? await compareThreads(task, (threads) => program.command({ ...place, threads }))
+      : await measure({ ...task, command: program.command(place) });
     return { program: program.name, round, numbers, faults: findFaults(work, numbers) };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
@@ -128,6 +130,17 @@ async function measure(task: Task): Promise<Numbers> {
     await killTree(child);
     await errors;
   }
+}
+
+/** Resident memory with one thread, and the difference with two, in megabytes. */
+async function compareThreads(
+  task: Omit<Task, "command">,
+  commandOf: (threads: number) => string[],
+): Promise<Numbers> {
+  const { resident_kib: one = 0 } = await measure({ ...task, command: commandOf(1) });
+  const { resident_kib: two = 0 } = await measure({ ...task, command: commandOf(2) });
+  const megabytes = (kib: number) => kib * 1024 / 1e6;
+  return { one_mb: megabytes(one), two_mb: megabytes(two), further_mb: megabytes(two - one) };
 }
 
 async function untilListening(
@@ -170,6 +183,10 @@ async function byKind(task: Task, pid: number | undefined): Promise<Numbers> {
       const numbers = await measureLoad(task, pid);
       return { ...numbers, mib: pid === undefined ? 0 : readMemory(pid) / 1024 };
     }
+    case "open":
+      return await measureOpen(task, pid);
+    case "memory":
+      return await measureResident(task, pid);
     default:
       return await measureLoad(task, pid);
   }
@@ -222,21 +239,12 @@ async function measureIdle(task: Task, pid: number | undefined): Promise<Numbers
   const once: Work = { ...task.work, load: ["tcp-idle", "--connections", "1"] };
   await runLoad({ ...task, work: once }, ["--seconds", "0"]);
   const before = readMemory(pid);
-  const load = task.network.command(loadCommand(task, ["--seconds", "30"]), {
-    stdin: "piped",
-    stdout: "piped",
-  }).spawn();
-  const lines = load.stdout.pipeThrough(new TextDecoderStream()).getReader();
-  const first = (await lines.read()).value ?? "";
-  const { ready } = parseNumbers(first);
+  const load = new TalkingLoad(task, ["--seconds", "30"]);
+  const { ready = 0 } = await load.next();
   // Buffers of the last exchanges are given back.
   await sleep(1000);
   const after = readMemory(pid);
-  await load.stdin.close();
-  let rest = "";
-  for (let part = await lines.read(); !part.done; part = await lines.read()) rest += part.value;
-  if (!(await load.status).success || ready === undefined) throw new Error("The load failed");
-  const numbers = parseNumbers(rest);
+  const numbers = await load.end();
   // Memory of fewer connections, or of a program that gave up, is no answer.
   if ((numbers.failed ?? 0) > 0) throw new Error(`${numbers.failed} connections failed`);
   return {
@@ -246,6 +254,30 @@ async function measureIdle(task: Task, pid: number | undefined): Promise<Numbers
     kib_before: before,
     kib_after: after,
   };
+}
+
+/** A load that says when all connections are open and when it has measured, and waits meanwhile. */
+async function measureOpen(task: Task, pid: number | undefined): Promise<Numbers> {
+  const load = new TalkingLoad(task, ["--seconds", `${task.seconds}`]);
+  await load.next();
+  const before = pid === undefined ? undefined : readCpu(pid);
+  await load.go();
+  const { measured = 0 } = await load.next();
+  const cpu = pid === undefined || before === undefined ? 0 : cpuSeconds(before, readCpu(pid));
+  const numbers = await load.end();
+  return pid === undefined || measured === 0 ? numbers : {
+    ...numbers,
+    cpu_seconds: cpu,
+    [COST]: cpu * 1e6 / measured * task.work.operationsPerCost,
+  };
+}
+
+async function measureResident(task: Task, pid: number | undefined): Promise<Numbers> {
+  if (pid === undefined) throw new Error("Without a program there is no memory to measure");
+  const numbers = await runLoad(task, ["--seconds", "0"]);
+  // Buffers of the last exchanges are given back.
+  await sleep(1000);
+  return { ...numbers, resident_kib: readMemory(pid, "Rss") };
 }
 
 /** Halves, in steps of the same ratio, the range in which the highest rate lies. */
@@ -278,6 +310,53 @@ async function runLoad(task: Task, options: readonly string[]): Promise<Numbers>
   return parseNumbers(lines.at(-1) ?? "");
 }
 
+/** A load that prints lines while it runs, and waits for its standard input. */
+class TalkingLoad {
+  readonly #child: Deno.ChildProcess;
+  readonly #errors: Promise<string>;
+  readonly #lines: AsyncGenerator<string, void>;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array>;
+
+  constructor(task: Task, options: readonly string[]) {
+    this.#child = task.network.command(loadCommand(task, options), {
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    this.#errors = new Response(this.#child.stderr).text();
+    this.#lines = linesOf(this.#child.stdout);
+    this.#input = this.#child.stdin.getWriter();
+  }
+
+  /** The next line that it prints. */
+  async next(): Promise<Numbers> {
+    const line = await this.#lines.next();
+    if (!line.done) return parseNumbers(line.value);
+    await this.end();
+    throw new Error("The load ended before it said what is awaited");
+  }
+
+  /** Lets it start. */
+  async go(): Promise<void> {
+    await this.#input.write(new TextEncoder().encode("\n"));
+  }
+
+  /**
+   * Ends its standard input, and waits until it has ended.
+   *
+   * @returns what its last line says.
+   */
+  async end(): Promise<Numbers> {
+    // A load that has failed does not read it any more.
+    await this.#input.close().catch(() => {});
+    let last: Numbers = {};
+    for await (const line of this.#lines) last = parseNumbers(line);
+    const { success } = await this.#child.status;
+    if (!success) throw new Error((await this.#errors).trim().slice(-500));
+    return last;
+  }
+}
+
 /** The loopback address of the run's family, with a port. */
 function local({ ipv6 }: Setting, port: number): string {
   return `${ipv6 ? "[::1]" : "127.0.0.1"}:${port}`;
@@ -291,6 +370,15 @@ function loadCommand({ setting, work, command }: Task, options: readonly string[
     ? ["--target", server, "--header", "none"]
     : ["--target", local(setting, LISTEN_PORT), "--header", header];
   return [setting.loadgen, name, ...own, "--server", server, ...target, ...options];
+}
+
+async function* linesOf(stream: ReadableStream<Uint8Array<ArrayBuffer>>) {
+  let rest = "";
+  for await (const part of stream.pipeThrough(new TextDecoderStream())) {
+    const lines = `${rest}${part}`.split("\n");
+    rest = lines.pop() ?? "";
+    yield* lines;
+  }
 }
 
 function parseNumbers(line: string): Numbers {

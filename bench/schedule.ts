@@ -21,10 +21,15 @@ const FIRST_GUESS: Readonly<Record<Kind, number>> = {
   startup: 1,
   "highest-rate": 12,
   ports: 3,
+  open: 3,
+  memory: 5,
 };
 
-/** Rounds in which no proxy is measured: it is in no ratio, and shows what the load alone can do. */
-const NO_PROXY_ROUNDS = 5;
+/**
+ * Rounds in which no proxy and one-threaded programs are measured. No proxy is in no ratio: it shows
+ * what the load alone can do. One-threaded programs are in no goal.
+ */
+const FEWER_ROUNDS = 5;
 
 /** What is kept back, as a share of the budget: a stall in the last round cannot be made up for. */
 const RESERVE = 0.02;
@@ -40,7 +45,9 @@ export function planRounds(
 ): Step[][] {
   return Array.from({ length: rounds }, (_, index) => {
     const round = index + 1;
-    const present = programs.filter((one) => one !== noProxy || round <= NO_PROXY_ROUNDS);
+    const present = programs.filter((one) =>
+      round <= FEWER_ROUNDS || (one !== noProxy && one.table === "fair")
+    );
     return works.filter(({ mostRounds = rounds }) => round <= mostRounds).flatMap((work) =>
       inTurn(present.filter((program) => isAble(program, work)), round)
         .map((program) => ({ round, work, program }))
@@ -62,8 +69,10 @@ export function planTrial(steps: readonly Step[]): Step[] {
 
 function isAble(program: Program, work: Work): boolean {
   return program.protocols.includes(work.protocol) &&
+    (program.table === "fair" || (work.eachCore ?? false)) &&
+    (program.takesThreads || work.kind !== "memory") &&
     // Without a program there is none to start, and none whose memory could be measured.
-    (program !== noProxy || work.kind === "load" || work.kind === "highest-rate");
+    (program !== noProxy || ["load", "highest-rate", "open"].includes(work.kind));
 }
 
 function inTurn<T>(items: readonly T[], round: number): T[] {
@@ -74,7 +83,7 @@ function inTurn<T>(items: readonly T[], round: number): T[] {
 
 /** How long a step is measured, in shares of a round's length; 0 when that is not ours to say. */
 export function shareOf({ kind, share = 1 }: Work): number {
-  return kind === "load" || kind === "ports" ? share : 0;
+  return kind === "load" || kind === "ports" || kind === "open" ? share : 0;
 }
 
 /** What the next round is to be like. */

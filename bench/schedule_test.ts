@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { customPeer, noProxy, type Program } from "./programs.ts";
+import { customPeer, noProxy, ours, type Program } from "./programs.ts";
 import { planRounds, planTrial, Schedule, SECONDS, shareOf, type Step } from "./schedule.ts";
 import { type Work, WORKS } from "./works.ts";
 
@@ -33,6 +33,26 @@ Deno.test("planRounds: no memory of no program, and no more rounds than a work h
 Deno.test("planRounds: no proxy in the first rounds alone", () => {
   const rounds = planRounds([work("rate-32")], PROGRAMS, 7);
   assert.deepEqual(rounds.map((steps) => steps.length), [3, 3, 3, 3, 3, 2, 2]);
+});
+
+Deno.test("planRounds: one-threaded programs at works for them, in the first rounds alone", () => {
+  const programs = [ours(), ours("ours-1", 1)];
+  const names = (work: Work, rounds: number) =>
+    planRounds([work], programs, rounds).map((steps) => steps.map(({ program }) => program.name));
+  assert.deepEqual(names(work("rate-32"), 6), [
+    ["ours", "ours-1"],
+    ["ours", "ours-1"],
+    ["ours", "ours-1"],
+    ["ours", "ours-1"],
+    ["ours", "ours-1"],
+    ["ours"],
+  ]);
+  assert.deepEqual(names(work("idle"), 1), [["ours"]]);
+});
+
+Deno.test("planRounds: memory of those alone that take a number of threads", () => {
+  const [steps = []] = planRounds([work("memory")], [ours(), ...PROGRAMS], 1);
+  assert.deepEqual(steps.map(({ program }) => program.name), ["ours"]);
 });
 
 Deno.test("planTrial: every program once a protocol, at a load", () => {

@@ -48,8 +48,9 @@ export function ratioTo(work: WorkResult, metric: Metric, peer: string): Summary
   return summarize(ratios);
 }
 
-/** The peer with the best median; undefined when there is none. */
+/** The peer with the best median; undefined when there is none, or nothing to compare. */
 export function bestPeer(work: WorkResult, metric: Metric): string | undefined {
+  if (metric.absolute) return undefined;
   const least = soundSamples(work, metric, OURS).length / 2;
   const names = new Set(work.samples.map(({ program }) => program));
   const peers = [...names].filter((name) => name !== OURS && name !== NO_PROXY).flatMap((name) => {

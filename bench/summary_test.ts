@@ -56,6 +56,10 @@ for (const counter of ["failed", "lost_up", "lost_down"]) {
   });
 }
 
+Deno.test("ratioToBestPeer: nothing for a metric that is not to be compared", () => {
+  assert.equal(ratioToBestPeer(WORK, { ...SPEED, absolute: true }), undefined);
+});
+
 Deno.test("ratioTo: one peer alone", () => {
   assert.deepEqual(ratioTo(WORK, SPEED, "b"), { median: 1.75, min: 0.5, max: 3, count: 2 });
 });

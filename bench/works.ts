@@ -15,7 +15,11 @@ export type Kind =
   /** The highest rate that is carried nearly without loss, by bisection. */
   | "highest-rate"
   /** Many ports: start, memory, and one load over all of them. */
-  | "ports";
+  | "ports"
+  /** One load while other connections are open: what opening and closing costs stays out. */
+  | "open"
+  /** Memory with one thread, and what a second one adds. */
+  | "memory";
 
 export interface Work {
   readonly name: string;
@@ -30,6 +34,8 @@ export interface Work {
   readonly tool?: ToolLoad;
   /** How many ports there are, from the first one on; 1, unless said. */
   readonly ports?: number;
+  /** One-threaded programs are measured, too. */
+  readonly eachCore?: boolean;
   /** Settings of the network that the work asks for, by their dotted names. */
   readonly sysctls?: Readonly<Record<string, string>>;
   /** The first is the one that programs are ranked by. */
@@ -91,6 +97,7 @@ function bulk(connections: number, options: { quick: boolean; copy: boolean }): 
     kind: "load",
     load: ["tcp-bulk", "--connections", `${connections}`, ...copy ? ["--copy"] : []],
     bulk: true,
+    eachCore: !copy,
     // Windows and buffers take a while to find their sizes, and stalls are rare but long: what a
     // longer sample evens out, a further round does not.
     share: 4,
@@ -118,6 +125,7 @@ function connectionRate(atOnce: number): Work {
     metrics: [...first, cost("µs/connection"), ...others],
     operationsPerCost: 1,
     quick: true,
+    eachCore: true,
   };
 }
 
@@ -134,6 +142,29 @@ function pingPong(connections: number, storm: number, quick: boolean): Work {
     metrics: [perSecond("exchanges"), ...times, ...storm > 0 ? [] : [cost("µs/exchange")]],
     operationsPerCost: 1,
     quick,
+    eachCore: true,
+  };
+}
+
+/** Connections of `open` that exchange; all others are idle. */
+const ACTIVE = 10;
+
+/** Whether an event costs more the more connections are open. */
+function open(connections: number): Work {
+  return {
+    name: `open-${connections}`,
+    title: `TCP ping-pong of 64 bytes on ${ACTIVE} of ` +
+      `${connections.toLocaleString("en-US")} open connections`,
+    protocol: "tcp",
+    kind: "open",
+    load: [
+      ...["tcp-pingpong", "--connections", `${ACTIVE}`],
+      ...["--held", `${connections - ACTIVE}`],
+    ],
+    metrics: [perSecond("exchanges"), cost("µs/exchange"), ...times],
+    operationsPerCost: 1,
+    quick: false,
+    mostRounds: 3,
   };
 }
 
@@ -177,6 +208,8 @@ function udp(mode: "sink" | "echo", options: UdpOptions): Work {
     ],
     operationsPerCost: 1,
     quick,
+    // Nothing here depends on the number of threads, and the ratios are far from 1.
+    mostRounds: 5,
   };
 }
 
@@ -215,6 +248,10 @@ export const WORKS: readonly Work[] = [
   pingPong(32, 0, true),
   pingPong(32, 2000, false),
   pingPong(1, 0, false),
+  open(10),
+  open(1000),
+  // Two files for each, and a quarter more for HAProxy's pipes: all that a limit of 20,000 allows.
+  open(7000),
   {
     name: "idle",
     title: "5,000 idle TCP connections, memory of all processes",
@@ -229,6 +266,26 @@ export const WORKS: readonly Work[] = [
     }],
     operationsPerCost: 1,
     quick: true,
+    mostRounds: 3,
+  },
+  {
+    name: "memory",
+    title: "Resident memory of all processes after 64 connections, with one and with two threads",
+    protocol: "tcp",
+    kind: "memory",
+    load: ["tcp-idle", "--connections", "64"],
+    metrics: [
+      { name: "one_mb", label: "one thread", unit: "MB", better: "less" },
+      {
+        name: "further_mb",
+        label: "a second one adds",
+        unit: "MB",
+        better: "less",
+        absolute: true,
+      },
+    ],
+    operationsPerCost: 1,
+    quick: false,
     mostRounds: 3,
   },
   {

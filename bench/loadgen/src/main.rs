@@ -27,7 +27,10 @@ Commands, with their own options:
   tcp-rate      connect, 64 bytes there and back, close      --at-once 32 (1-1024)
   tcp-pingpong  64 bytes there and back on open connections  --connections 32 (1-1000)
                                                              --storm 0 (new connections a second)
-  tcp-idle      open connections, say so, hold them until    --connections 5000 (1-9000)
+                                                             --held N (0-12000 idle ones beside it;
+                                                             waits for a line before it starts, and
+                                                             for the end of input before it closes)
+  tcp-idle      open connections, say so, hold them until    --connections 5000 (1-12000)
                 standard input ends
   tcp-echo      only the server of tcp-rate and the like
   tcp-drain     only the server of tcp-bulk                --copy

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -100,13 +101,25 @@ pub fn bounded(
     arguments: &mut Arguments,
     name: &'static str,
     otherwise: usize,
-    range: std::ops::RangeInclusive<usize>,
+    range: RangeInclusive<usize>,
 ) -> Result<usize> {
-    let value = optional(arguments, name, otherwise)?;
-    if range.contains(&value) {
-        Ok(value)
-    } else {
-        Err(format!("Option {name}: {value} is not between {} and {}", range.start(), range.end()))
+    Ok(given(arguments, name, range)?.unwrap_or(otherwise))
+}
+
+/// The value of an option within a range; `None` without the option.
+pub fn given(
+    arguments: &mut Arguments,
+    name: &'static str,
+    range: RangeInclusive<usize>,
+) -> Result<Option<usize>> {
+    let value = arguments.opt_value_from_str(name);
+    match value.map_err(|error| format!("Option {name}: {error}"))? {
+        Some(value) if !range.contains(&value) => Err(format!(
+            "Option {name}: {value} is not between {} and {}",
+            range.start(),
+            range.end()
+        )),
+        value => Ok(value),
     }
 }
 

@@ -137,6 +137,18 @@ pub fn conduct(
     course: &Course,
     timing: Timing,
     finished: impl Fn() -> bool,
+    tick: impl FnMut(),
+) -> f64 {
+    let seconds = conduct_to_drain(course, timing, finished, tick);
+    course.enter(Phase::End);
+    seconds
+}
+
+/// The same, but the servers go on: the caller enters `End`.
+pub fn conduct_to_drain(
+    course: &Course,
+    timing: Timing,
+    finished: impl Fn() -> bool,
     mut tick: impl FnMut(),
 ) -> f64 {
     wait_until(timing.warm_up, &finished);
@@ -152,15 +164,32 @@ pub fn conduct(
     course.enter(Phase::Drain);
     let seconds = (sys::now() - started) as f64 / 1e9;
     wait_until(DRAIN, &finished);
-    course.enter(Phase::End);
     seconds
 }
 
 /// Prints a line `{"ready":N}` for whoever waits for it.
 pub fn report_ready(count: u64) {
-    let mut ready = Report::default();
-    ready.count("ready", count);
-    ready.print();
+    report_one("ready", count);
+}
+
+/// Prints a line with one number.
+pub fn report_one(name: &'static str, count: u64) {
+    let mut report = Report::default();
+    report.count(name, count);
+    report.print();
+}
+
+/// Waits until standard input has a line or ends, or for so long.
+pub fn wait_for_line(limit: Duration) -> options::Result<()> {
+    next_line(limit).map_err(|error| format!("Cannot read standard input: {error}"))
+}
+
+fn next_line(limit: Duration) -> io::Result<()> {
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    if sys::wait_readable(&input, limit.as_millis() as i32)? {
+        io::stdin().read_line(&mut String::new())?;
+    }
+    Ok(())
 }
 
 /// Waits until standard input ends, or for so long.

@@ -16,10 +16,13 @@ use std::time::Duration;
 
 use pico_args::Arguments;
 
-use crate::options::{bounded, Common, Result};
+use crate::options::{bounded, given, Common, Result};
 use crate::proxy::Transport;
 use crate::report::Report;
-use crate::run::{conduct, Count, Counts, Course, Phase, Side, Timing};
+use crate::run::{
+    conduct, conduct_to_drain, report_one, report_ready, wait_for_end_of_input, wait_for_line,
+    Count, Counts, Course, Phase, Side, Timing,
+};
 use crate::sys;
 use pump::Receipt;
 
@@ -27,6 +30,9 @@ pub use bpf_echo::bpf_echo;
 pub use echo::serve_echo;
 pub use exchange::{Exchange, Step};
 pub use idle::idle;
+
+/// How long `tcp-pingpong --held` waits for whoever measures the proxy.
+const MEASURER: Duration = Duration::from_secs(30);
 
 /// How long opening one connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -118,15 +124,25 @@ pub fn rate(mut arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// `tcp-pingpong`.
+/// `tcp-pingpong`. With `--held`, so many other connections are open and idle meanwhile, and what
+/// they cost to open and to close stays out of the proxy's processor time: the load prints
+/// `{"ready":N}` and waits for a line before it starts, and prints `{"measured":N}` and waits for the
+/// end of its input before anything closes.
 pub fn ping_pong(mut arguments: Arguments) -> Result<()> {
     let common = Common::parse(&mut arguments)?;
     let connections = bounded(&mut arguments, "--connections", 32, 1..=1000)?;
     let storm = bounded(&mut arguments, "--storm", 0, 0..=100_000)?;
+    let held = given(&mut arguments, "--held", 0..=idle::MOST)?;
     finish(arguments)?;
 
     let course = Arc::new(Course::default());
     let server = start_echo(&course, &common)?;
+    let (others, not_opened) = idle::hold(&common, held.unwrap_or(0));
+    if held.is_some() {
+        report_ready(others.len() as u64);
+        wait_for_line(MEASURER)?;
+    }
+    let common = Common { first_client: common.first_client + others.len() as u64, ..common };
     let load = Side::start(&course, move |course, counts| {
         ping_pong::PingPong::open(&common, connections, counts)?.run(course, counts)
     });
@@ -137,12 +153,20 @@ pub fn ping_pong(mut arguments: Arguments) -> Result<()> {
         })
     });
     let counts = Arc::clone(&load.counts);
-    let seconds = conduct(
+    let seconds = conduct_to_drain(
         &course,
         common.timing,
         || load.is_finished() && storm.as_ref().is_none_or(Side::is_finished),
         || {},
     );
+    if held.is_some() {
+        report_one("measured", counts.received.get());
+        wait_for_end_of_input(MEASURER)?;
+    }
+    let closed = idle::count_closed(&others)
+        .map_err(|error| format!("Cannot look at the idle connections: {error}"))?;
+    course.enter(Phase::End);
+    counts.failed.add(not_opened + closed);
     let times = join(load)?;
     let mut report = Report::default();
     report.number("per_second", times.count() as f64 / seconds);
