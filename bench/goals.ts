@@ -1,5 +1,6 @@
 /**
- * What this program is to reach, and what a run says of it. As Markdown, with all tables of the run:
+ * What this program is to reach, and what a run says of it. As Markdown, with all tables of the run, in
+ * the order of docs/performance.md:
  * `deno run -A bench/goals.ts RESULT.json`
  */
 
@@ -144,5 +145,5 @@ if (import.meta.main) {
     Deno.exit(2);
   }
   const result: RunResult = JSON.parse(Deno.readTextFileSync(path));
-  console.log(`${goalsTable(judge(result))}\n\n${report(result)}`);
+  console.log(report(result, "## Against the goals", goalsTable(judge(result))));
 }

@@ -15,8 +15,12 @@ const COUNTERS = {
   load_drops: "of them at the load",
 } as const;
 
-/** All of it: how it was measured, both tables of the TCP works, and a table for each work. */
-export function report(result: RunResult): string {
+/**
+ * All of it: how it was measured, both tables of the TCP works, and a table for each work.
+ *
+ * @param judged what stands between the two, with its heading.
+ */
+export function report(result: RunResult, ...judged: readonly string[]): string {
   const [fair, eachCore] = [fairTable(result), eachCoreTable(result)];
   const works = fair.works.filter(({ samples }) => samples.length > 0);
   return [
@@ -27,6 +31,7 @@ export function report(result: RunResult): string {
       (summary) => formatNumber(summary.median),
     ),
     ...overview("## One thread each", eachCore, formatSpan),
+    ...judged,
     "## All works",
     ...works.map((work) => section(work, fair)),
   ].join("\n\n");

@@ -7,6 +7,7 @@ import { compile, type TopLevelSpec } from "vega-lite";
 import type { Metric, RunResult, WorkResult } from "../result.ts";
 import { formatNumber } from "../report.ts";
 import { NO_PROXY, OURS, programsOf, ratioToBestPeer, summaryOf } from "../summary.ts";
+import { eachCoreTable, fairTable } from "../tables.ts";
 import { COST } from "../works.ts";
 
 /** One small picture: a work by one of its metrics. */
@@ -19,6 +20,8 @@ interface Panel {
 
 interface Chart {
   readonly file: string;
+  /** Of one-threaded programs. */
+  readonly eachCore?: boolean;
   readonly title: string;
   readonly subtitle: string;
   readonly columns: number;
@@ -37,7 +40,7 @@ const FAULTY = "†: with faults, see the table.";
 const CHARTS: readonly Chart[] = [
   {
     file: "throughput.svg",
-    title: "Throughput, load generator on the same two cores",
+    title: "Throughput, a thread on each of two cores, which the load shares",
     subtitle: `More is better. ${SPAN}`,
     columns: 2,
     panels: [
@@ -61,6 +64,42 @@ const CHARTS: readonly Chart[] = [
       { title: "TCP bulk, 4 connections", work: "bulk-4", metric: COST },
       { title: "UDP into a sink, 16 clients", work: "sink-16-200", metric: COST },
       { title: "UDP echo at 150,000/s", work: "echo-16-200-150k", metric: COST },
+    ],
+  },
+  {
+    file: "each-core.svg",
+    eachCore: true,
+    title: "One thread each: throughput, and processor time of the proxy",
+    subtitle: `Left: more is better. Right: less is better. ${SPAN}`,
+    columns: 2,
+    panels: [
+      { title: "TCP bulk each way, 4 connections", work: "bulk-4", metric: "each_way_gbit" },
+      { title: "TCP bulk, 4 connections", work: "bulk-4", metric: COST },
+      { title: "New TCP connections", work: "rate-32", metric: "per_second" },
+      { title: "New TCP connections", work: "rate-32", metric: COST },
+      { title: "TCP ping-pong, 32 connections", work: "pingpong-32", metric: "per_second" },
+      { title: "TCP ping-pong, 32 connections", work: "pingpong-32", metric: COST },
+    ],
+  },
+  {
+    file: "open.svg",
+    title: "Ping-pong on 10 connections, by how many are open, and memory",
+    subtitle: `Rate: more is better. CPU and memory: less is better. ${SPAN}`,
+    columns: 3,
+    panels: [
+      ...[10, 1000, 7000].map((open) => ({
+        title: `Rate, ${formatNumber(open)} open`,
+        work: `open-${open}`,
+        metric: "per_second",
+      })),
+      ...[10, 1000, 7000].map((open) => ({
+        title: `CPU, ${formatNumber(open)} open`,
+        work: `open-${open}`,
+        metric: COST,
+      })),
+      { title: "Memory, one thread", work: "memory", metric: "one_mb" },
+      { title: "Memory, a second thread adds", work: "memory", metric: "further_mb" },
+      { title: "Idle connections, memory", work: "idle", metric: "kib_per_connection" },
     ],
   },
   {
@@ -172,10 +211,10 @@ function bars(panel: Panel, work: WorkResult, metric: Metric, result: RunResult)
 
 /**
  * Every work's ratio to the best peer, round by round: the median, and all rounds as a line. Not
- * the start, which is to be short enough and no race.
+ * the start and the memory of a thread, which are to be small enough and no race.
  */
 function ratioChart(result: RunResult): TopLevelSpec | undefined {
-  const works = result.works.filter(({ name }) => name !== "startup");
+  const works = result.works.filter(({ name }) => name !== "startup" && name !== "memory");
   const values = works.flatMap((work) =>
     work.metrics.filter((metric, index) => index === 0 || metric.name === COST).flatMap(
       (metric) => {
@@ -289,9 +328,12 @@ if (import.meta.main) {
     console.error("Usage: deno run -A bench/charts/main.ts RESULT.json DIRECTORY");
     Deno.exit(2);
   }
-  const result: RunResult = JSON.parse(await Deno.readTextFile(source));
+  const read: RunResult = JSON.parse(await Deno.readTextFile(source));
+  const [result, eachCore] = [fairTable(read), eachCoreTable(read)];
   const specs = [
-    ...CHARTS.map((chart) => [chart.file, barChart(chart, result)] as const),
+    ...CHARTS.map((chart) =>
+      [chart.file, barChart(chart, chart.eachCore ? eachCore : result)] as const
+    ),
     ["ratios.svg", ratioChart(result)] as const,
   ];
   await Deno.mkdir(directory, { recursive: true });
