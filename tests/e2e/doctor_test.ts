@@ -541,7 +541,7 @@ Deno.test("doctor --fix: asks at a terminal, and sets nothing without a yes", as
   assert.match(refused.stderr, /^mmproxy: Option --fix: .*no terminal.*--yes.*\n$/);
   assert.equal(await rules(), before);
 
-  const type = (key: string) => ({ keys: `${key}\\n`, seconds: 3 });
+  const type = (key: string) => ({ keys: `${key}\\n`, after: "Set rules and routes?" });
   const no = await set.host.act(() => atTerminal(["doctor", "--fix", ...set.flags], type("n")));
   assert.equal(no.code, 1, no.written);
   assert.match(no.written, /Set rules and routes\?/);

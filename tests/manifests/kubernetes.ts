@@ -13,7 +13,7 @@ export class Validator implements AsyncDisposable {
 
   static async make(): Promise<Validator> {
     const scratch = await Scratch.make();
-    const install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    const install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"];
     await runTool(
       "python3",
       [...install, "--target", `${scratch.path}/packages`, VALIDATOR],

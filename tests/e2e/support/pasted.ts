@@ -218,7 +218,8 @@ export class Pasted implements AsyncDisposable {
   /** A shell on the host; it is to be spawned while acting there. */
   #shell(command: string): Deno.Command {
     const { path } = this.hosts.scratch;
-    const script = `${ON_PATH}:"${path}/bin"\ncd ${path}/home\n${command}`;
+    const script =
+      `${ON_PATH}:"${path}/bin"\nexport NSTAT_HISTORY=${path}/nstat\ncd ${path}/home\n${command}`;
     return new Deno.Command("nsenter", {
       args: [
         `--mount=/proc/${this.holder.pid}/ns/mnt`,

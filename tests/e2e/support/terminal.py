@@ -1,6 +1,6 @@
-"""Runs a command in a terminal of its own: `terminal.py COLUMNS ROWS KEYS SECONDS COMMAND…`.
+"""Runs a command in a terminal of its own: `terminal.py COLUMNS ROWS KEYS SECONDS TEXT COMMAND…`.
 
-Types KEYS after SECONDS (nothing where there are none), and prints one JSON document: what the
+Types KEYS after SECONDS and once the command has written TEXT (nothing where there are no keys), and prints one JSON document: what the
 command wrote, its exit code, and whether the terminal's modes are afterwards as they were before.
 """
 
@@ -15,6 +15,7 @@ import termios
 import time
 
 columns, rows, keys, seconds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+awaited = sys.argv[5].encode()
 master, slave = pty.openpty()
 fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 before = termios.tcgetattr(slave)
@@ -25,7 +26,7 @@ if child == 0:
     for fd in (0, 1, 2):
         os.dup2(slave, fd)
     os.close(master)
-    os.execvp(sys.argv[5], sys.argv[5:])
+    os.execvp(sys.argv[6], sys.argv[6:])
 
 written = b""
 type_at = time.monotonic() + seconds
@@ -40,7 +41,7 @@ while True:
     raw = raw or not termios.tcgetattr(slave)[3] & termios.ICANON
     if code is not None:
         break
-    if keys and time.monotonic() > type_at:
+    if keys and time.monotonic() > type_at and awaited in written:
         os.write(master, keys.encode().decode("unicode_escape").encode())
         keys = ""
     pid, status = os.waitpid(child, os.WNOHANG)

@@ -14,20 +14,21 @@ export interface Shown {
 }
 
 export interface Typing {
-  /** Typed after some seconds; backslash escapes as Python has them. */
+  /** Typed after some seconds, and once it has written this text; backslash escapes as Python has them. */
   keys?: string;
   seconds?: number;
+  after?: string;
   /** A shell command in front, ended by `exec "$@"`. */
   shell?: string;
 }
 
 /** Runs it to its end. It has no NO_COLOR unless `shell` sets it. */
 export async function atTerminal(args: string[], typing: Typing = {}): Promise<Shown> {
-  const { keys = "", seconds = 0, shell = 'exec "$@"' } = typing;
+  const { keys = "", seconds = 0, after = "", shell = 'exec "$@"' } = typing;
   const helper = fileURLToPath(new URL("terminal.py", import.meta.url));
   const words = commandLine(args, { shell: `unset NO_COLOR; ${shell}` });
   const { stdout } = await new Deno.Command("python3", {
-    args: [helper, "80", "24", keys, String(seconds), ...words],
+    args: [helper, "80", "24", keys, String(seconds), after, ...words],
     stderr: "inherit",
   }).output();
   return JSON.parse(new TextDecoder().decode(stdout)) as Shown;

@@ -67,6 +67,6 @@ export class Container implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await podman("rm", "--force", "--time", "2", this.id);
+    await podman("rm", "--force", "--time", "0", this.id);
   }
 }
