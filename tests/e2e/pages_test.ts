@@ -11,6 +11,7 @@ import {
   otherTestOf,
   pages,
   reasonNotToRun,
+  textOf,
 } from "./support/page.ts";
 import { Pasted } from "./support/pasted.ts";
 
@@ -60,6 +61,19 @@ for (const page of pages()) {
     await host.stop();
   });
 }
+
+Deno.test("pages: the commands of the README's section Verify run as they are printed", async () => {
+  const [, section = ""] = (await textOf("README.md")).split("\n## Verify\n");
+  const [table = ""] = section.split("\n## ");
+  const cells = [...table.matchAll(/^\| `([^`]+)`/gm)].map(([, command = ""]) => command);
+  assert.ok(cells.length >= 3, table);
+  const blocks = (await blocksOf("README.md")).flatMap(commandsOf);
+  const start = blocks.find((command) => command.startsWith("sudo mmproxy -l 0.0.0.0:8443"));
+  await using host = await Pasted.make("README.md");
+  await host.run(`${start} --control /run/mmproxy/control`);
+  for (const command of cells) await host.run(command);
+  await host.stop();
+});
 
 Deno.test("pages: each exception is one of a page's commands or blocks, and its test names the page", async () => {
   const blocks = (await Promise.all(

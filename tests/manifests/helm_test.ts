@@ -18,6 +18,8 @@ interface Rendered {
         readonly initContainers?: readonly unknown[];
         readonly containers: readonly {
           readonly image: string;
+          readonly args: readonly string[];
+          readonly securityContext: { readonly capabilities: { readonly add: readonly string[] } };
           readonly readinessProbe?: unknown;
         }[];
       };
@@ -43,6 +45,14 @@ realPeerTest("helm: values change what they name, and wrong ones are refused", H
   assert.equal(set?.kind, "DaemonSet");
   assert.equal(set?.spec.template.spec.initContainers?.length, 1);
 
+  const [proxy] = set?.spec.template.spec.containers ?? [];
+  assert.ok(proxy?.args.includes("--metrics-addr=$(NODE_IP):9911"), proxy?.args.join(" "));
+  assert.deepEqual(proxy?.securityContext.capabilities.add, ["NET_RAW"]);
+  const [, low] = documents(await render("--set", "lowPorts=true,metrics.address=[$(NODE_IP)]"));
+  const [lowPorts] = low?.spec.template.spec.containers ?? [];
+  assert.deepEqual(lowPorts?.securityContext.capabilities.add, ["NET_RAW", "NET_BIND_SERVICE"]);
+  assert.ok(lowPorts?.args.includes("--metrics-addr=[$(NODE_IP)]:9911"));
+
   const [, bare] = documents(
     await render("--set", "routes.enabled=false,metrics.enabled=false,image.tag=1.2.3"),
   );
@@ -55,6 +65,7 @@ realPeerTest("helm: values change what they name, and wrong ones are refused", H
     const [values, words] of [
       ["drainTimeout=60", /must exceed shutdownDelay and drainTimeout together, 65/],
       ["metrics.prot=1", /'prot' not allowed/],
+      ["metrics.address=localhost", /'\/metrics\/address'/],
       ["config=workers = 1", /'\/config'/],
       ["drainTimeout=-1", /'\/drainTimeout'/],
     ] as const
