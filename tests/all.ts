@@ -75,6 +75,7 @@ const STEPS: readonly Step[] = [
     ],
     count: countJunit,
   },
+  { title: "The demo", command: [DENO, "task", "demo"], slow: true },
   {
     title: "End-to-end tests, in a network of their own",
     command: [DENO, "run", "-A", "tests/e2e/run.ts", "--junit", JUNIT],
