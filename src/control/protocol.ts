@@ -55,6 +55,15 @@ export interface ListenerStatus extends Counts {
   readonly uptime: number;
 }
 
+/** A program that was replaced in an upgrade, and still has connections. */
+export interface Draining {
+  readonly pid: number;
+  /** How many it had when it was replaced. */
+  readonly connections: number;
+  /** Since then. */
+  readonly seconds: number;
+}
+
 export interface Status {
   readonly version: string;
   readonly pid: number;
@@ -66,6 +75,8 @@ export interface Status {
   readonly stopping: boolean;
   /** What the last reload came to; without one, true. */
   readonly lastReloadGood: boolean;
+  /** Those that this one has replaced, and that still run. */
+  readonly draining?: readonly Draining[];
   /** Of the proxy, with what listeners have counted that are closed. */
   readonly total: Counts;
   readonly listeners: readonly ListenerStatus[];

@@ -8,7 +8,7 @@ const MOST_REASONS = 8;
 
 /** The lines of `status`. */
 export function statusLines(status: Status): string[] {
-  const { version, pid, config, uptime, workers, total } = status;
+  const { version, pid, config, uptime, workers, total, draining = [] } = status;
   const serving = workers.serving === workers.configured
     ? count(workers.configured, "worker")
     : `${workers.serving} of ${count(workers.configured, "worker")} serving`;
@@ -19,6 +19,11 @@ export function statusLines(status: Status): string[] {
   return [
     [`mmproxy ${version}`, `pid ${pid}`, `up ${duration(uptime)}`, serving, ...notes].join(", "),
     ...(config === undefined ? [] : [`Configuration: ${printable(config)}`]),
+    ...draining.map(({ pid, connections, seconds }) =>
+      `Draining: process ${pid}, replaced ${duration(seconds)} ago with ${
+        count(connections, "connection")
+      }`
+    ),
     `Open: ${count(total.connections, "connection")}, ${
       count(total.flows, "flow")
     }; since the start: ` +

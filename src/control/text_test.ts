@@ -86,6 +86,18 @@ Deno.test("statusLines: all of it, the most frequent refusal first", () => {
   ]);
 });
 
+Deno.test("statusLines: programs that were replaced, while they drain", () => {
+  const draining = [{ pid: 5, connections: 1, seconds: 62 }, {
+    pid: 6,
+    connections: 40,
+    seconds: 3,
+  }];
+  assert.deepEqual(statusLines({ ...STATUS, draining }).slice(2, 4), [
+    "Draining: process 5, replaced 1m02s ago with 1 connection",
+    "Draining: process 6, replaced 3s ago with 40 connections",
+  ]);
+});
+
 const CONNECTION: Connection = {
   listener: "mail",
   protocol: "tcp",

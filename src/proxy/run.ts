@@ -20,6 +20,7 @@ import { logListening, statusLine } from "./listening.ts";
 import { logMetrics, MetricsPort } from "./metrics_port.ts";
 import { openProxy } from "./open.ts";
 import { Configuration } from "./reload.ts";
+import { drainingOf, stillRunning } from "./replaced.ts";
 import { enterSandbox } from "./sandbox.ts";
 import { orStartErrorSync } from "./start_error.ts";
 import { ServiceManager } from "./systemd.ts";
@@ -105,11 +106,14 @@ async function open(given: Given): Promise<Run> {
     sleep: (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds)),
   });
   const stats = (listener = 0) => library.stats(proxy, listener);
+  const presence = new Presence(library, config.table);
+  const replaced = () => stillRunning(predecessor?.replaced ?? [], presence);
   const state = () => ({
     ...aboutProgram(config),
     workers: { configured: workers.length, serving: supervisor.serving },
     stopping: phase.stopping,
     lastReloadGood: phase.lastReloadGood,
+    draining: drainingOf(replaced()),
   });
   const current = () => configuration.config;
   const observed = { config, current, listeners, supervisor, phase, output, stats, state };
@@ -130,7 +134,7 @@ async function open(given: Given): Promise<Run> {
   Deno.addSignalListener("SIGHUP", () => void reload());
   const control = openControl(config, library, predecessor?.handle);
   // A signal from here on is one that removes them again.
-  openRoutes(configuration, config, library, log);
+  openRoutes(configuration, config, presence, library, log);
   const upgrade = new Upgrade({
     library,
     proxy,
@@ -143,7 +147,11 @@ async function open(given: Given): Promise<Run> {
         ? "there is no control socket to hand over by: start the program with --control"
         : undefined;
     },
-    words: () => wordsFor(configuration.routes?.steps ?? []),
+    words: () => {
+      const connections = stats().get("connections_active");
+      const own = { process: Deno.pid, connections, since: Date.now(), sign: presence.sign };
+      return wordsFor(configuration.routes?.steps ?? [], [...replaced(), own]);
+    },
     drain: (handed, successor) => ending.handOver(handed, successor),
   });
   Deno.addSignalListener("SIGUSR2", () => void upgrade.run());
@@ -164,11 +172,11 @@ async function open(given: Given): Promise<Run> {
 /** Sets the routes of `--auto-routes`, or warns of those that are missing. */
 function openRoutes(
   configuration: Configuration,
-  { autoRoutes, table }: ProxyConfig,
+  { autoRoutes }: ProxyConfig,
+  presence: Presence,
   library: Library,
   log: Log,
 ): void {
-  const presence = new Presence(library, table);
   const routing = new KernelRouting(library);
   if (autoRoutes) {
     configuration.routes = new AutoRoutes(configuration.resolved, routing, log, presence);

@@ -6,6 +6,7 @@ import type { Log } from "../log/log.ts";
 import type { Library } from "../native/library.ts";
 import { PARAMETERS, type Step } from "../routing/plan.ts";
 import { orStartError, orStartErrorSync } from "./start_error.ts";
+import { readReplaced, type Replaced } from "./replaced.ts";
 import { count } from "../config/count.ts";
 
 /** The program that is replaced. */
@@ -15,11 +16,13 @@ export interface Predecessor {
   readonly process: number;
   /** The routing that `--auto-routes` has set there: whoever takes over removes it. */
   readonly routes: readonly Step[];
+  /** It, and those that it has replaced itself. */
+  readonly replaced: readonly Replaced[];
 }
 
 /** What a program tells its successor of itself. */
-export function wordsFor(routes: readonly Step[]): string {
-  return JSON.stringify({ process: Deno.pid, routes });
+export function wordsFor(routes: readonly Step[], replaced: readonly Replaced[]): string {
+  return JSON.stringify({ process: Deno.pid, routes, replaced });
 }
 
 /**
@@ -54,7 +57,8 @@ function readWords(text: string): Omit<Predecessor, "handle"> {
     step.kind === "rule" || step.kind === "route" ||
     step.kind === "sysctl" && PARAMETERS.includes(step.name)
   );
-  return { process: Number(words.process ?? 0), routes };
+  const replaced = readReplaced(words.replaced);
+  return { process: Number(words.process ?? 0), routes, replaced };
 }
 
 /**

@@ -13,6 +13,7 @@ export interface Neighbour {
 export class Presence {
   readonly #native: Native;
   readonly #prefix: string;
+  #sign: string | undefined;
   // Containers share a network and not the numbers of processes.
   readonly #own = crypto.randomUUID();
 
@@ -23,27 +24,39 @@ export class Presence {
 
   /** Says that this run uses the table. Where it cannot be said, nobody waits for this run. */
   announce(hasSet: boolean): void {
+    const sign = `${this.#prefix}${this.#own}/${hasSet ? "set" : "used"}`;
     try {
-      this.#native.holdName(`${this.#prefix}${this.#own}/${hasSet ? "set" : "used"}`);
+      this.#native.holdName(sign);
+      this.#sign = sign;
     } catch (error) {
       if (!(error instanceof NativeError)) throw error;
     }
   }
 
+  /** The name that this run holds as long as it lives, if it could be had. */
+  get sign(): string | undefined {
+    return this.#sign;
+  }
+
+  /** Whether a run still holds its name. */
+  isHeld(sign: string): boolean {
+    return this.#names(sign).includes(sign);
+  }
+
   /** Those that run now. */
   others(): Neighbour[] {
-    return this.#names().flatMap((name) => {
+    return this.#names(this.#prefix).flatMap((name) => {
       const [own, how] = name.slice(this.#prefix.length).split("/");
       return own === this.#own ? [] : [{ hasSet: how === "set" }];
     });
   }
 
   /** The last column of /proc/net/unix has a socket's name; `@` stands for an abstract one (unix(7)). */
-  #names(): string[] {
+  #names(prefix: string): string[] {
     try {
       const table = new TextDecoder().decode(this.#native.readFile("/proc/self/net/unix"));
       return table.split("\n").map((line) => line.slice(line.lastIndexOf(" @") + 2))
-        .filter((name) => name.startsWith(this.#prefix));
+        .filter((name) => name.startsWith(prefix));
     } catch (error) {
       if (!(error instanceof NativeError)) throw error;
       return [];

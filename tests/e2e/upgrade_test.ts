@@ -358,6 +358,32 @@ Deno.test("upgrade: the routes of --auto-routes stay, and go with the last progr
   });
 });
 
+Deno.test("upgrade: the status shows each program that was replaced, until it has drained", async () => {
+  const { stack, program, successors, upgrade, control, web } = await setUp({ sandbox: "on" });
+  await using _stack = stack;
+  const draining = async () => {
+    const { stdout } = await runToEnd(["status", "--control", control]);
+    return stdout.split("\n").filter((line) => line.startsWith("Draining: "))
+      .map((line) => line.replace(/ \d+s ago/, " …s ago"));
+  };
+  assert.deepEqual(await draining(), []);
+  using one = await client(web, 1);
+  using two = await client(web, 2);
+  const first = (await upgrade()).process;
+  const oldest = `Draining: process ${program.pid}, replaced …s ago with 2 connections`;
+  assert.deepEqual(await draining(), [oldest]);
+  using three = await client(web, 3);
+  await upgrade();
+  const older = `Draining: process ${first}, replaced …s ago with 1 connection`;
+  assert.deepEqual(await draining(), [oldest, older]);
+  for (const stream of [one, two]) await stream.finish();
+  assert.equal(await program.processEnded(), 0);
+  assert.deepEqual(await draining(), [older]);
+  await three.finish();
+  await successors.ended(first);
+  assert.deepEqual(await draining(), []);
+});
+
 Deno.test("upgrade: the metrics port answers from the new program", async () => {
   const metrics = `127.0.0.1:${freePort()}`;
   const { stack, program, upgrade, web } = await setUp({ lines: `metrics-addr = "${metrics}"` });
