@@ -110,7 +110,7 @@ function problemOf(error: CommanderError, program: Command, args: readonly strin
       }
       const names = program.commands.map((command) => command.name());
       const short = args.find((arg) => flagsOf(program, args).includes(`-${arg}`));
-      if (short !== undefined) return `Option ${short} has two dashes: -${short}`;
+      if (short !== undefined) return `Option ${short} needs two dashes: -${short}`;
       return `Unknown command '${word}'${suggestion(word, names)}`;
     }
   }
@@ -158,10 +158,10 @@ function routesCommand(asked: (request: Request) => void, environment: Environme
   return routes
     .description(
       "Sets (up), removes (down) or checks (show) the routing that brings the upstream's replies to " +
-        "clients back to this program. Takes the flags that the program is started with.",
+        "clients back to this program. Takes the flags of a run.",
     )
     .addArgument(new Argument("<action>", "what to do").choices(ROUTES_ACTIONS))
-    .option("--dry-run", "print the commands that do the same, and do nothing")
+    .option("--dry-run", "print the equivalent commands and change nothing")
     .action((action, flags) =>
       asked({
         kind: "routes",
@@ -176,12 +176,12 @@ function doctorCommand(asked: (request: Request) => void, environment: Environme
   const doctor = withOptions(new Command("doctor"), "doctor");
   return doctor
     .description(
-      "Checks whether the program would work, and prints the commands that fix what is wrong. Takes " +
-        "the flags that the program itself is started with, and changes nothing without --fix.",
+      "Checks whether a run with these flags would work, and prints the commands that fix problems. " +
+        "Changes nothing without --fix.",
     )
     .option("--json", "print one JSON document")
-    .option("--fix", "set the routes and kernel parameters that are wrong, after a question")
-    .option("--yes", "with --fix: do not ask")
+    .option("--fix", "set missing routes and wrong kernel parameters, after confirmation")
+    .option("--yes", "with --fix: do not ask for confirmation")
     .action(({ json, fix, yes }) => {
       if (yes && !fix) throw new UsageError("Option --yes: only with --fix");
       const isSet = (flag: unknown) => flag === true;
@@ -201,7 +201,7 @@ function withOptions(command: Command, heeder?: Heeder): Command {
   return command.addOption(
     new Option(
       "--config <path>",
-      "TOML file with any number of listeners, in place of the flags for one (docs/config.md)",
+      "TOML file with any number of listeners, instead of the flags for a single one (docs/config.md)",
     ).helpGroup(PROCESS),
   );
 }
@@ -258,7 +258,9 @@ function chosen(row: Row, find: (given: Pick<Row, "flags">) => Typed): Typed {
   const alias = row.alias && find(row.alias);
   if (!alias?.isTyped) return own;
   if (own.isTyped) {
-    throw new UsageError(`Options ${own.names} and ${alias.names}: they are one, name it once`);
+    throw new UsageError(
+      `Options ${own.names} and ${alias.names}: they are the same option; give only one of them`,
+    );
   }
   return alias;
 }
@@ -293,15 +295,15 @@ const EPILOGUE = `
 Example:
   mmproxy -l 0.0.0.0:8443 -4 127.0.0.1:443 -a subnets.txt --auto-routes
 
-Every flag is also a variable: MMPROXY_LISTEN_ADDR is --listen-addr. A flag
-goes before its variable, and a variable before the file of --config.
+Every flag is also an environment variable, for example MMPROXY_LISTEN_ADDR for
+--listen-addr. Flags override variables, and variables override --config.
 
 Signals: SIGINT or SIGTERM stops accepting after --shutdown-delay and lets
 open connections finish for up to --drain-timeout; a second one ends the
 program at once. SIGHUP reloads the configuration and subnet files. SIGUSR2
-does what upgrade does, with --control. SIGUSR1 has no effect.
-Exit codes: 0 stopped; 1 cannot run now; 2 a wrong command line or file, or
-a missing permission: starting it again does not help.`;
+upgrades, which needs --control. SIGUSR1 has no effect.
+Exit codes: 0 clean stop; 1 cannot run now; 2 invalid command line or file, or
+missing permission: starting it again does not help.`;
 
 function capitalise(text: string): string {
   return text.charAt(0).toUpperCase() + text.slice(1);

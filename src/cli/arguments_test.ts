@@ -236,7 +236,7 @@ for (
   Deno.test(`parseArguments: refuses "${line}", which leaves no upstream`, () => {
     assert.equal(
       refusalOf(words(line)),
-      "Options -4, --ipv4 and -6, --ipv6: none is left to forward to; name one of them",
+      "Options -4, --ipv4 and -6, --ipv6: no upstream is left; set one of them",
     );
   });
 }
@@ -249,7 +249,7 @@ Deno.test("parseArguments: an upstream may have as many ports as are listened on
   assert.equal(
     refusalOf(words(`${line}:40000-40099`)),
     'Option -4, --ipv4: "127.0.0.1:40000-40099" has 100 ports and -l, --listen-addr has 1000: ' +
-      "name as many, or a single one that takes all",
+      "give the same number, or a single port for all",
   );
 });
 
@@ -266,7 +266,7 @@ Deno.test("parseArguments: --upstream destination takes clients where the operat
   assert.deepEqual([own?.ipv4?.text, own?.ipv6], ["127.0.0.1:9", undefined]);
   assert.equal(
     refusalOf(words("--upstream destination")),
-    "Option --upstream: destination needs --allowed-destinations, which says where headers may send clients",
+    "Option --upstream: destination needs --allowed-destinations, which limits the destinations",
   );
   assert.equal(
     refusalOf(words("--allowed-destinations 10.0.0.5:22")),
@@ -281,7 +281,7 @@ Deno.test("parseArguments: refuses addresses that overlap, and both names of one
   );
   assert.equal(
     refusalOf(words("--workers 2 --listeners 2")),
-    "Options --workers and --listeners: they are one, name it once",
+    "Options --workers and --listeners: they are the same option; give only one of them",
   );
 });
 
@@ -310,7 +310,7 @@ Deno.test("parseArguments: beside --config no flag of a listener is taken", () =
   for (const [flag, names] of [["-l 0.0.0.0:1", "-l, --listen-addr"], ["-m 7", "-m, --mark"]]) {
     assert.equal(
       refusalOf(words(`--config f.toml ${flag}`)),
-      `Option ${names}: with --config the file says it for each listener`,
+      `Option ${names}: with --config, set it in the file for each listener`,
     );
   }
 });
@@ -518,7 +518,7 @@ Deno.test("environment: goes before the file, which alone says what a listener d
   assert.deepEqual(request.setup.overrides, { logLevel: "debug" });
   assert.throws(
     () => withEnvironment("", { MMPROXY_CONFIG: "f.toml", MMPROXY_IPV4: "127.0.0.1:1" }),
-    new UsageError("Option MMPROXY_IPV4: with --config the file says it for each listener"),
+    new UsageError("Option MMPROXY_IPV4: with --config, set it in the file for each listener"),
   );
 });
 
@@ -593,7 +593,7 @@ const SUGGESTIONS: [line: string, message: string][] = [
   ],
   ["doctor --jsn", "Unknown option '--jsn' (did you mean --json?); see --help"],
   ["-q", "Unknown option '-q'; see --help"],
-  ["-mark 123", "Option -mark has two dashes: --mark; see --help"],
+  ["-mark 123", "Option -mark needs two dashes: --mark; see --help"],
   ["doctr", "Unknown command 'doctr' (did you mean doctor?); see --help"],
   ["statu --control x", "Unknown command 'statu' (did you mean status?); see --help"],
   ["frobnicate", "Unknown command 'frobnicate'; see --help"],

@@ -12,10 +12,10 @@ export interface CheckRequest {
 export function checkCommand(asked: (request: CheckRequest) => void) {
   return new Command("check")
     .description(
-      "Reads a configuration file and the subnet files that it names, and says every mistake: file, " +
+      "Checks a configuration file and the subnet files that it names, and reports every mistake: file, " +
         "line, key, value, and what was expected. Changes nothing.",
     )
-    .requiredOption("--config <path>", "the configuration file (TOML); docs/config.md has its keys")
-    .addHelpText("after", "\nExit codes: 0 the file can be taken, 2 it has mistakes.")
+    .requiredOption("--config <path>", "the configuration file (TOML); see docs/config.md")
+    .addHelpText("after", "\nExit codes: 0 the file is valid, 2 it has mistakes.")
     .action(({ config }) => asked({ kind: "check", path: config }));
 }

@@ -43,16 +43,16 @@ export function controlCommands(asked: Asked): Command[] {
 function status(asked: Asked): Command {
   const command = named(
     "status",
-    "Shows how the running program is: its listeners, what is open, " +
-      "rates since the start, and what was refused.",
+    "Shows the state of the running program: listeners, open connections and flows, " +
+      "rates since the start, and refusals.",
   )
     .option("--json", "print one JSON document");
   return command.action((flags) => ask(asked, { command: "status" }, flags)) as unknown as Command;
 }
 
 function connections(asked: Asked): Command {
-  const command = withSelection(named("connections", "Lists the connections and UDP flows."))
-    .option("--limit <n>", `list so many at most (default: ${DEFAULT_LIMIT})`)
+  const command = withSelection(named("connections", "Lists open connections and UDP flows."))
+    .option("--limit <n>", `maximum number of entries (default: ${DEFAULT_LIMIT})`)
     .option("--json", "print one JSON document");
   return command.action((flags: SelectionFlags & Flags & { limit?: string }) =>
     ask(
@@ -67,8 +67,8 @@ function close(asked: Asked): Command {
   const command = withSelection(
     named(
       "close",
-      "Closes connections and UDP flows, and says how many; a stream that is cut is reset. A flow " +
-        "opens again with its client's next datagram.",
+      "Closes connections and UDP flows, and prints how many. TCP connections are reset. A flow opens " +
+        "again with its client's next datagram.",
     ),
   );
   return command.action((flags: SelectionFlags & Flags) => {
@@ -83,8 +83,8 @@ function close(asked: Asked): Command {
 function reload(asked: Asked): Command {
   const command = named(
     "reload",
-    "Has the running program do what SIGHUP does, and says what it " +
-      "came to. Exit code 1 where something is wrong.",
+    "Reloads the configuration of the running program, as SIGHUP does, and " +
+      "prints the result. Exit code 1 if the reload fails.",
   );
   return command.action((flags) => ask(asked, { command: "reload" }, flags)) as unknown as Command;
 }
@@ -92,9 +92,9 @@ function reload(asked: Asked): Command {
 function upgrade(asked: Asked): Command {
   const command = named(
     "upgrade",
-    "Has the running program start what is installed in its place, hand its listening sockets and UDP " +
-      "flows over, and drain its connections. Exit code 1 where the new program does not start: then " +
-      "the running one goes on.",
+    "Replaces the running program with the installed version, without dropping connections: it starts " +
+      "the new program, hands over listening sockets and UDP flows, and drains. If the new program " +
+      "does not start, the running one continues, and the exit code is 1.",
   );
   return command.action((flags) => ask(asked, { command: "upgrade" }, flags)) as unknown as Command;
 }
@@ -102,8 +102,8 @@ function upgrade(asked: Asked): Command {
 function top(asked: Asked): Command {
   const command = named(
     "top",
-    "Shows the running program live: listeners, rates each way, what is " +
-      "refused, and the busiest clients. Ends with q or Ctrl-C.",
+    "Shows the running program live: listeners, rates, refusals, and the " +
+      "busiest clients. Quit with q or Ctrl-C.",
   );
   return command.action((flags) =>
     ask(asked, { command: "top", clients: TOP_CLIENTS }, flags)
@@ -124,15 +124,15 @@ interface SelectionFlags {
 function named(name: string, description: string) {
   return new Command(name)
     .description(description)
-    .addOption(new Option(`${CONTROL} <path>`, "the running program's --control"))
-    .option("--config <path>", "its configuration file, whose control says it")
+    .addOption(new Option(`${CONTROL} <path>`, "control socket of the running program"))
+    .option("--config <path>", "its configuration file, which sets the control socket")
     .allowExcessArguments(false);
 }
 
 function withSelection(command: ReturnType<typeof named>) {
   return command
-    .option("--listener <name>", "only those of this listener")
-    .option("--client <subnet>", "only those of clients in this subnet, or of this address");
+    .option("--listener <name>", "only this listener")
+    .option("--client <subnet>", "only clients in this subnet, or with this address");
 }
 
 function ask(asked: Asked, request: Request, flags: Flags): void {
@@ -143,7 +143,7 @@ function socketOf({ control, config }: Flags): Socket {
   if (control !== undefined) return { path: socketPath(control, CONTROL) };
   if (config !== undefined) return { config };
   throw new UsageError(
-    `Name the running program: ${CONTROL} with the path that it was started with, or --config with its file`,
+    `Give the running program's control socket with ${CONTROL}, or its configuration file with --config`,
   );
 }
 

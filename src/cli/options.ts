@@ -109,7 +109,7 @@ export const OPTIONS: Table = {
   ipv4: {
     of: "listener",
     flags: "-4, --ipv4 <addr>",
-    help: "upstream of IPv4 clients; none refuses them, as -6 alone does",
+    help: "upstream for IPv4 clients; none: refuse them, as with -6 alone",
     heeders: ROUTES,
     default: DEFAULTS.ipv4,
     parse: upstream(4),
@@ -118,7 +118,7 @@ export const OPTIONS: Table = {
   ipv6: {
     of: "listener",
     flags: "-6, --ipv6 <addr>",
-    help: "upstream of IPv6 clients; none refuses them, as -4 alone does",
+    help: "upstream for IPv6 clients; none: refuse them, as with -4 alone",
     heeders: ROUTES,
     default: DEFAULTS.ipv6,
     parse: upstream(6),
@@ -156,14 +156,14 @@ export const OPTIONS: Table = {
   transparent: {
     of: "listener",
     flags: "--transparent",
-    help: "take what TPROXY hands over, whatever its destination; docs/recipes/transparent.md",
+    help: "accept what TPROXY redirects, whatever its destination; see docs/recipes/transparent.md",
     heeders: ROUTES,
   },
   upstream: {
     of: "listener",
     flags: "--upstream <policy>",
-    help: "family: -4 and -6 say where clients go; destination: the header does, within " +
-      "--allowed-destinations",
+    help: "family: -4 or -6, by the client's family; destination: the header's destination, " +
+      "within --allowed-destinations",
     heeders: ROUTES,
     default: MODEL_DEFAULTS.upstream,
     parse: choice<UpstreamPolicy>("family", "destination"),
@@ -172,7 +172,7 @@ export const OPTIONS: Table = {
     of: "listener",
     flags: "--allowed-destinations <dest>",
     help:
-      "where headers may send clients, for example 10.0.0.5:22 or 127.0.0.0/8:1024-65535; may be " +
+      "destinations that headers may select, for example 10.0.0.5:22 or 127.0.0.0/8:1024-65535; may be " +
       "given more than once",
     heeders: ROUTES,
     many: true,
@@ -183,7 +183,7 @@ export const OPTIONS: Table = {
     of: "proxy",
     flags: "--workers <n>",
     help: "threads, each with its own sockets for every listener; auto: one for each processor",
-    alias: { flags: "--listeners <n>", help: "the same, as mmproxy-rs has it" },
+    alias: { flags: "--listeners <n>", help: "same as --workers, under its name in mmproxy-rs" },
     heeders: DOCTOR,
     default: DEFAULTS.listeners,
     parse: workers,
@@ -199,7 +199,7 @@ export const OPTIONS: Table = {
   mark: {
     of: "listener",
     flags: "-m, --mark <n>",
-    help: "mark on the outbound packets",
+    help: "firewall mark (SO_MARK) on packets to the upstream",
     heeders: ROUTES,
     default: DEFAULTS.mark,
     parse: number(BOUNDS.mark),
@@ -207,7 +207,7 @@ export const OPTIONS: Table = {
   headerTimeout: {
     of: "listener",
     flags: "--header-timeout <s>",
-    help: "seconds for a complete TCP header, minimum 3",
+    help: "seconds to wait for a complete TCP header, minimum 3",
     heeders: RUN,
     default: DEFAULTS.headerTimeout,
     parse: number(BOUNDS.headerTimeout, "seconds"),
@@ -215,7 +215,7 @@ export const OPTIONS: Table = {
   connectTimeout: {
     of: "listener",
     flags: "--connect-timeout <s>",
-    help: "seconds for the upstream to accept",
+    help: "seconds to wait for the upstream to accept",
     heeders: DOCTOR,
     default: DEFAULTS.connectTimeout,
     parse: number(BOUNDS.connectTimeout, "seconds"),
@@ -240,7 +240,7 @@ export const OPTIONS: Table = {
   drainTimeout: {
     of: "proxy",
     flags: "--drain-timeout <s>",
-    help: "seconds that open connections may finish in after SIGTERM or SIGINT",
+    help: "seconds that open connections have to finish after SIGTERM or SIGINT",
     heeders: RUN,
     default: DEFAULTS.drainTimeout,
     parse: number(BOUNDS.drainTimeout, "seconds"),
@@ -248,7 +248,7 @@ export const OPTIONS: Table = {
   shutdownDelay: {
     of: "proxy",
     flags: "--shutdown-delay <s>",
-    help: "seconds that new connections are still accepted before that, while /readyz answers 503",
+    help: "seconds to keep accepting connections before that, while /readyz returns 503",
     heeders: RUN,
     default: DEFAULTS.shutdownDelay,
     parse: number(BOUNDS.shutdownDelay, "seconds"),
@@ -256,7 +256,7 @@ export const OPTIONS: Table = {
   upgradeDrain: {
     of: "proxy",
     flags: "--upgrade-drain <s>",
-    help: "seconds that connections may go on after another program has taken over",
+    help: "seconds that connections may continue after an upgrade",
     heeders: RUN,
     default: DEFAULTS.upgradeDrain,
     parse: number(BOUNDS.upgradeDrain, "seconds"),
@@ -289,7 +289,7 @@ export const OPTIONS: Table = {
   color: {
     of: "proxy",
     flags: "--color <when>",
-    help: "colours of text: auto (on a terminal, unless NO_COLOR is set), always or never",
+    help: "colours in text output: auto (on a terminal, unless NO_COLOR is set), always or never",
     heeders: ROUTES,
     default: DEFAULTS.color,
     parse: choice<ColorMode>("auto", "always", "never"),
@@ -310,7 +310,7 @@ export const OPTIONS: Table = {
   table: {
     of: "proxy",
     flags: "--table <n>",
-    help: "routing table of those routes",
+    help: "routing table for these routes",
     heeders: ROUTES,
     default: DEFAULTS.table,
     parse: table,
@@ -345,8 +345,8 @@ export const OPTIONS: Table = {
     of: "proxy",
     flags: "--take-over <path>",
     help:
-      "control socket of a running program whose listening sockets and UDP flows are taken over, if " +
-      "one answers there; an upgrade starts the new program with it",
+      "take over the listening sockets and UDP flows of the program on this control socket, if there " +
+      "is one; an upgrade starts the new program with this flag",
     heeders: RUN,
     parse: socketPath,
   },

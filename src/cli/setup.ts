@@ -59,7 +59,7 @@ function overridesOf(typed: TypedOptions): Partial<ProxyConfig> {
   const [ofListener] = given.filter(([, { of }]) => of === "listener");
   if (ofListener) {
     throw new UsageError(
-      `Option ${typed[ofListener[0]].names}: with --config the file says it for each listener`,
+      `Option ${typed[ofListener[0]].names}: with --config, set it in the file for each listener`,
     );
   }
   return valuesOf(given, typed);
@@ -118,7 +118,7 @@ function isWanted(key: Key, typed: TypedOptions): boolean {
     throw new UsageError(
       `Options ${namesOf(OPTIONS.ipv4)} and ${
         namesOf(OPTIONS.ipv6)
-      }: none is left to forward to; name one of them`,
+      }: no upstream is left; set one of them`,
     );
   }
   return isNamed(key);
@@ -140,7 +140,7 @@ function checkDestinations({ upstream, allowedDestinations }: ListenerConfig): v
   const [policy, destinations] = [OPTIONS.upstream, OPTIONS.allowedDestinations].map(namesOf);
   if (upstream === "destination" && allowedDestinations.length === 0) {
     throw new UsageError(
-      `Option ${policy}: destination needs ${destinations}, which says where headers may send clients`,
+      `Option ${policy}: destination needs ${destinations}, which limits the destinations`,
     );
   }
   if (upstream === "family" && allowedDestinations.length > 0) {
@@ -158,6 +158,6 @@ function checkRange(key: "ipv4" | "ipv6", listener: ListenerConfig): void {
   throw new UsageError(
     `Option ${namesOf(OPTIONS[key])}: ${JSON.stringify(upstream.text)} has ${many} ports and ${
       namesOf(OPTIONS.listen)
-    } has ${listened}: name as many, or a single one that takes all`,
+    } has ${listened}: give the same number, or a single port for all`,
   );
 }

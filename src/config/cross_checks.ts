@@ -115,7 +115,7 @@ function checkRange(key: "ipv4" | "ipv6", listener: Listener, mistakes: Mistakes
   mistakes.add(
     listener.place(key),
     `a range of ${many} ports for ${count(listened, "port")} of listener ${nameOf(listener)}: ` +
-      "name as many, or a single one that takes all",
+      "give the same number, or a single port for all",
   );
 }
 

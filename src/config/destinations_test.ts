@@ -53,9 +53,9 @@ const WRONG: readonly (readonly [entry: string, problem: RegExp])[] = [
   ["2001:db8::/32:443", FORM],
   ["[2001:db8::/32]", FORM],
   ["[10.0.0.5]:22", FORM],
-  ["10.0.0.5/8:22", /^10\.0\.0\.5\/8 has bits behind its prefix: the subnet is 10\.0\.0\.0\/8$/],
+  ["10.0.0.5/8:22", /^10\.0\.0\.5\/8 has host bits set: the subnet is 10\.0\.0\.0\/8$/],
   ["host.internal:22", /^host\.internal is not an IP address or subnet/],
-  ["[2001:db8::/129]:1", /^2001:db8::\/129 needs a prefix from 0 to 128$/],
+  ["[2001:db8::/129]:1", /^2001:db8::\/129 needs a prefix length from 0 to 128$/],
 ];
 
 for (const [entry, problem] of WRONG) {

@@ -266,7 +266,7 @@ const WRONG_IN_LISTENER: readonly (readonly [line: string, mistake: string])[] =
   ["ipv6 = 443", 'ipv6 = 443: expected a text, for example "[::1]:443"'],
   [
     'ipv6 = "[::1]:1-3"',
-    'ipv6 = "[::1]:1-3": a range of 3 ports for 1 port of listener 0.0.0.0:8443: name as many, or a single one that takes all',
+    'ipv6 = "[::1]:1-3": a range of 3 ports for 1 port of listener 0.0.0.0:8443: give the same number, or a single port for all',
   ],
   [
     'upstream = "destination"',
@@ -290,7 +290,7 @@ const WRONG_IN_LISTENER: readonly (readonly [line: string, mistake: string])[] =
   ],
   [
     'allowed-subnets = ["10.0.0.1/8"]',
-    'allowed-subnets = "10.0.0.1/8": has bits behind its prefix: the subnet is 10.0.0.0/8',
+    'allowed-subnets = "10.0.0.1/8": has host bits set: the subnet is 10.0.0.0/8',
   ],
   [
     "trust = []",
@@ -310,7 +310,7 @@ const WRONG_IN_LISTENER: readonly (readonly [line: string, mistake: string])[] =
   ],
   [
     'trust = [{ from = "10.0.0.1/8", header = "skip" }]',
-    'trust.from = "10.0.0.1/8": has bits behind its prefix: the subnet is 10.0.0.0/8',
+    'trust.from = "10.0.0.1/8": has host bits set: the subnet is 10.0.0.0/8',
   ],
   [
     'trust = [{ from = "10.0.0.0/8", header = "skip", heder = "x" }]',
@@ -443,7 +443,7 @@ const WRONG: readonly (readonly [name: string, text: string, mistakes: readonly 
     "a range of upstream ports that does not match",
     '[[listener]]\nname = "rtp"\nlisten = ["0.0.0.0:1-5", "[::]:1-5"]\nipv4 = "127.0.0.1:11-14"\nipv6 = "[::1]:11-15"',
     [
-      '4: ipv4 = "127.0.0.1:11-14": a range of 4 ports for 5 ports of listener rtp: name as many, or a single one that takes all',
+      '4: ipv4 = "127.0.0.1:11-14": a range of 4 ports for 5 ports of listener rtp: give the same number, or a single port for all',
     ],
   ],
   [

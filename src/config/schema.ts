@@ -144,7 +144,7 @@ export const PROXY = {
     v.pipe(
       numberFrom(BOUNDS.table, ""),
       v.notValues(KERNEL_TABLES, "expected a table of its own: 252 to 255 are the kernel's"),
-      v.description("The routing table of those routes"),
+      v.description("The routing table for these routes"),
     ),
     Number(DEFAULTS.table),
   ),

@@ -25,11 +25,11 @@ export function parseSubnet(text: string): Subnet | Problem {
   const bits = ip.family === 4 ? 32 : 128;
   const plain = prefixText === undefined || /^(0|[1-9]\d{0,2})$/.test(prefixText);
   const prefix = Number(prefixText ?? bits);
-  if (!plain || prefix > bits) return new Problem(`needs a prefix from 0 to ${bits}`);
+  if (!plain || prefix > bits) return new Problem(`needs a prefix length from 0 to ${bits}`);
   const network = ip.bytes.map((byte, index) => byte & maskByte(prefix - 8 * index));
   if (network.some((byte, index) => byte !== ip.bytes[index])) {
     const meant = formatAddress(ip.family, Uint8Array.from(network));
-    return new Problem(`has bits behind its prefix: the subnet is ${meant}/${prefix}`);
+    return new Problem(`has host bits set: the subnet is ${meant}/${prefix}`);
   }
   return { bytes: mapped(network), prefix: prefix + (ip.family === 4 ? MAPPED_BITS : 0), text };
 }

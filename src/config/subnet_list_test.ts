@@ -25,7 +25,7 @@ Deno.test("parseSubnetList: names every wrong line, and keeps what is right", ()
     {
       line: 3,
       entry: "10.0.0.1/8",
-      problem: "has bits behind its prefix: the subnet is 10.0.0.0/8",
+      problem: "has host bits set: the subnet is 10.0.0.0/8",
     },
   ]);
 });

@@ -63,7 +63,7 @@ export async function runControl(
     }
     case "reload": {
       const { good, lines } = await ask(path, request, library);
-      print(lines.join("\n") || (good ? "Nothing has changed" : "The program stops"));
+      print(lines.join("\n") || (good ? "Nothing changed" : "mmproxy is stopping"));
       return good ? 0 : 1;
     }
   }
@@ -90,7 +90,7 @@ async function answerTo<R extends Request>(
   } catch (error) {
     if (error instanceof NativeError) throw new ControlError(error.message, { cause: error });
     if (error instanceof SyntaxError) {
-      throw new ControlError(`What answers at ${path} is no mmproxy`, { cause: error });
+      throw new ControlError(`What answers at ${path} is not mmproxy`, { cause: error });
     }
     throw error;
   }
@@ -111,6 +111,6 @@ async function pathOf(socket: Socket, library: Core): Promise<string> {
   }
   if (typeof control === "string") return control;
   throw new ControlError(
-    `${socket.config} names no control socket: add control = "/run/mmproxy/control" at its top, and start the program again`,
+    `${socket.config} sets no control socket: add control = "/run/mmproxy/control" at the top, and restart mmproxy`,
   );
 }

@@ -102,7 +102,7 @@ export interface Connection {
 export interface Connections {
   /** How many there are; `connections` may be fewer. */
   readonly found: number;
-  /** Workers that did not answer in time: theirs are missing. */
+  /** Workers that did not answer in time: the list is incomplete. */
   readonly silentWorkers: number;
   readonly connections: readonly Connection[];
 }

@@ -28,7 +28,7 @@ Deno.test("parseRequest: what is no request is a sentence", () => {
       ['{"command":"close","client":["10.0.0.0/8"]}', "the clients' subnet is a text"],
       [
         '{"command":"close","client":"10.0.0.1/8"}',
-        'client "10.0.0.1/8" has bits behind its prefix: the subnet is 10.0.0.0/8',
+        'client "10.0.0.1/8" has host bits set: the subnet is 10.0.0.0/8',
       ],
     ] as const
   ) {

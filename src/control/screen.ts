@@ -28,7 +28,7 @@ export function screen({ before, now, seconds }: Looks, { columns, rows }: Size)
   const rate = new Rates(before, seconds);
   const head = [
     `mmproxy ${status.version}, pid ${status.pid}, up ${duration(status.uptime)}, ` +
-    `${status.workers.serving} of ${count(status.workers.configured, "worker")} serving` +
+    `${status.workers.serving} of ${count(status.workers.configured, "worker")} running` +
     (status.stopping ? ", stopping" : ""),
     `Open: ${count(status.total.connections, "connection")}, ${
       count(status.total.flows, "flow")

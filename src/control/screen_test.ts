@@ -62,7 +62,7 @@ Deno.test("screen: rates are what two looks differ by, the busiest clients first
     [load("192.0.2.1", 800, 0), load("192.0.2.2", 4200, 0), load("2001:db8::1", 0, 2000)],
   );
   assert.deepEqual(screen({ before, now, seconds: 2 }, { columns: 80, rows: 24 }), [
-    "mmproxy 1.2.3, pid 7, up 1m00s, 2 of 2 workers serving",
+    "mmproxy 1.2.3, pid 7, up 1m00s, 2 of 2 workers running",
     "Open: 3 connections, 0 flows; 10 new/s, up 2 kB/s, down 0 B/s",
     "",
     "LISTENER  CONNS  FLOWS  NEW/S      UP   DOWN  REFUSED/S",

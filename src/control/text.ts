@@ -11,7 +11,7 @@ export function statusLines(status: Status): string[] {
   const { version, pid, config, uptime, workers, total, draining = [] } = status;
   const serving = workers.serving === workers.configured
     ? count(workers.configured, "worker")
-    : `${workers.serving} of ${count(workers.configured, "worker")} serving`;
+    : `${workers.serving} of ${count(workers.configured, "worker")} running`;
   const notes = [
     ...(status.stopping ? ["stopping"] : []),
     ...(status.lastReloadGood ? [] : ["the last reload failed, see the log"]),
@@ -136,5 +136,5 @@ export function closedLines({ closed, silentWorkers }: Closed): string[] {
 function silence(workers: number): string[] {
   return workers === 0
     ? []
-    : [`${count(workers, "worker")} did not answer in time: theirs are missing`];
+    : [`${count(workers, "worker")} did not answer in time: the list is incomplete`];
 }

@@ -75,7 +75,7 @@ const STATUS: Status = {
 
 Deno.test("statusLines: all of it, the most frequent refusal first", () => {
   assert.deepEqual(statusLines(STATUS), [
-    "mmproxy 1.2.3, pid 7, up 1m40s, 1 of 2 workers serving, the last reload failed, see the log",
+    "mmproxy 1.2.3, pid 7, up 1m40s, 1 of 2 workers running, the last reload failed, see the log",
     "Configuration: /etc/mmproxy.toml",
     "Open: 3 connections, 0 flows; since the start: 10 accepted, 0 flows, 0B up, 0B down",
     "",
@@ -116,7 +116,7 @@ Deno.test("connectionLines, closedLines: what is left out is said", () => {
   assert.deepEqual(lines.slice(1), [
     "mail      tcp    relayed  192.0.2.1:6  198.51.100.1:5  -         1m10s    1s  10    2k",
     "and 2 more; see --limit",
-    "1 worker did not answer in time: theirs are missing",
+    "1 worker did not answer in time: the list is incomplete",
   ]);
   assert.deepEqual(connectionLines({ found: 0, silentWorkers: 0, connections: [] }), ["None"]);
   assert.deepEqual(closedLines({ closed: 4, silentWorkers: 0 }), ["Closed 4"]);

@@ -133,22 +133,22 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "a sandbox that can be had",
     "sandbox",
     facts(SERVICE),
-    "ok: A start here has no new privileges (already), CAP_NET_RAW and no other capability, " +
+    "ok: Available here: no new privileges (already), no capability except CAP_NET_RAW, " +
     "no file open for writing, system calls filtered",
   ],
   [
     "a sandbox that is incomplete",
     "sandbox",
     facts(SERVICE, { sandbox: UNFILTERED }),
-    "warning: system calls cannot be filtered: operation not permitted (EPERM); see docs/sandbox.md; a start " +
-    "here has no new privileges (already), CAP_NET_RAW and no other capability, no file open for writing",
+    "warning: system calls cannot be filtered: operation not permitted (EPERM); see docs/sandbox.md; " +
+    "available here: no new privileges (already), no capability except CAP_NET_RAW, no file open for writing",
   ],
   [
     "an incomplete sandbox that must be complete",
     "sandbox",
     facts(`${SERVICE} --sandbox on`, { sandbox: UNFILTERED }),
-    "failed: system calls cannot be filtered: operation not permitted (EPERM); see docs/sandbox.md; a " +
-    "start here has no new privileges (already), CAP_NET_RAW and no other capability, no file open for " +
+    "failed: system calls cannot be filtered: operation not permitted (EPERM); see docs/sandbox.md; " +
+    "available here: no new privileges (already), no capability except CAP_NET_RAW, no file open for " +
     "writing",
   ],
   [
@@ -165,7 +165,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
         },
       },
     }),
-    "skipped: skipped because --sandbox off asks for none; ok: mmproxy as it runs (process 7): no new " +
+    "skipped: skipped because disabled by --sandbox off; ok: running mmproxy (process 7): no new " +
     "privileges, system calls filtered, CAP_NET_RAW",
   ],
   [
@@ -175,7 +175,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
       self: { user: 0, capabilities: new Set(["net_raw"]) },
       incapable: refusal(Status.permission),
     }),
-    "failed: Cannot do it: this kernel wants CAP_NET_ADMIN for --mark; in a container " +
+    "failed: Cannot do it: this kernel requires CAP_NET_ADMIN for --mark; in a container " +
     "--cap-add=NET_ADMIN, with systemd AmbientCapabilities=CAP_NET_ADMIN",
   ],
   [
@@ -194,13 +194,13 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     facts(`${SERVICE} -a /etc/subnets`, {
       subnets: new SubnetsError("/etc/subnets has no subnet"),
     }),
-    "failed: /etc/subnets has no subnet; write one subnet a line to it",
+    "failed: /etc/subnets has no subnet; write one subnet per line into it",
   ],
   [
     "a port of which nobody may be seen",
     "listen",
     facts(SERVICE, { taken: { problem: refusal(Status.address_in_use) } }),
-    "failed: Cannot do it: another user's program has it; stop that, or choose another port with " +
+    "failed: Cannot do it: another user's program uses it; stop that program, or choose another port with " +
     "--listen-addr → sudo ss -lntup 'sport = :8443'",
   ],
   [
@@ -212,7 +212,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
         holder: { process: 1, name: "systemd", ours: false },
       },
     }),
-    "failed: 0.0.0.0:8443 is taken by systemd (process 1): stop it, or choose another port with " +
+    "failed: 0.0.0.0:8443 is in use by systemd (process 1): stop it, or choose another port with " +
     "--listen-addr → ss -lntup 'sport = :8443'",
   ],
   [
@@ -247,7 +247,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
       self: { user: 1000, capabilities: new Set() },
       conntrack: { count: 950, max: 1000 },
     }),
-    "failed: 950 of 1000 tracked connections: a full table drops new ones → " +
+    "failed: 950 of 1000 tracked connections: a full table drops new connections → " +
     "sudo sysctl -w net.netfilter.nf_conntrack_max=2000",
   ],
   [
@@ -284,7 +284,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "rules of one's own",
     "routes",
     facts(SERVICE, { missing: true }),
-    "ok: Replies to clients come back, by rules of your own",
+    "ok: Replies to clients come back through rules of your own",
   ],
   [
     "routes that are set at the start",
@@ -307,46 +307,46 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "a filter that drops what others send",
     "rp_filter",
     facts("-4 192.0.2.9:22", { reach: REMOTE, filter: { strict: ["eth0"], dropped: 2 } }),
-    "ok: Strict on eth0, and dropped no reply",
+    "ok: Strict on eth0, and no reply was dropped",
   ],
   [
     "a strict filter, and replies that stay here",
     "rp_filter",
     facts(SERVICE, { service: { spoofed: SILENT }, filter: { strict: ["eth0"], dropped: 2 } }),
-    "ok: Does not matter: replies of the upstream never leave this host",
+    "ok: Not relevant: the upstream's replies never leave this host",
   ],
   [
     "a client that a firewall refuses",
     "clients",
     facts(SERVICE, { service: { spoofed: REFUSED } }),
-    "warning: answers this host and refuses a client: is that a firewall, or a list of allowed hosts? → " +
+    "warning: answers this host but refuses a client's address: is there a firewall, or a list of allowed hosts? → " +
     "nft list ruleset",
   ],
   [
     "no answer though all is there",
     "clients",
     facts(SERVICE, { service: { spoofed: SILENT } }),
-    "failed: does not answer clients, though the routing is there: does a firewall drop its " +
+    "failed: does not answer clients, although the routing is present: does a firewall drop its " +
     "replies? → nft list ruleset",
   ],
   [
     "UDP that answers the proxy and no client",
     "clients",
     facts(`${SERVICE} -p udp`, { service: { spoofed: SILENT } }),
-    "warning: answers this host and not a client, though the routing is there: does it answer its own " +
-    "networks alone, or does a firewall drop its replies? → nft list ruleset",
+    "warning: answers this host but not a client's address, although the routing is present: does it answer " +
+    "only its own networks, or does a firewall drop its replies? → nft list ruleset",
   ],
   [
     "a range on whose first port nobody listens now",
     "service",
     facts(RANGE, { service: { plain: REFUSED, spoofed: REFUSED } }),
-    "unknown: nobody listens on port 30000 now, which is not a fault of a range",
+    "unknown: nothing listens on port 30000 now, which is normal in a range",
   ],
   [
     "a range that refuses clients as it refuses this program",
     "clients",
     facts(RANGE, { service: { plain: REFUSED, spoofed: REFUSED } }),
-    "ok: refuses a client as it refuses this program",
+    "ok: refuses a client's address and this host alike",
   ],
   [
     "several addresses",
@@ -374,8 +374,8 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
         },
       },
     }),
-    "failed: 198.51.100.10:443 is taken by the upstream itself, nginx (process 7): it listens on " +
-    "0.0.0.0:443, which takes the port on every address. Have it listen on 127.0.0.1:443 alone, or " +
+    "failed: 198.51.100.10:443 is in use by the upstream itself, nginx (process 7): it listens on " +
+    "0.0.0.0:443, which uses the port on every address. Let it listen on 127.0.0.1:443 only, or " +
     "choose another port with --listen-addr → ss -lntup 'sport = :443'",
   ],
   [
@@ -391,20 +391,20 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "an address of the default flags that is not there, beside one that is",
     "service",
     withSpare(facts("-l 0.0.0.0:8443"), REFUSED),
-    "ok: accepts a connection; warning: does not answer, so that IPv6 clients are refused; with -4 " +
-    "alone that is on purpose",
+    "ok: accepts a connection; warning: does not answer, so that IPv6 clients are refused; give -4 " +
+    "alone if this is intended",
   ],
   [
     "routes of a family that is not there and need not be",
     "routes",
     withSpare(facts("-l 0.0.0.0:8443", { missing: true }), SILENT),
-    "ok: Replies to clients come back, by rules of your own",
+    "ok: Replies to clients come back through rules of your own",
   ],
   [
     "UDP that says nothing to anyone",
     "clients",
     facts(`${SERVICE} -p udp`, { service: { plain: SILENT, spoofed: SILENT } }),
-    "unknown: says nothing to a client either; the routing is there",
+    "unknown: does not answer a client's address either; the routing is present",
   ],
 ];
 
@@ -469,7 +469,7 @@ Deno.test("with a file the findings name its keys, and commands name the file", 
   assert.match(said("routes", file), /missing → mmproxy routes up --config \/etc\/mmproxy\.toml$/);
   assert.equal(
     said("service", file),
-    "failed: nobody listens there, but on 127.0.0.2:22: name that with " +
+    "failed: nothing listens there, but on 127.0.0.2:22: name that with " +
       "ipv4 = \"127.0.0.2:22\" in listener 0.0.0.0:8443 → ss -lntp 'sport = :22'",
   );
 });
@@ -559,7 +559,7 @@ Deno.test("what --fix sets is what the command sets", () => {
   ]);
   assert.match(
     said("routes", astray({ ...detour, ahead })),
-    /has no effect: IPv4 rule 100 \(lookup main\) comes before it and sends replies out of wg0; ours .* 99 /,
+    /has no effect: IPv4 rule 100 \(lookup main\) comes before it and sends replies out of wg0; the rule of mmproxy .* 99 /,
   );
   assert.match(said("clients", astray(detour)), /^skipped: .*another program's rule/);
 });

@@ -44,8 +44,8 @@ export async function runDoctor(
 ): Promise<number> {
   if (fix && !yes && (json || !terminal.isInteractive)) {
     throw new UsageError(
-      "Option --fix: doctor asks before it sets anything, and there is no terminal to ask at; add --yes " +
-        "to set it without a question",
+      "Option --fix: doctor asks for confirmation, and there is no terminal; add --yes to set " +
+        "everything without confirmation",
     );
   }
   const look = async () => examine(await gather(config, library));
@@ -63,7 +63,7 @@ export async function runDoctor(
   }
   report(entries);
   if (fix && settings.length === 0 && !json && !isWell(entries)) {
-    terminal.print("What failed is not for doctor to set: see the lines above");
+    terminal.print("doctor cannot fix the failed checks itself: see above");
   }
   return isWell(entries) ? 0 : 1;
 }

@@ -36,7 +36,7 @@ export function capabilities({ config, self, incapable }: Facts): Finding[] {
   }
   // Until Linux 5.17 SO_MARK asked for CAP_NET_ADMIN (socket(7)).
   const [name, why] = mark && self.capabilities.has("net_raw")
-    ? ["NET_ADMIN", "this kernel wants CAP_NET_ADMIN for --mark"]
+    ? ["NET_ADMIN", "this kernel requires CAP_NET_ADMIN for --mark"]
     : ["NET_RAW", "CAP_NET_RAW is needed"];
   const root = self.user === 0 ? "" : "run as root, ";
   return [failed(
@@ -48,17 +48,17 @@ export function capabilities({ config, self, incapable }: Facts): Finding[] {
 /** What the host sends to itself goes through `lo`, and so do replies to clients. */
 export function loopback({ self, isLoopbackUp }: Facts): Finding[] {
   if (isLoopbackUp) return [ok("lo is up")];
-  const lost = "lo is down: connections of this host to itself and replies to clients are lost";
+  const lost = "lo is down: this host's connections to itself and the replies to clients are lost";
   return [failed(lost, [asRoot(self, "ip link set lo up")])];
 }
 
 export function sandbox({ config, sandbox, listeners }: Facts): Finding[] {
   const holder = ourHolder(listeners);
   const running = holder ? [sandboxOf(holder)] : [];
-  if (config.sandbox === "off") return [skipped("--sandbox off asks for none"), ...running];
+  if (config.sandbox === "off") return [skipped("disabled by --sandbox off"), ...running];
   if (sandbox instanceof NativeError) return [unknown(sandbox.message), ...running];
   const missing = whatIsMissing(sandbox);
-  const has = `a start here has ${whatHolds(sandbox)}`;
+  const has = `available here: ${whatHolds(sandbox)}`;
   if (!missing) return [ok(capitalise(has)), ...running];
   const incomplete = `${missing}; see docs/sandbox.md; ${has}`;
   return [config.sandbox === "on" ? failed(incomplete) : warning(incomplete), ...running];
@@ -71,11 +71,11 @@ export function ourHolder(listeners: Facts["listeners"]): Holder | undefined {
 
 /** What holds of a proxy that runs. */
 function sandboxOf({ process, confinement }: Holder): Finding {
-  if (!confinement) return unknown(`what process ${process} has cannot be seen from here`);
+  if (!confinement) return unknown(`cannot read the state of process ${process}`);
   const { noNewPrivileges, filtered, capabilities } = confinement;
   const names = capabilityNames(capabilities).join(", ") || "no capability";
   return ok(
-    `mmproxy as it runs (process ${process}): ${
+    `running mmproxy (process ${process}): ${
       noNewPrivileges ? "no new privileges" : "new privileges are possible"
     }, system calls ${filtered ? "filtered" : "not filtered"}, ${names}`,
   );
@@ -89,23 +89,23 @@ export function openFiles({ config, fileLimit }: Facts): Finding[] {
     ...(protocols.has("tcp") ? [`${connections} connections`] : []),
     ...(protocols.has("udp") ? [`${flows} UDP flows`] : []),
   ];
-  const room = `A limit of ${fileLimit} open files has room for ${parts.join(" and ")}`;
+  const room = `A limit of ${fileLimit} open files allows ${parts.join(" and ")}`;
   const least = Math.min(
     ...(protocols.has("tcp") ? [connections] : []),
     ...(protocols.has("udp") ? [flows] : []),
   );
   if (least >= FEW) return [ok(room)];
   const sockets = workers * Math.max(0, listeningSockets(config) - protocols.size);
-  return [warning(`${room}: raise it where the program is started (with systemd LimitNOFILE=)`, [
+  return [warning(`${room}: raise it before the start (systemd: LimitNOFILE=)`, [
     `ulimit -n ${ENOUGH_FILES + FILES_A_WORKER * (workers - 1) + sockets}`,
   ])];
 }
 
 export function conntrack({ conntrack, self }: Facts): Finding[] {
-  if (!conntrack) return [ok("Connections are not tracked")];
+  if (!conntrack) return [ok("Connection tracking is not in use")];
   const { count, max } = conntrack;
   const use = `${count} of ${max} tracked connections`;
   if (count < CONNTRACK_SHARE * max) return [ok(use)];
-  const full = `${use}: a full table drops new ones`;
+  const full = `${use}: a full table drops new connections`;
   return [wrongSysctl(full, self, "net/netfilter/nf_conntrack_max", 2 * max)];
 }

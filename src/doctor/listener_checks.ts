@@ -38,10 +38,10 @@ export function subnets({ config, self }: Facts, { listener, subnets }: Listener
     return [ok(`${count(allowedSubnets.subnets.length, "subnet")} may send PROXY headers`)];
   }
   const { path } = allowedSubnets;
-  if (typeof subnets === "number") return [ok(`${path} names ${count(subnets, "subnet")}`)];
+  if (typeof subnets === "number") return [ok(`${path} lists ${count(subnets, "subnet")}`)];
   if (subnets === undefined) return [unknown(`${path} was not read`)];
   if (!(subnets instanceof SubnetsError) || subnets.wrong.length === 0) {
-    return [failed(`${subnets.message}; write one subnet a line to it`)];
+    return [failed(`${subnets.message}; write one subnet per line into it`)];
   }
   return wrongLines(subnets, path, self);
 }
@@ -58,7 +58,7 @@ function wrongLines({ wrong }: SubnetsError, path: string, self: Facts["self"]):
   return [
     ...shown.map((detail) => failed(detail)),
     wrong.length <= MOST_EDITS
-      ? failed(`${last}; correct the file, or comment wrong lines out`, [comment])
+      ? failed(`${last}; correct the file, or comment out the invalid lines`, [comment])
       : failed(`${last}; is ${path} the right file?`),
   ];
 }
@@ -69,7 +69,7 @@ export function listen(facts: Facts, { listener, taken, reached }: ListenerFacts
   if (lost.length > 0) return lost;
   const texts = listener.listen.map(({ text }) => text);
   const free = `${listOf(texts)} ${texts.length === 1 ? "is" : "are"} free`;
-  return [ok(reached.length > 0 ? `${free}, and this host's own packets get through` : free)];
+  return [ok(reached.length > 0 ? `${free} and reachable from this host` : free)];
 }
 
 /** A packet of this host's own was lost on its way to where the program listens. */
@@ -91,23 +91,23 @@ function notFree(facts: Facts, listener: ListenerConfig, taken: Taken): Finding 
   switch (problem.status) {
     case Status.permission:
       return wrongSysctl(
-        `${problem.message}: CAP_NET_BIND_SERVICE is needed, or the port freed for all`,
+        `${problem.message}: grant CAP_NET_BIND_SERVICE, or open the port to all users`,
         self,
         "net/ipv4/ip_unprivileged_port_start",
         port,
       );
     case Status.address_in_use:
-      if (holder?.ours) return ok(`mmproxy runs there already (process ${holder.process})`);
+      if (holder?.ours) return ok(`mmproxy already runs there (process ${holder.process})`);
       if (upstream) return upstreamListens(facts, listener, taken, upstream);
       if (!holder) {
         return failed(
-          `${problem.message}: another user's program has it; stop that, or choose another port ` +
+          `${problem.message}: another user's program uses it; stop that program, or choose another port ` +
             `with ${option}`,
           [`sudo ss -lntup 'sport = :${port}'`],
         );
       }
       return failed(
-        `${text} is taken by ${holder.name} (process ${holder.process}): stop it, or choose ` +
+        `${text} is in use by ${holder.name} (process ${holder.process}): stop it, or choose ` +
           `another port with ${option}`,
         // systemd holds the sockets of services that it starts on demand; elsewhere 1 is the container.
         [asRoot(
@@ -139,12 +139,12 @@ function upstreamListens(
 ): Finding {
   const { text, port } = address;
   const whose = holder ? `, ${holderText(holder)}` : "";
-  const takes = upstream.isWildcard ? ", which takes the port on every address" : "";
+  const takes = upstream.isWildcard ? ", which uses the port on every address" : "";
   const option = optionName(config, listener, "listen-addr");
   const at = formatAddress(upstream.named.family, Uint8Array.from(upstream.named.bytes), port);
   return failed(
-    `${text} is taken by the upstream itself${whose}: it listens on ${upstream.text}${takes}. Have it ` +
-      `listen on ${at} alone, or choose another port with ${option}`,
+    `${text} is in use by the upstream itself${whose}: it listens on ${upstream.text}${takes}. Let it ` +
+      `listen on ${at} only, or choose another port with ${option}`,
     [asRoot(self, `ss -lntup 'sport = :${port}'`)],
   );
 }
@@ -163,7 +163,7 @@ export function upstreams({ config }: Facts, { listener, loop }: ListenerFacts):
   }
   if (listener.upstream === "destination") {
     const texts = listener.allowedDestinations.map(({ text }) => text);
-    return [ok(`Clients to the destination of their header, of ${listOf(texts)}`)];
+    return [ok(`Clients to the destination in their header, within ${listOf(texts)}`)];
   }
   const named = ([4, 6] as const).flatMap((family) => {
     const upstream = listener[`ipv${family}`];

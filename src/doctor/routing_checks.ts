@@ -85,8 +85,8 @@ export function routes(facts: Facts): Finding[] {
       familiesOf(facts).every((family) => isProven(facts, family));
     return [ok(
       own
-        ? "Replies to clients come back, by rules of your own"
-        : `Rules and routes of table ${config.table} are there`,
+        ? "Replies to clients come back through rules of your own"
+        : `Rules and routes of table ${config.table} are present`,
     )];
   }
   if (setAtStart(facts)) return [ok("--auto-routes sets the rules and routes at the start")];
@@ -97,7 +97,7 @@ export function routes(facts: Facts): Finding[] {
       const what = `${describeStep(detour.step)} has no effect: ${describeDetour(detour)}`;
       return detour.ahead
         ? failed(
-          `${what}; ours has to come before it, at priority ${detour.ahead.priority}`,
+          `${what}; the rule of mmproxy must come before it, at priority ${detour.ahead.priority}`,
           up,
           sets,
         )
@@ -108,7 +108,7 @@ export function routes(facts: Facts): Finding[] {
   if (routing.foreign.length === 0) return [failed(what, up, sets)];
   const table = config.table + 1;
   return [failed(
-    `${what}, and table ${config.table} has routes of others: choose another with --table`,
+    `${what}, and table ${config.table} has routes that mmproxy did not set: choose another table with --table`,
     [asRoot(self, commandLine("routes up", config, { table }))],
   )];
 }
@@ -118,15 +118,15 @@ export function reversePath(facts: Facts): Finding[] {
   const four = allServices(facts).filter(({ address }) => address.family === 4);
   if (four.length === 0) return [];
   if (four.every(({ reach }) => reach?.kind !== "remote")) {
-    return [ok("Does not matter: replies of the upstream never leave this host")];
+    return [ok("Not relevant: the upstream's replies never leave this host")];
   }
-  if (filter.strict.length === 0) return [ok("Strict on no interface")];
+  if (filter.strict.length === 0) return [ok("Not strict on any interface")];
   const strict = `Strict on ${filter.strict.join(", ")}`;
   const silent = four.some(({ spoofed }) => spoofed?.outcome === "silent");
   if (four.every(({ spoofed }) => spoofed === undefined)) {
-    return [skipped(`${strict}; no connection could be tried as a client`)];
+    return [skipped(`${strict}; no connection from a client's address could be tried`)];
   }
-  if (filter.dropped === 0 || !silent) return [ok(`${strict}, and dropped no reply`)];
+  if (filter.dropped === 0 || !silent) return [ok(`${strict}, and no reply was dropped`)];
   // The larger of `all` and the interface's own counts: 2 (loose) wins over 1.
   const dropped = `${strict}: ${filter.dropped} replies to clients were dropped`;
   return [wrongSysctl(dropped, self, "net/ipv4/conf/all/rp_filter", 2)];

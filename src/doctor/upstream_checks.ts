@@ -27,7 +27,7 @@ function each(
     given.services.length === 0
       ? [skipped(
         given.listener.upstream === "destination"
-          ? "each header says where its client goes"
+          ? "each header selects its upstream"
           : "its address is not known",
       )]
       : given.services.map((service) => ({
@@ -48,9 +48,9 @@ export const service = each((facts, given, service) => {
   }
   if (isSpare(given, service)) {
     return warning(
-      `does not answer, so that IPv${family} clients are refused; with -${
+      `does not answer, so that IPv${family} clients are refused; give -${
         family === 4 ? 6 : 4
-      } alone that is on purpose`,
+      } alone if this is intended`,
     );
   }
   switch (outcome) {
@@ -58,11 +58,13 @@ export const service = each((facts, given, service) => {
       return ok(transport === "tcp" ? "accepts a connection" : "answers");
     case "silent":
       return transport === "udp"
-        ? unknown("says nothing to a datagram that it may not understand, which is not a fault")
+        ? unknown(
+          "does not answer the test datagram, which it may not understand; this is not a failure",
+        )
         : failed("does not answer: is the host up, and does a firewall let this host in?");
     case "refused":
       return isRange(address)
-        ? unknown(`nobody listens on port ${port} now, which is not a fault of a range`)
+        ? unknown(`nothing listens on port ${port} now, which is normal in a range`)
         : refused(facts, given, service);
     case "failed":
       return failed(`cannot be reached, ${errorText(errno)}: is ${text} right?`, [
@@ -80,10 +82,12 @@ function refused(
   const [other] = elsewhere;
   const letter = transport === "tcp" ? "t" : "u";
   const look = [`ss -ln${letter}p 'sport = :${port}'`];
-  if (!other) return failed("nobody listens there: start it, or correct the address", look);
+  if (!other) {
+    return failed("nothing listens there: start the upstream, or correct the address", look);
+  }
   const text = formatAddress(family, Uint8Array.from(other.bytes), port);
   return failed(
-    `nobody listens there, but on ${text}: name that with ${
+    `nothing listens there, but on ${text}: name that with ${
       optionWith(config, listener, `ipv${family}`, text)
     }`,
     look,
@@ -94,9 +98,13 @@ export const clients = each((facts, _given, service) => {
   const { plain, spoofed, address, transport } = service;
   if (!spoofed) return skipped("the capability is missing");
   if (spoofed.outcome === "ok") {
-    return ok(transport === "tcp" ? "accepts a client's connection" : "answers a client");
+    return ok(
+      transport === "tcp"
+        ? "accepts a connection from a client's address"
+        : "answers a client's address",
+    );
   }
-  if (isAnswered(service)) return ok("refuses a client as it refuses this program");
+  if (isAnswered(service)) return ok("refuses a client's address and this host alike");
   if (plain.outcome === "refused" || plain.outcome === "failed") {
     return skipped("the upstream cannot be reached");
   }
@@ -110,14 +118,14 @@ export const clients = each((facts, _given, service) => {
     case "refused":
       // The refusal came back, so the routing works; what refuses may know this client alone.
       return warning(
-        "answers this host and refuses a client: is that a firewall, or a list of allowed hosts?",
+        "answers this host but refuses a client's address: is there a firewall, or a list of allowed hosts?",
         [asRoot(facts.self, "nft list ruleset")],
       );
     case "failed":
       return failed(`cannot be reached as a client: ${errorText(spoofed.errno)}`);
     case "silent":
       return plain.outcome === "silent"
-        ? unknown("says nothing to a client either; the routing is there")
+        ? unknown("does not answer a client's address either; the routing is present")
         : noReply(facts, service);
   }
 });
@@ -131,12 +139,12 @@ function noReply(
     // A server may have reasons not to answer a datagram: a connection it has to answer.
     return transport === "udp"
       ? warning(
-        "answers this host and not a client, though the routing is there: does it answer its own " +
-          "networks alone, or does a firewall drop its replies?",
+        "answers this host but not a client's address, although the routing is present: does it answer only " +
+          "its own networks, or does a firewall drop its replies?",
         look,
       )
       : failed(
-        "does not answer clients, though the routing is there: does a firewall drop its replies?",
+        "does not answer clients, although the routing is present: does a firewall drop its replies?",
         look,
       );
   }

@@ -198,20 +198,20 @@ function sentence(event: NativeEvent, settings: Settings): string {
     case "connection_opened":
       return `Relaying ${peer} to ${upstream} as ${client}`;
     case "connection_closed":
-      return `Ended ${peer} to ${upstream} as ${client}${errno ? `: ${errorText(errno)}` : ""}`;
+      return `Stopped relaying ${peer} to ${upstream} as ${client}${
+        errno ? `: ${errorText(errno)}` : ""
+      }`;
     case "datagrams_refused":
       if (refusal === "peer_not_allowed") {
         return `Dropped ${count(1 + leftOut)} from ${peer}: it is not in the allowed subnets`;
       }
-      return isOfClient(refusal)
-        ? `Dropped ${count(1 + leftOut)}, the last from ${peer}: ${clientReason(event)}`
-        : `Dropped ${count(1 + leftOut)}, the last from ${peer}: received ${came} (${
-          datagramReason(event)
-        })`;
+      return `Dropped ${count(1 + leftOut)}${leftOut > 0 ? ", the last" : ""} from ${peer}: ${
+        isOfClient(refusal) ? clientReason(event) : `received ${came} (${datagramReason(event)})`
+      }`;
     case "flow_opened":
       return `Opened a flow for ${client} to ${upstream}, from ${peer}`;
     case "flow_closed":
-      return `Ended the flow of ${client} to ${upstream}`;
+      return `Closed the flow of ${client} to ${upstream}`;
     case "flow_failed":
       return `Cannot open a flow to ${upstream} as ${client}: ${connectProblem(errno, settings)}`;
     case "flows_full":
@@ -230,10 +230,10 @@ function replyProblem(errno: number): string {
     case "EADDRINUSE":
       return `${
         errorText(errno)
-      }: another socket of this host has it; bind that service to 127.0.0.1 or ::1`;
+      }: another socket of this host has it; bind that server to 127.0.0.1 or ::1`;
     case "EMFILE":
     case "ENFILE":
-      return `${errorText(errno)}; raise the limit of open files (LimitNOFILE=, ulimit -n)`;
+      return `${errorText(errno)}; raise the limit on open files (LimitNOFILE=, ulimit -n)`;
     default:
       return errorText(errno);
   }
@@ -284,7 +284,7 @@ function datagramReason({ refusal, came }: NativeEvent): string {
   if (isSpp && (refusal === "not_proxy" || refusal === "no_session")) return "see --udp-header spp";
   if (refusal === "spp_magic" && came.startsWith("PROXY v")) return "see --udp-header";
   if (refusal === "not_proxy") {
-    return "not a PROXY header: does the sender put one in every datagram? If only in the first, use --udp-header session";
+    return "not a PROXY header: does the sender add one to every datagram? If only to the first, use --udp-header session";
   }
   return REASONS[refusal];
 }
@@ -296,7 +296,7 @@ function count(datagrams: number): string {
 /** Each reason in words; the names are those of counters and JSON. */
 const REASONS: Record<(typeof REFUSALS)[number], string> = {
   none: "no reason",
-  not_proxy: "not a PROXY header: is the sender set to send one?",
+  not_proxy: "not a PROXY header: is the sender configured to send one?",
   v1_too_long: "version 1: no CRLF within 107 bytes",
   v1_lone_line_end: "version 1: a lone CR or LF",
   v1_protocol: "version 1: protocol is not TCP4, TCP6 or UNKNOWN",
@@ -327,7 +327,7 @@ const REASONS: Record<(typeof REFUSALS)[number], string> = {
   source_mismatch: "not the source address that the kernel would use",
   forwarding_loop: "the upstream is mmproxy itself",
   spp_short: "Simple Proxy Protocol: shorter than 38 bytes",
-  spp_magic: "not a Simple Proxy Protocol header: is the sender set to send one?",
+  spp_magic: "not a Simple Proxy Protocol header: is the sender configured to send one?",
   incomplete: "the header is not complete",
   timeout: "too late",
   peer_not_allowed: "not in the allowed subnets",

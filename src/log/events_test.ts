@@ -148,7 +148,7 @@ Deno.test("logEvent: gives JSON the fields that the event has", () => {
   assert.equal(level, "warn");
   assert.equal(
     message,
-    "Closed 198.51.100.7:40000: expected a PROXY header, received HTTP request (not a PROXY header: is the sender set to send one?)",
+    "Closed 198.51.100.7:40000: expected a PROXY header, received HTTP request (not a PROXY header: is the sender configured to send one?)",
   );
   assert.deepEqual(details, {
     event: "header_refused",
@@ -225,7 +225,10 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
     { kind: EventKind.connection_opened, peer: PEER, upstream: UPSTREAM },
     /^Relaying 198.* to \[fe80::2%3\]:443 as the proxy's own address$/,
   ],
-  [{ kind: EventKind.connection_closed, ...ENDPOINTS }, /^Ended .* as \[2001:db8::1\]:50000$/],
+  [
+    { kind: EventKind.connection_closed, ...ENDPOINTS },
+    /^Stopped relaying .* as \[2001:db8::1\]:50000$/,
+  ],
   [{ kind: EventKind.connection_closed, errno: 104 }, /: connection reset \(ECONNRESET\)$/],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.peer_not_allowed, peer: PEER },
@@ -257,11 +260,11 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.spp_magic, sample: "hi" },
-    /received text "hi" \(not a Simple Proxy Protocol header: is the sender set to send one\?\)$/,
+    /received text "hi" \(not a Simple Proxy Protocol header: is the sender configured to send one\?\)$/,
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.not_proxy, sample: "hi" },
-    /received text "hi" \(not a PROXY header: .* If only in the first, use --udp-header session\)$/,
+    /received text "hi" \(not a PROXY header: .* If only to the first, use --udp-header session\)$/,
   ],
   [
     {
@@ -298,7 +301,7 @@ const SENTENCES: readonly (readonly [fields: Fields, sentence: RegExp])[] = [
   ],
   [
     { kind: EventKind.datagrams_refused, refusal: Refusal.forwarding_loop },
-    /^Dropped a datagram, the last from a peer: the upstream is mmproxy itself: choose another listen port/,
+    /^Dropped a datagram from a peer: the upstream is mmproxy itself: choose another listen port/,
   ],
   [
     {

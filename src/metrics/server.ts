@@ -81,7 +81,7 @@ export function checkPermission(address: Address): void {
     const remedy = Deno.build.standalone
       ? `which this binary lacks: use a release's bin/mmproxy`
       : `start it with bin/mmproxy, or add --allow-net=${host} before main.ts`;
-    throw new StartError(`${OPTION}: listening on ${host} needs a permission: ${remedy}`, {
+    throw new StartError(`${OPTION}: no permission to listen on ${host}: ${remedy}`, {
       lasting: true,
     });
   }
@@ -160,7 +160,7 @@ function health({ good, text }: Health): Answer {
 }
 
 function reason(error: unknown): string {
-  if (error instanceof Deno.errors.AddrInUse) return "another program has it; choose another port";
+  if (error instanceof Deno.errors.AddrInUse) return "another program uses it; choose another port";
   if (error instanceof Deno.errors.AddrNotAvailable) {
     return "it is not an address of this host (ip address)";
   }

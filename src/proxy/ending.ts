@@ -136,7 +136,7 @@ export class Ending {
   #cut(seconds: number): void {
     const { library, proxy, log } = this.#run;
     const open = this.#open();
-    const line = `Cutting ${count(open, "connection")} after ${seconds} s (--upgrade-drain)`;
+    const line = `Closing ${count(open, "connection")} after ${seconds} s (--upgrade-drain)`;
     log("warn", line, { event: "upgrade_drain_over", value: open });
     library.stop(proxy, 0);
   }

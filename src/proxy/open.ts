@@ -190,7 +190,7 @@ function advice(
         ? "; run as root, or with CAP_NET_RAW (CAP_NET_ADMIN for --mark) and CAP_NET_BIND_SERVICE"
         : "; run as root, or with CAP_NET_RAW (CAP_NET_ADMIN for --mark)";
     case Status.address_in_use:
-      return `; another program has it (ss -lntup 'sport = :${port}'): stop that, or choose another with ${option}`;
+      return `; another program uses it (ss -lntup 'sport = :${port}'): stop it, or choose another port with ${option}`;
     case Status.loop:
       return file === undefined
         ? `; choose another port with ${option}, or set the upstream to the server itself with -4 or -6`

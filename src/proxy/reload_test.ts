@@ -213,7 +213,7 @@ Deno.test("reload, file: what the core refuses changes nothing, and the next one
   assert.equal((await configuration.reload()).good, false);
   const [line, ...more] = stage.take();
   assert(
-    line?.startsWith(`error Cannot reload m.toml: web: ${taken}; another program has it`),
+    line?.startsWith(`error Cannot reload m.toml: web: ${taken}; another program uses it`),
     line,
   );
   assert.deepEqual(more, []);

@@ -141,10 +141,10 @@ async function open(given: Given): Promise<Run> {
     log,
     alone: (work) => configuration.alone(work),
     obstacle: () => {
-      if (phase.stopping) return "this program stops";
-      if (!supervisor.allServe) return "not every worker serves";
+      if (phase.stopping) return "this program is stopping";
+      if (!supervisor.allServe) return "not every worker is running";
       return path === undefined
-        ? "there is no control socket to hand over by: start the program with --control"
+        ? "there is no control socket for the hand-over: start mmproxy with --control"
         : undefined;
     },
     words: () => {

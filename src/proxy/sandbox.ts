@@ -23,9 +23,9 @@ type Mechanism = (typeof MECHANISMS)[number];
 
 /** What is missing, where it is. */
 const MISSING: Record<Mechanism, string> = {
-  no_new_privileges: "new privileges cannot be forbidden",
-  lowered: "capabilities cannot be lowered",
-  files: "files that are open for writing cannot be reopened for reading",
+  no_new_privileges: "no_new_privs cannot be set",
+  lowered: "capabilities cannot be dropped",
+  files: "files open for writing cannot be reopened read-only",
   filter: "system calls cannot be filtered",
 };
 
@@ -81,7 +81,7 @@ export function whatHolds({ mechanisms, capabilities }: SandboxResult): string {
   const names = capabilityNames(capabilities).join(" and ");
   const words: Record<Mechanism, string> = {
     no_new_privileges: "no new privileges",
-    lowered: names ? `${names} and no other capability` : "no capability",
+    lowered: names ? `no capability except ${names}` : "no capability",
     files: "no file open for writing",
     filter: "system calls filtered",
   };
@@ -120,7 +120,7 @@ export function enterSandbox(
   const missing = whatIsMissing(result);
   if (missing && options.sandbox === "on") {
     throw new StartError(
-      `Option --sandbox on: ${missing}; allow it where this runs, or use --sandbox auto (docs/sandbox.md)`,
+      `Option --sandbox on: ${missing}; allow it in this environment, or use --sandbox auto (docs/sandbox.md)`,
       { lasting: true },
     );
   }
@@ -133,7 +133,11 @@ export function enterSandbox(
   };
   const holds = whatHolds(result);
   if (missing) {
-    log("warn", `Sandbox: incomplete: ${missing}; see docs/sandbox.md. It has ${holds}`, details);
+    log(
+      "warn",
+      `Sandbox: incomplete: ${missing}; see docs/sandbox.md. In force: ${holds}`,
+      details,
+    );
   } else {
     log("info", `Sandbox: ${holds}`, details);
   }

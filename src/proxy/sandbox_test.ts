@@ -65,7 +65,7 @@ Deno.test("capabilityNames: by their bits, also of those to come", () => {
 Deno.test("whatHolds: what the surroundings had set says so, but for files", () => {
   assert.equal(
     whatHolds(decodeResult(record({ no_new_privileges: "held", files: "held" }))),
-    "no new privileges (already), CAP_NET_RAW and no other capability, no file open for writing, " +
+    "no new privileges (already), no capability except CAP_NET_RAW, no file open for writing, " +
       "system calls filtered",
   );
   assert.equal(
@@ -88,7 +88,7 @@ Deno.test("whatIsMissing: each with its reason", () => {
   assert.equal(whatIsMissing(decodeResult(record())), "");
   assert.equal(
     whatIsMissing(decodeResult(record({ lowered: "missing", filter: "missing" }))),
-    "capabilities cannot be lowered: operation not permitted (EPERM), " +
+    "capabilities cannot be dropped: operation not permitted (EPERM), " +
       "system calls cannot be filtered: operation not permitted (EPERM)",
   );
 });

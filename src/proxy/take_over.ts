@@ -43,7 +43,7 @@ export function takeOver(
     return handle === undefined ? undefined : { handle, words: library.predecessorWords(handle) };
   });
   if (found) return { handle: found.handle, ...readWords(found.words) };
-  log("info", `Nobody answers at ${path}: there is no program to take over from`, {
+  log("info", `No program answers on ${path}: nothing to take over`, {
     event: "no_predecessor",
     path,
   });

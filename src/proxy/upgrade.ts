@@ -63,7 +63,7 @@ export class Upgrade {
     const outcome = this.#obstacle(this.#expected !== undefined) ??
       (process === 1 ? new Problem(FIRST) : await alone(() => this.#start()));
     if (!(outcome instanceof Problem)) return { good: true, lines: [outcome] };
-    const line = `Cannot upgrade: ${outcome.text}; this program goes on`;
+    const line = `Cannot upgrade: ${outcome.text}; this program continues`;
     log("error", line, { event: "upgrade_failed", error: outcome.text });
     return { good: false, lines: [line] };
   }
@@ -77,7 +77,7 @@ export class Upgrade {
     const outcome = expected ? await hand() : await this.#parts.alone(hand);
     if (expected) return expected.resolve(outcome);
     if (!(outcome instanceof Problem)) return;
-    this.#parts.log("error", `Cannot hand over: ${outcome.text}; this program goes on`, {
+    this.#parts.log("error", `Cannot hand over: ${outcome.text}; this program continues`, {
       event: "upgrade_failed",
       error: outcome.text,
     });

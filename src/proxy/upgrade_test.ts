@@ -56,7 +56,7 @@ Deno.test("the new program that was started takes over, and a second upgrade com
   await upgrade.handOver(1, 1, SUCCESSOR);
   assert.deepEqual(await run, { good: true, lines: ["process 7 runs 2"] });
   assert.deepEqual(logged, ["Upgrading: process 7 starts"]);
-  const late = "Cannot upgrade: another program has taken over already; this program goes on";
+  const late = "Cannot upgrade: another program has taken over already; this program continues";
   assert.deepEqual(await upgrade.run(), { good: false, lines: [late] });
 });
 
@@ -73,7 +73,7 @@ Deno.test("two upgrades at once are one", async () => {
 Deno.test("a new program that never starts is ended after its time", async () => {
   const { upgrade } = parts();
   assert.deepEqual((await upgrade.run()).lines, [
-    "Cannot upgrade: the new program failed: it did not start within 0.05 s; this program goes on",
+    "Cannot upgrade: the new program failed: it did not start within 0.05 s; this program continues",
   ]);
 });
 
@@ -81,7 +81,7 @@ Deno.test("a new program that ends says why, and the log has its words in comple
   const words = saying("a li", "ne\nmmproxy: Cannot listen", " on 0.0.0.0:1\n");
   const { upgrade, said } = parts({}, { successorWords: words });
   assert.deepEqual((await upgrade.run()).lines, [
-    "Cannot upgrade: the new program failed: Cannot listen on 0.0.0.0:1; this program goes on",
+    "Cannot upgrade: the new program failed: Cannot listen on 0.0.0.0:1; this program continues",
   ]);
   assert.equal(said.join(""), "a line\nmmproxy: Cannot listen on 0.0.0.0:1\n");
 });
@@ -103,12 +103,15 @@ Deno.test("a hand-over that fails fails the upgrade", async () => {
 });
 
 Deno.test("nothing is started or handed over where it cannot be", async () => {
-  const { upgrade, logged, said } = parts({ obstacle: () => "this program stops" });
-  const line = "Cannot upgrade: this program stops; this program goes on";
+  const { upgrade, logged, said } = parts({ obstacle: () => "this program is stopping" });
+  const line = "Cannot upgrade: this program is stopping; this program continues";
   assert.deepEqual(await upgrade.run(), { good: false, lines: [line] });
   await upgrade.handOver(1, 1, SUCCESSOR);
-  assert.deepEqual(said, ['{"error":"this program stops"}']);
-  assert.deepEqual(logged, [line, "Cannot hand over: this program stops; this program goes on"]);
+  assert.deepEqual(said, ['{"error":"this program is stopping"}']);
+  assert.deepEqual(logged, [
+    line,
+    "Cannot hand over: this program is stopping; this program continues",
+  ]);
 });
 
 Deno.test("the first process of a container starts no other, and hands over to one that is started beside it", async () => {

@@ -26,7 +26,7 @@ export async function keepDebuggerShut(library: Native): Promise<void> {
   await new Promise((wake) => setTimeout(wake, OPENING_MS));
   if (!library.debuggerListens()) return;
   throw new StartError(
-    "SIGUSR1 has opened Deno's debugger on 127.0.0.1:9229 before the program had started; start it again",
+    "SIGUSR1 opened Deno's debugger on 127.0.0.1:9229 during the start; start mmproxy again",
   );
 }
 

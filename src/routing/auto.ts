@@ -99,8 +99,8 @@ export class AutoRoutes {
     if (this.#set.length > 0 && this.#isShared) {
       this.#log(
         "info",
-        `Routes stay: another mmproxy uses table ${this.#table}; where it runs without --auto-routes, ` +
-          `"mmproxy routes down --table ${this.#table}" removes them afterwards`,
+        `Routes stay: another mmproxy uses table ${this.#table}; if it runs without --auto-routes, ` +
+          `remove them afterwards with "mmproxy routes down --table ${this.#table}"`,
         { event: "routes_kept" },
       );
       return;
@@ -141,7 +141,7 @@ export class AutoRoutes {
     }
     this.#set.push(...added);
     if (!isFirst && added.length === 0) return added;
-    const there = `Routes are ${added.length === 0 ? "there already" : "set"}`;
+    const there = `Routes are ${added.length === 0 ? "already present" : "set"}`;
     this.#log("info", sentence(there, added), {
       event: "routes_set",
       routes: added.map(describeStep),

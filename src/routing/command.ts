@@ -84,7 +84,7 @@ export function survey(
     } catch (error) {
       if (!(error instanceof RoutingError)) throw error;
       // What is set may be right all the same.
-      troubles.add(`Not known which way replies take: ${error.message}`);
+      troubles.add(`Cannot determine the route of replies: ${error.message}`);
       return { isLocal: true, device: "" };
     }
   });
@@ -137,12 +137,12 @@ function refuseForeign({ table }: ProxyConfig, { foreign, replaced }: Survey): v
   const [route] = foreign;
   if (route) {
     throw new RoutingError(
-      `Routing table ${table} has routes that mmproxy did not set (ip -${route.family} route show table ${table}): choose another with --table`,
+      `Routing table ${table} has routes that mmproxy did not set (ip -${route.family} route show table ${table}): choose another table with --table`,
     );
   }
   if (replaced.some((entry) => entry.kind === "route" && entry.source)) {
     throw new RoutingError(
-      `Routing table ${table} is set for another UDP service: remove that (mmproxy routes down --table ${table}), or choose another table with --table`,
+      `Routing table ${table} is set for another UDP upstream: remove it (mmproxy routes down --table ${table}), or choose another table with --table`,
     );
   }
 }
@@ -222,7 +222,7 @@ function show(config: ProxyConfig, routing: Routing, print: Print, paint: Paint)
   }
   if (found.foreign.length > 0) {
     print(
-      `${bad} Table ${config.table} has routes that mmproxy did not set: choose another (--table)`,
+      `${bad} Table ${config.table} has routes that mmproxy did not set: choose another table with --table`,
     );
   }
   for (const note of found.notes) printNote(note, print);
@@ -233,7 +233,7 @@ function printDetour(detour: Detour, print: Print, paint: Paint): void {
   const { step, ahead } = detour;
   const fix = ahead
     ? setCommand(ahead)
-    : `nothing can come before it: give it another priority (${detourRule(detour)})`;
+    : `no rule can come before it: change its priority (${detourRule(detour)})`;
   print(`${paint("red", "✗")} ${describeStep(step)}: ${describeDetour(detour)}; ${fix}`);
 }
 

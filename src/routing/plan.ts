@@ -264,7 +264,7 @@ function unreachable({ need: { family, text, writtenIn, isSpare } }: Case): Plan
       `This host has no route to ${text}: correct ${writtenIn}, or add the route (ip -${family} route)`,
     );
   }
-  return { ...NOTHING, notes: [note(`Nothing is set for ${text}: this host has no IPv${family}`)] };
+  return { ...NOTHING, notes: [note(`Nothing to set for ${text}: this host has no IPv${family}`)] };
 }
 
 /** Nothing but a reply to a client goes from a loopback address to another host. */
@@ -301,7 +301,7 @@ function local(given: SourcedCase): PlanPart {
       direct.push(transport.toUpperCase());
     }
   }
-  const advice = direct.includes("TCP") ? "; for TCP, --mark makes a difference between them" : "";
+  const advice = direct.includes("TCP") ? "; for TCP, --mark avoids this" : "";
   return {
     sysctls: mark !== 0 && transports.includes("tcp")
       // The second one: a refusal (RST) of a closed port is a reply as well.
@@ -311,7 +311,7 @@ function local(given: SourcedCase): PlanPart {
     notes: [
       ...(direct.length === 0 ? [] : [note(
         `Other hosts that connect to ${need.text} directly (${direct.join(", ")}) get no answer ` +
-          `while this is set: it takes all replies from there${advice}`,
+          `while this is set: the rule matches all replies from that address${advice}`,
       )]),
       ...(unset.length === 0 ? [] : [note(
         `Nothing is set for the replies of ${need.text} (${
@@ -357,8 +357,8 @@ function returnRoute(
   const src = gateway === undefined && isOneHost(need) ? ` src ${there}` : "";
   const route = `${ip} route add default via ${source}${src} table ${table}`;
   const where = gateway === undefined
-    ? `On ${there}, unless ${source} is its default gateway already`
-    : `${there} is behind a router: on ${gateway}, and ${there} must send to clients through it`;
+    ? `On ${there}, unless ${source} is already its default gateway`
+    : `${there} is behind a router: on ${gateway}, and ${there} must send its replies to clients through it`;
   return {
     text: `The replies of ${need.text} to clients must be routed to this host. ${where}:`,
     commands: [route, ...rules],
@@ -376,8 +376,8 @@ function wildcardPart(given: SourcedCase): { steps: readonly Rule[]; notes: read
   return {
     steps: [],
     notes: [note(
-      `A UDP server at ${need.text} must be bound to that address: table ${table} brings back the ` +
-        `replies of one that is bound to all addresses for a single address alone`,
+      `A UDP server at ${need.text} must be bound to that address: table ${table} supports only ` +
+        `one address whose server is bound to all addresses`,
     )],
   };
 }

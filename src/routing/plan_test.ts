@@ -221,7 +221,7 @@ const NOTES: [
     "a service on the link",
     { ipv4: "192.0.2.9:53", protocol: "both" },
     { 4: LINK },
-    /On 192\.0\.2\.9, unless 192\.0\.2\.1 is its default gateway/,
+    /On 192\.0\.2\.9, unless 192\.0\.2\.1 is already its default gateway/,
     [
       "ip route add default via 192.0.2.1 src 192.0.2.9 table 123",
       "ip rule add from 192.0.2.9 ipproto tcp sport 53 lookup 123",

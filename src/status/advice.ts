@@ -4,23 +4,23 @@ import type { NativeEvent } from "../log/events.ts";
 type Reason = NativeEvent["refusal"];
 
 const BROKEN_HEADER =
-  "The sender breaks a rule of the PROXY protocol. Check which program sends to this port, and its version; docs/proxy-protocol.md has the rules.";
+  "The sender violates the PROXY protocol. Check which program sends to this port, and its version; docs/proxy-protocol.md lists the rules.";
 const IMPOSSIBLE_CLIENT =
-  "No client can have this address. Check who may send headers (allowed-subnets, trust), and what the load balancer puts into them; see docs/trust.md.";
+  "No client can have this address. Check who may send headers (allowed-subnets, trust), and which addresses the load balancer puts into headers; see docs/trust.md.";
 const LOCAL_CLIENT =
-  "Clients on this host are accepted from peers on this host only. If the load balancer's own checks are meant, let it send LOCAL headers; see docs/trust.md.";
+  "Clients on this host are accepted from peers on this host only. If these are the load balancer's own health checks, let it send LOCAL headers; see docs/trust.md.";
 
 /** By reason. */
 const REFUSED: Readonly<Record<Reason, string>> = {
   none: "",
   not_proxy:
-    "Set the load balancer to send a PROXY header to this port. If it is set, another program or a port scan connects here: name the load balancers in allowed-subnets.",
+    "Configure the load balancer to send a PROXY header to this port. If it does, another program or a port scan connects here: list the load balancers in allowed-subnets.",
   timeout:
-    "The header did not arrive in time. Check that the load balancer sends it at once, and the path between the two; header-timeout is how long to wait.",
+    "The header did not arrive in time. Check that the load balancer sends it immediately, and the network path; header-timeout sets how long mmproxy waits.",
   incomplete:
-    "The peer closed the connection within its header. Health checks and port scans do that: have the load balancer check with a PROXY header.",
+    "The peer closed the connection before its header was complete. Health checks and port scans do this: let the load balancer send a PROXY header with its health checks.",
   evicted:
-    "Too many connections without a header are open. If they are the load balancer's, raise the limit of open files (LimitNOFILE=, ulimit -n); if not, set allowed-subnets.",
+    "Too many connections without a header are open. If they come from the load balancer, raise the limit on open files (LimitNOFILE=, ulimit -n); if not, set allowed-subnets.",
   peer_not_allowed:
     "After a change of the list, reload (systemctl reload mmproxy, or kill -HUP). If the peer is not a load balancer, no action is needed.",
   v1_too_long: BROKEN_HEADER,
@@ -50,27 +50,27 @@ const REFUSED: Readonly<Record<Reason, string>> = {
   client_own_address: LOCAL_CLIENT,
   client_is_listener: LOCAL_CLIENT,
   client_family:
-    "Name an upstream for this address family (ipv4, ipv6), or have the load balancer listen on the other family only.",
+    "Set an upstream for this address family (ipv4, ipv6), or let the load balancer listen on the other family only.",
   source_mismatch:
     "The kernel would use another source address. Check routes and rules with: mmproxy doctor.",
   forwarding_loop:
-    "The upstream is this program. Choose another port for the listener, or name the server behind it.",
+    "The upstream is mmproxy itself. Choose another port for the listener, or set the upstream to the server.",
   destination_not_allowed:
     "Add the destination to allowed-destinations if it is meant to be reachable; see docs/trust.md.",
   no_destination:
-    "The header names no destination. Name an upstream for such connections with ipv4 or ipv6.",
+    "The header has no destination. Set an upstream for such connections with ipv4 or ipv6.",
   too_many_of_client:
     "One client address holds as many connections as max-connections-per-client allows. Raise the limit if clients share an address.",
   too_many_connections:
     "The listener has as many open connections as max-connections allows. Raise the limit if they are legitimate; mmproxy connections lists them.",
   too_many_flows:
     "The listener has as many UDP flows as max-flows allows. Raise the limit, or lower close-after.",
-  spp_short: "Check that Simple Proxy Protocol is switched on at the sender; see udp-header.",
-  spp_magic: "Check that Simple Proxy Protocol is switched on at the sender; see udp-header.",
+  spp_short: "Check that Simple Proxy Protocol is enabled at the sender; see udp-header.",
+  spp_magic: "Check that Simple Proxy Protocol is enabled at the sender; see udp-header.",
   no_session:
     "The first datagram of a peer must have a header. If every datagram has one, set udp-header to datagram; after a restart, senders need a new session.",
   datagram_too_long: "The datagram is longer than UDP allows after its header. Check the sender.",
-  decoder: "This is a defect of mmproxy. Please report it, with the log line.",
+  decoder: "This is a bug in mmproxy. Please report it with the log line.",
 };
 
 const ROUTING =
@@ -82,10 +82,10 @@ const FAILED: Readonly<Partial<Record<NativeEvent["kind"], string>>> = {
   flow_failed: ROUTING,
   ports_exhausted:
     "Widen net.ipv4.ip_local_port_range, or set net.ipv4.tcp_tw_reuse=1; see docs/connections.md.",
-  accept_paused: "Raise the limit of open files (LimitNOFILE=, ulimit -n).",
-  flows_full: "Raise the limit of open files (LimitNOFILE=, ulimit -n), or lower close-after.",
+  accept_paused: "Raise the limit on open files (LimitNOFILE=, ulimit -n).",
+  flows_full: "Raise the limit on open files (LimitNOFILE=, ulimit -n), or lower close-after.",
   mostly_silent:
-    "If the service speaks first, set the load balancer to send its header at once; see docs/recipes/aws-nlb.md.",
+    "If the upstream sends first, configure the load balancer to send its header immediately; see docs/recipes/aws-nlb.md.",
   family_unavailable: "Enable the address family on this host, or remove its upstream.",
 };
 

@@ -20,7 +20,7 @@ Deno.test("Recent: one note a kind and listener, the latest first, counted", () 
     "header_refused not_proxy web 6 second",
     "connect_failed  web 1 failed",
   ]);
-  assert.match(recent.notes[0]?.advice ?? "", /Set the load balancer to send a PROXY header/);
+  assert.match(recent.notes[0]?.advice ?? "", /Configure the load balancer to send a PROXY header/);
 });
 
 Deno.test("Recent: what is neither a refusal nor a failure is no note", () => {

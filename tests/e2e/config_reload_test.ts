@@ -135,7 +135,7 @@ Deno.test("reload, file: a wrong one changes nothing, and says every mistake", a
   program.events.length = 0;
   assert.match(
     (await reload(program, "reload_failed")).message,
-    new RegExp(`busy: Cannot listen on 127.0.0.1:${busy} \\(TCP\\).*another program has it`),
+    new RegExp(`busy: Cannot listen on 127.0.0.1:${busy} \\(TCP\\).*another program uses it`),
   );
   assert(await isRefused(added));
   using still = await connect(port);

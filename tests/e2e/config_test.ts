@@ -53,7 +53,7 @@ Deno.test("check: wrong lines of a subnet file, and a file that is not there", a
   assert.equal(lines.code, 2);
   assert.deepEqual(lines.stderr, [
     'mmproxy: subnets, line 2: "lb-1" is not an IP address or subnet, for example 192.0.2.0/24',
-    'mmproxy: subnets, line 3: "10.0.0.1/8" has bits behind its prefix: the subnet is 10.0.0.0/8',
+    'mmproxy: subnets, line 3: "10.0.0.1/8" has host bits set: the subnet is 10.0.0.0/8',
   ]);
   const { code, stderr } = await check({});
   assert.equal(code, 2);

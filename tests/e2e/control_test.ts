@@ -223,7 +223,7 @@ Deno.test("control: what a command cannot do is a line", async () => {
   assert.match(await run(["status"], 2), /Name the running program: --control/);
   assert.match(
     await run(["connections", "--control", control, "--client", "10.0.0.1/8"], 2),
-    /Option --client: client "10\.0\.0\.1\/8" has bits behind its prefix/,
+    /Option --client: client "10\.0\.0\.1\/8" has host bits set/,
   );
 });
 

@@ -224,7 +224,7 @@ const ROUTING: { name: string; breaks: string; ip?: string; detail: RegExp }[] =
     name: "a table that others use",
     breaks: `ip route flush table 123
              ip route add 198.51.100.0/24 dev lo table 123`,
-    detail: /missing, and table 123 has routes of others/,
+    detail: /missing, and table 123 has routes that mmproxy did not set/,
   },
 ];
 
@@ -254,7 +254,7 @@ Deno.test("doctor: takes rules of one's own for what they do", async () => {
   const report = await set.host.act(() => ask(set.flags));
   assert.deepEqual(failures(report), []);
   const routes = report.checks.find(({ name }) => name === "routes");
-  assert.equal(routes?.detail, "Replies to clients come back, by rules of your own");
+  assert.equal(routes?.detail, "Replies to clients come back through rules of your own");
 });
 
 Deno.test("doctor: --auto-routes sets what is missing", async () => {
@@ -302,7 +302,7 @@ Deno.test("doctor: finds who has the port", async () => {
   await ready.read();
   await assertFixes(set.host, set.flags, {
     check: "listen",
-    detail: new RegExp(`is taken by \\S+ \\(process ${other.pid}\\)`),
+    detail: new RegExp(`is in use by \\S+ \\(process ${other.pid}\\)`),
   });
   await other.status;
   await ready.cancel();
@@ -316,7 +316,7 @@ Deno.test("doctor: the running program may have its port", async () => {
   const report = await set.host.act(() => ask(set.flags));
   assert.deepEqual(failures(report), []);
   const listen = report.checks.find(({ name }) => name === "listen");
-  assert.equal(listen?.detail, `mmproxy runs there already (process ${program.pid})`);
+  assert.equal(listen?.detail, `mmproxy already runs there (process ${program.pid})`);
 });
 
 Deno.test("doctor: finds a port that needs a capability", async () => {
@@ -356,7 +356,7 @@ Deno.test("doctor: finds where the upstream listens instead", async () => {
   const [failed, ...others] = failures(await set.host.act(() => ask(flags)));
   assert.deepEqual(others, []);
   assert.equal(failed?.name, "service");
-  assert.match(failed?.detail ?? "", /^nobody listens there, but on /);
+  assert.match(failed?.detail ?? "", /^nothing listens there, but on /);
   const flag = flagIn(failed?.detail);
   assert.deepEqual(flag, ["--ipv4", set.service.address]);
   assert.deepEqual(failures(await set.host.act(() => ask([...flag, ...set.flags.slice(2)]))), []);
@@ -378,8 +378,8 @@ Deno.test("doctor: knows its own upstream, and does not end it", async () => {
     assert.match(
       failed?.detail ?? "",
       new RegExp(
-        `taken by the upstream itself, .* \\(process ${Deno.pid}\\): it listens on 0\\.0\\.0\\.0:${port}, ` +
-          `.*Have it listen on 127\\.0\\.0\\.1:${port} alone, or choose another port with --listen-addr`,
+        `in use by the upstream itself, .* \\(process ${Deno.pid}\\): it listens on 0\\.0\\.0\\.0:${port}, ` +
+          `.*Let it listen on 127\\.0\\.0\\.1:${port} only, or choose another port with --listen-addr`,
       ),
     );
     assert.doesNotMatch(JSON.stringify(report), /kill/);
@@ -432,7 +432,7 @@ Deno.test("doctor: warns of a low limit of open files", async () => {
   assert.deepEqual(failures(report), []);
   const [warned] = report.checks.filter(({ name }) => name === "nofile");
   assert.equal(warned?.state, "warning");
-  assert.match(warned?.detail ?? "", /^A limit of 128 open files has room for 30 connections/);
+  assert.match(warned?.detail ?? "", /^A limit of 128 open files allows 30 connections/);
   const script = [...warned?.fix ?? [], `mmproxy doctor ${set.flags.join(" ")}`];
   assert.match(await paste(set.host, script), /^✓ nofile: +A limit of 4096/m);
 });
@@ -520,7 +520,7 @@ Deno.test("doctor: names another program's rule that takes the replies, and --fi
   await assertFixes(set.host, set.flags, {
     check: "routes",
     detail:
-      /IPv4 rule \d+ \(lookup main\) comes before it and sends replies out of out; ours .*priority \d+$/,
+      /IPv4 rule \d+ \(lookup main\) comes before it and sends replies out of out; the rule of mmproxy .*priority \d+$/,
   });
   await set.host.run("ip rule del lookup main; ip rule add lookup main");
   const { code, stdout } = await set.host.act(() =>

@@ -196,6 +196,6 @@ ipv4 = "127.0.0.1:9"
   const { code, stderr } = await runToEnd(["--config", file]);
   assert.equal(code, 1);
   const line = stderr.trimEnd().split("\n").at(-1) ?? "";
-  assert.match(line, /^mmproxy: mail: .*choose another with listen of listener mail$/);
+  assert.match(line, /^mmproxy: mail: .*choose another port with listen of listener mail$/);
   assert.ok(line.includes(taken.address), line);
 });

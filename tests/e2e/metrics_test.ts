@@ -339,7 +339,7 @@ Deno.test("metrics: without --allow-net it says which flag is missing", async ()
 Deno.test("metrics: a busy port and an address of another host are said in one line", async () => {
   await using taken = new TcpService(tellAndEcho);
   const allowed = { permissions: ["--allow-net"], expected: 1 };
-  await refused(taken.address, allowed, /another program has it/);
+  await refused(taken.address, allowed, /another program uses it/);
   await refused("192.0.2.99:9100", allowed, /not an address of this host/);
 });
 

@@ -591,7 +591,7 @@ Deno.test("--auto-routes: what was there before stays", async () => {
     await routes("up", []);
     const before = await routing(host);
     await using program = await Program.start({ args: ["--auto-routes"] });
-    assert.match((await program.event("routes_set")).message, /there already/);
+    assert.match((await program.event("routes_set")).message, /already present/);
     await program.stop();
     assert.equal(await routing(host), before);
     assert.equal(program.all("routes_removed").length, 0);

@@ -224,7 +224,7 @@ Deno.test("sandbox: by default every thread is confined, and the log says so", a
   const { message, level, sandbox, capabilities } = sandboxEvent(program);
   assert.equal(
     message,
-    "Sandbox: no new privileges, CAP_NET_BIND_SERVICE and CAP_NET_RAW and no other capability, " +
+    "Sandbox: no new privileges, no capability except CAP_NET_BIND_SERVICE and CAP_NET_RAW, " +
       "no file open for writing, system calls filtered",
   );
   assert.equal(level, "info");
@@ -268,7 +268,7 @@ Deno.test("sandbox: a user with one capability gets it whole", async () => {
   await assertSeenOverTcp(faulty.program.listen, client, BALANCER);
   assert.match(
     sandboxEvent(faulty.program).message,
-    /no new privileges \(already\), CAP_NET_RAW and no other capability \(already\)/,
+    /no new privileges \(already\), no capability except CAP_NET_RAW \(already\)/,
   );
   await faulty.program.stop();
 });
@@ -303,7 +303,7 @@ Deno.test("sandbox: where calls cannot be filtered, auto serves and says what is
 for (
   const { call, problem } of [
     { call: "seccomp", problem: "system calls cannot be filtered" },
-    { call: "capset", problem: "capabilities cannot be lowered" },
+    { call: "capset", problem: "capabilities cannot be dropped" },
   ]
 ) {
   Deno.test(`sandbox: without ${call}(2), on refuses to start and leaves no routes`, async () => {
@@ -317,7 +317,7 @@ for (
     assert.equal(
       last,
       `mmproxy: Option --sandbox on: ${problem}: operation not permitted (EPERM); ` +
-        "allow it where this runs, or use --sandbox auto (docs/sandbox.md)",
+        "allow it in this environment, or use --sandbox auto (docs/sandbox.md)",
     );
     assert.match(stderr, /Routes are set/);
     assert.equal(await rules(table), "");
@@ -338,10 +338,10 @@ Deno.test("sandbox: the doctor tries it, and sees that of a proxy that runs", as
       `${state}: ${detail}`
     );
   };
-  const running = `ok: mmproxy as it runs (process ${program.pid}): no new privileges, ` +
+  const running = `ok: running mmproxy (process ${program.pid}): no new privileges, ` +
     "system calls filtered, CAP_NET_BIND_SERVICE, CAP_NET_RAW";
   assert.deepEqual(await doctor(), [
-    "ok: A start here has no new privileges, CAP_NET_BIND_SERVICE and CAP_NET_RAW and no other " +
+    "ok: Available here: no new privileges, CAP_NET_BIND_SERVICE and CAP_NET_RAW and no other " +
     "capability, no file open for writing, system calls filtered",
     running,
   ]);

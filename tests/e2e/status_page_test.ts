@@ -131,7 +131,7 @@ realPeerTest(
     await shows("#notes", /not_proxy\s+web, 2 times/);
     const notes = await page.text("#notes");
     assert.ok(notes.includes("<img src=x onerror=alert(1)>"), notes);
-    assert.match(notes, /Set the load balancer to send a PROXY header/);
+    assert.match(notes, /Configure the load balancer to send a PROXY header/);
     await shows("#charts", /not_proxy/);
     assert.equal(await page.evaluate("document.querySelector('img')"), null, "text is no markup");
     ended.abort();
@@ -180,7 +180,7 @@ Deno.test("status page: status.json says what the control socket says", async ()
   assert.deepEqual([listener, count, reason], ["web", 1, "not_proxy"]);
   const logged = await shown.program.event("header_refused");
   assert.equal(message, logged.message, "in the log's words");
-  assert.match(advice, /Set the load balancer/);
+  assert.match(advice, /Configure the load balancer/);
 });
 
 Deno.test("status page: by IP address and as localhost, and by no other name", async () => {

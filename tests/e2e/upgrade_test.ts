@@ -156,7 +156,7 @@ Deno.test("upgrade: a new program that does not start leaves the old one as it i
   const wrong = await upgrade(1);
   assert.match(
     wrong.said,
-    /^Cannot upgrade: the new program failed: .*m\.toml, line 2: workers = 0: .*; this program goes on$/,
+    /^Cannot upgrade: the new program failed: .*m\.toml, line 2: workers = 0: .*; this program continues$/,
   );
 
   await scratch.write("m.toml", good.replace("workers = 2", "workers = 1"));
@@ -210,7 +210,7 @@ Deno.test("upgrade: what is left after --upgrade-drain is cut, and counted in th
   await upgrade();
   const cut = await program.event("upgrade_drain_over");
   assert.equal(cut.value, 2);
-  assert.equal(cut.message, "Cutting 2 connections after 1 s (--upgrade-drain)");
+  assert.equal(cut.message, "Closing 2 connections after 1 s (--upgrade-drain)");
   assert.deepEqual([await one.end(), await two.end()], ["closed", "closed"]);
   assert.equal(await program.processEnded(), 0);
 });
@@ -221,8 +221,8 @@ Deno.test("upgrade: without a control socket SIGUSR2 changes nothing, and the lo
   const { message } = await program.event("upgrade_failed");
   assert.equal(
     message,
-    "Cannot upgrade: there is no control socket to hand over by: start the program with --control; " +
-      "this program goes on",
+    "Cannot upgrade: there is no control socket for the hand-over: start mmproxy with --control; " +
+      "this program continues",
   );
   await program.stop();
 });
@@ -297,7 +297,7 @@ for (
     await act(conn);
     conn.close();
     const { message } = await program.event("upgrade_failed");
-    assert.match(message, /^Cannot hand over: .*; this program goes on$/);
+    assert.match(message, /^Cannot hand over: .*; this program continues$/);
     await player.says("with its header");
     await silent.says("in its session", true);
     await before.send("still here\n");
@@ -320,7 +320,7 @@ Deno.test("upgrade: whoever speaks another form is refused, and a second one has
   await first.write(new TextEncoder().encode("GET / HTTP/1.1\r\n"));
   first.close();
   const { message } = await program.event("upgrade_failed");
-  assert.match(message, /^Cannot hand over: GET .*; this program goes on$/);
+  assert.match(message, /^Cannot hand over: GET .*; this program continues$/);
   second.close();
   using _stream = await client(web, 1);
 });
