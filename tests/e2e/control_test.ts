@@ -220,7 +220,10 @@ Deno.test("control: what a command cannot do is a line", async () => {
     'mmproxy: Cannot close: there is no listener "mail"; there are: web, game',
   );
   assert.match(await run(["close", "--control", control], 2), /needs --listener or --client/);
-  assert.match(await run(["status"], 2), /Give the running program's control socket with --control/);
+  assert.match(
+    await run(["status"], 2),
+    /Give the running program's control socket with --control/,
+  );
   assert.match(
     await run(["connections", "--control", control, "--client", "10.0.0.1/8"], 2),
     /Option --client: client "10\.0\.0\.1\/8" has host bits set/,
