@@ -1,5 +1,5 @@
-//! What fuzz/ drives: one function a target, which takes any bytes and panics where something that must
-//! hold does not. `cargo test` runs each over its corpus.
+//! The functions that fuzz/ calls: one per target, which takes any bytes and panics if an invariant does not hold.
+//! `cargo test` runs each over its corpus.
 
 use crate::abi::layout::AccessRecord;
 use crate::header::frame::{self, Frame, SPP_LENGTH};
@@ -20,7 +20,7 @@ pub const TARGETS: &[(&str, Target)] =
 /// long header.
 const EVERY_PREFIX: usize = 300;
 
-/// Framing a stream piece by piece comes to the same as framing it whole: "more is needed" up to the byte
+/// Framing a stream piece by piece is the same as framing it whole: "more is needed" up to the byte
 /// that decides, one answer from there on, and a header never ends behind the input's end.
 pub fn framing(data: &[u8]) {
     let whole = frame::stream(data);
@@ -84,7 +84,7 @@ pub fn access(data: &[u8]) {
     assert!(behind.iter().all(|&byte| byte == 0xaa));
 }
 
-/// A story of the complete UDP side, told by the bytes, ends as its model expects.
+/// A story of the complete UDP side, driven by the bytes, ends as its model expects.
 pub fn udp(data: &[u8]) {
     let story = &mut simulation::Bytes(data);
     if let Err(unexpected) = simulation::run(story, Default::default()) {

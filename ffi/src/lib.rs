@@ -50,7 +50,7 @@ use proxy::stored::Stored;
 use proxy::{handles, sandbox, Records};
 use system::{files, journal, notify, presence, probe, resolve, spawner, usage, usr1, watch};
 
-/// Bytes that TypeScript owns for the length of a call: valid for the length given beside it, and
+/// Bytes that TypeScript owns for the length of a call: valid for the length given next to it, and
 /// aligned to 8.
 pub type Buffer = *mut u8;
 
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn watch_files(paths: Buffer, length: u32) -> i32 {
     guard(|| watch::set(unsafe { bytes(paths, length) }))
 }
 
-/// Waits up to `timeout_ms` milliseconds until a watched file has changed, and for the end of what goes on
+/// Waits up to `timeout_ms` milliseconds until a watched file has changed, and for the end of what continues
 /// there: 1, or 0 when none has.
 #[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
@@ -146,8 +146,8 @@ pub extern "C" fn raise_file_limit() -> u32 {
     files::raise_limit()
 }
 
-/// Queues whole lines for standard error: 1, or 0 when there is no room and they are dropped. Never waits
-/// for whoever reads them.
+/// Queues complete lines for standard error: 1, or 0 when there is no room and they are dropped. Never waits
+/// for the reader.
 ///
 /// # Safety
 /// `lines` is valid for reading `length` bytes.
@@ -172,7 +172,7 @@ pub extern "C" fn log_flush(timeout_ms: u32) -> i32 {
     guard(|| Ok(log_queue::STDERR.flush(Duration::from_millis(u64::from(timeout_ms)))))
 }
 
-/// Has SIGUSR1 counted and nothing else done, in place of Deno's handler, which opens a debugger; returns
+/// Installs a handler for SIGUSR1 that only counts, instead of Deno's, which opens a debugger. Returns
 /// 1 when somebody else had a handler for it, else 0.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
@@ -275,7 +275,7 @@ pub extern "C" fn open_worker(proxy: u32) -> i32 {
     guard(|| Ok(handles::add_worker(handles::proxy(proxy)?.open_worker()?)))
 }
 
-/// Where a worker's scratch region lies: `SCRATCH_SIZE` bytes, valid while the process lives; null for a
+/// Where a worker's scratch region is: `SCRATCH_SIZE` bytes, valid while the process lives; null for a
 /// handle that is not a worker's.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
@@ -307,7 +307,7 @@ pub unsafe extern "C" fn serve(worker: u32, on_header: *const c_void) -> i32 {
 /// `grace_ms` milliseconds end; their UDP flows get the replies of the next second. It checks what all need
 /// of the system (capabilities, free addresses, no loop), and opens a socket for each worker, port and
 /// protocol, which starts to queue. Sockets of addresses that stay are not touched, whichever listener has
-/// them then; connections and flows go on. `max_flows`, `max_connections` and `max_pipes` are what there may be at
+/// them then; connections and flows continue. `max_flows`, `max_connections` and `max_pipes` are what there may be at
 /// once, over all workers and listeners: more connections wait to be accepted, idle flows make room, and a pipe
 /// is two descriptors. All or nothing. Writes the listeners' numbers, in order: from 1
 /// on, and never again another's.
@@ -460,7 +460,7 @@ pub unsafe extern "C" fn add_routing(entry: Buffer, length: u32) -> i32 {
     })
 }
 
-/// Removes a rule or a route, as it was listed; one that is gone already is no error. Needs
+/// Removes a rule or a route, as it was listed; one that no longer exists is not an error. Needs
 /// CAP_NET_ADMIN.
 ///
 /// # Safety
@@ -607,7 +607,7 @@ pub extern "C" fn raise_capabilities() -> i32 {
     guard(|| sandbox::raise_permitted().map(|()| 0))
 }
 
-/// Enters the sandbox, as far as the system lets the process, and writes what came of it. It cannot be
+/// Enters the sandbox, as far as the system allows, and writes the result. It cannot be
 /// left. Call it when everything is open and before a worker starts.
 ///
 /// # Safety
@@ -625,7 +625,7 @@ pub unsafe extern "C" fn enter_sandbox(
     guard(|| unsafe { sandboxed(request, length, record, record_length, sandbox::enter) })
 }
 
-/// Tries the sandbox on a thread of its own, which then ends, and writes what came of it. Changes nothing.
+/// Tries the sandbox on a separate thread, which then ends, and writes the result. Changes nothing.
 ///
 /// # Safety
 /// As `enter_sandbox`.
@@ -725,7 +725,7 @@ pub unsafe extern "C" fn reach_own(
 }
 
 /// Asks every worker for the connections and flows of a selection, or has it close them; waits for two
-/// seconds at most. Writes what it came to, and as many records as there is room for.
+/// seconds at most. Writes the totals, and as many records as there is room for.
 ///
 /// # Safety
 /// `selection` is valid for reading `length` bytes: one `SelectionRecord`; `survey` for writing
@@ -796,7 +796,7 @@ pub unsafe extern "C" fn open_spawner(path: Buffer, length: u32) -> i32 {
     })
 }
 
-/// Starts this program's command line once more; returns the number of the process.
+/// Starts this program's command line again; returns the number of the process.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn start_successor() -> i32 {
@@ -827,8 +827,8 @@ pub extern "C" fn end_successor() -> i32 {
 }
 
 /// Hands this program's listening sockets and UDP flows over to whoever has made a request at a control socket,
-/// in place of an answer. `words` are for TypeScript there. Writes the other process, how many sockets and
-/// flows it has, and for how many milliseconds neither program read, as four `u32`; or, with a status below zero, why this program goes on with all that it had,
+/// instead of an answer. `words` are for TypeScript there. Writes the other process, how many sockets and
+/// flows it has, and for how many milliseconds neither program read, as four `u32`; or, with a status below zero, why this program continues with all that it had,
 /// UTF-8 up to a zero byte. The listeners must not be changed meanwhile.
 ///
 /// # Safety
@@ -865,7 +865,7 @@ pub extern "C" fn finish_hand_over(proxy: u32) -> i32 {
 }
 
 /// Asks the program at a control socket, with a line without its end, to hand over; returns a handle, or 0
-/// where nobody answers there. It goes on until `finish_take_over`.
+/// where nobody answers there. It continues until `finish_take_over`.
 ///
 /// # Safety
 /// `path` is valid for reading `path_length` bytes of UTF-8, `request` for `length`.

@@ -1,6 +1,6 @@
-//! What TypeScript knows of the boundary, as data: hashed by the compiler into `FINGERPRINT`, and printed
-//! by `printer` as `src/native/layout.ts`, which is checked in. Nothing of it is in the shipped library
-//! but the hash: a library and a program that were not built together refuse each other at load.
+//! The boundary to TypeScript as data: the compiler hashes it into `FINGERPRINT`, and `printer` prints it as
+//! `src/native/layout.ts`, which is checked in. The released library contains only the hash: a library and a
+//! program that were not built together refuse each other at load.
 
 use std::mem::{offset_of, size_of};
 
@@ -355,7 +355,7 @@ const fn fingerprint(exports: &str, boundary: &[Item]) -> u32 {
     hash
 }
 
-/// FNV-1a: enough to tell two layouts apart, and needs no table.
+/// FNV-1a: sufficient to distinguish two layouts, and needs no table.
 const FNV_BASIS: u32 = 0x811c_9dc5;
 
 const fn byte(hash: u32, byte: u8) -> u32 {

@@ -1,4 +1,4 @@
-//! Errors on their way to the operator: a status code for the program, one sentence for the person.
+//! Errors for the operator: a status code for the program, one sentence for the person.
 
 use std::cell::RefCell;
 use std::io;
@@ -52,7 +52,7 @@ thread_local! {
 }
 
 /// From now on a panic only notes where it was, for its error's text. Left to itself it is printed on
-/// standard error, where it waits for whoever reads that, and the worker with it.
+/// standard error, where it waits for the reader, and the worker with it.
 pub fn keep_panics_quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -79,7 +79,7 @@ pub fn guard(body: impl FnOnce() -> Result<i32>) -> i32 {
     error.status
 }
 
-/// Copies the text of this thread's last error into `buffer` as UTF-8; the bytes it takes in whole.
+/// Copies the text of this thread's last error into `buffer` as UTF-8, as far as it fits; returns the full length.
 pub fn copy_last(buffer: &mut [u8]) -> usize {
     LAST.with(|last| {
         let text = last.borrow();

@@ -1,4 +1,4 @@
-//! The records that cross the boundary to TypeScript. `description` lists what TypeScript knows of them.
+//! The records that cross the boundary to TypeScript. `description` describes them for TypeScript.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -11,7 +11,7 @@ pub const MAX_HEADER: usize = 16 + 65_535;
 /// Bytes of one worker's scratch region: the verdict, then room for what one read brings.
 pub const SCRATCH_SIZE: usize = HEADER_OFFSET + MAX_HEADER + 1;
 
-/// Where the header's first byte lies in the scratch region.
+/// Where the header's first byte is in the scratch region.
 pub const HEADER_OFFSET: usize = 64;
 
 /// What TypeScript answers about a header. Lies at offset 0 of the scratch region.
@@ -217,7 +217,7 @@ pub struct ReachRecord {
     pub device: [u8; 16],
 }
 
-/// A reply to a client, whose route is asked for.
+/// A reply to a client, whose route is requested.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ReplyQuery {
@@ -262,7 +262,7 @@ pub struct ProxyConfig {
     pub log_level: u32,
     /// How many workers there will be.
     pub workers: u32,
-    /// 1: flows count what they carry, for a survey; otherwise only where the access log asks for it.
+    /// 1: flows count what they carry, for a survey; otherwise only where the access log requests it.
     pub counts_traffic: u32,
     pub reserved: u32,
 }
@@ -342,7 +342,7 @@ pub struct ConnectionRecord {
     pub reserved: [u8; 6],
 }
 
-/// What a listener is opened with, beside its ports.
+/// What a listener is opened with, in addition to its ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerConfig {
@@ -353,7 +353,7 @@ pub struct ListenerConfig {
     pub close_after_ms: u32,
     /// Silence after which the host at the other end of a connection is asked; 0: as the system says.
     pub keepalive_ms: u32,
-    /// How long a relayed connection may carry nothing; 0: for ever.
+    /// How long a relayed connection may carry nothing; 0: forever.
     pub idle_timeout_ms: u32,
     /// 1: nobody may connect but whom the rules name, also where there is none; 0: without rules all may
     /// send headers.
@@ -425,7 +425,7 @@ pub struct Probe {
 
 /// What came of a mechanism of the sandbox.
 pub mod sandbox {
-    /// It could not be had: the error says why.
+    /// It was not available: the error says why.
     pub const MISSING: u32 = 0;
     /// It was the case already.
     pub const HELD: u32 = 1;
@@ -485,7 +485,7 @@ pub struct Event {
     pub client: Endpoint,
     pub upstream: Endpoint,
     pub sample_length: u8,
-    /// The first bytes that came in place of a header. Untrusted.
+    /// The first bytes that came instead of a header. Untrusted.
     pub sample: [u8; 39],
 }
 
@@ -568,7 +568,7 @@ impl Event {
         }
     }
 
-    /// The same with the first bytes that came in place of a header.
+    /// The same with the first bytes that came instead of a header.
     pub fn with_sample(mut self, bytes: &[u8]) -> Event {
         let length = bytes.len().min(self.sample.len());
         self.sample[..length].copy_from_slice(&bytes[..length]);

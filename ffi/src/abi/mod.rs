@@ -1,4 +1,4 @@
-//! The boundary with TypeScript: records, codes, their description, and how errors cross it.
+//! The boundary to TypeScript: records, codes, their description, and errors.
 
 pub mod description;
 pub mod errors;

@@ -1,4 +1,4 @@
-//! Enumerations whose values have a name outside: in logs, in metrics, in TypeScript.
+//! Enumerations whose values have names in logs, metrics and TypeScript.
 
 /// Declares such an enumeration, with `ALL` and `name`. A value's code is what it crosses the boundary
 /// as; without codes they count from 0.

@@ -1,4 +1,4 @@
-//! Frames what comes on standard input, for the comparison with the decoder: see `mmproxy::fuzz::frames`.
+//! Frames standard input, for the comparison with the decoder: see `mmproxy::fuzz::frames`.
 
 use std::io::{self, Read, Write};
 

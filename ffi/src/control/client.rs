@@ -1,4 +1,4 @@
-//! Asks a running program, by its control socket.
+//! Sends a request to a running program over its control socket.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,7 +1,7 @@
 //! The control socket: commands of the operator, from the same host and user.
 //!
-//! `server.rs` takes one line a connection and hands it to the program, which answers with one line;
-//! `client.rs` is the other end. What the lines say is TypeScript's.
+//! `server.rs` reads one line per connection and passes it to the program, which answers with one line;
+//! `client.rs` is the other end. TypeScript defines the content of the lines.
 
 pub mod client;
 pub mod server;

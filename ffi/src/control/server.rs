@@ -1,8 +1,8 @@
-//! The program's end of the control socket: a thread that accepts, takes one line from each connection,
-//! hands it to whoever calls `next`, and sends the answer back.
+//! The program's end of the control socket: a thread that accepts, reads one line from each connection, passes
+//! it to the caller of `next`, and sends the answer back.
 //!
-//! Everything is bounded: connections, bytes of a line, the time for it and for taking the answer. A
-//! connection of another user is closed unheard, whatever the file's mode has become.
+//! Everything is limited: connections, bytes of a line, the time to send it and to read the answer. A connection of
+//! another user is closed without being read, whatever the file's mode is.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -145,7 +145,7 @@ impl Server {
         self.shared.ring();
     }
 
-    /// The connection of a request, in place of an answer.
+    /// The connection of a request, instead of an answer.
     ///
     /// # Errors
     /// Where its client is gone.
@@ -294,7 +294,7 @@ impl Thread {
         };
         for (id, taker) in takers {
             if let Some(at) = self.clients.iter().position(|client| client.id == id) {
-                // Whoever asked for it waits.
+                // The caller waits for it.
                 let _ = taker.send(self.clients.swap_remove(at).stream);
             }
         }

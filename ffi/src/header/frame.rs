@@ -1,7 +1,7 @@
-//! Where a header ends. What it means is the decoder's business, in TypeScript.
+//! Finds the end of a header. Its meaning is left to the decoder, in TypeScript.
 //!
-//! The rules are those of HAProxy's proxy-protocol.txt, sections 2.1 (version 1) and 2.2 (version 2),
-//! and of Cloudflare's Simple Proxy Protocol.
+//! The rules are those of HAProxy's proxy-protocol.txt, sections 2.1 (version 1) and 2.2 (version 2), and of
+//! Cloudflare's Simple Proxy Protocol.
 
 use crate::abi::layout::MAX_HEADER;
 use crate::observe::refusal::Refusal;

@@ -1,3 +1,3 @@
-//! PROXY protocol headers, as far as the core knows them: where one ends. What it says, the decoder knows.
+//! PROXY protocol headers, as far as the core knows them: where one ends. The decoder knows the content.
 
 pub mod frame;

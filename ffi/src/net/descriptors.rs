@@ -1,4 +1,4 @@
-//! Descriptors that go from one process to another, over a unix socket (unix(7), SCM_RIGHTS).
+//! Passes descriptors from one process to another over a unix socket (unix(7), SCM_RIGHTS).
 
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
@@ -17,7 +17,7 @@ const ROOM: usize = 1024 + 64;
 #[repr(C, align(8))]
 struct Control([u8; ROOM]);
 
-/// Sends bytes, and descriptors beside the first of them; how many bytes went.
+/// Sends bytes, and descriptors together with the first of them. Returns the number of bytes sent.
 ///
 /// # Errors
 /// `InvalidInput` for more than `MOST` descriptors, or without a byte; otherwise those of sendmsg(2).
@@ -66,7 +66,7 @@ pub fn send_to(
     sized(|| unsafe { libc::sendmsg(socket, &message, libc::MSG_NOSIGNAL) })
 }
 
-/// Receives bytes, and the descriptors that came beside the first of them; how many bytes. 0: the other end
+/// Receives bytes, and the descriptors that came with the first of them. Returns the number of bytes. 0: the other end
 /// has closed.
 ///
 /// # Errors

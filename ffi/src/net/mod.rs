@@ -1,4 +1,4 @@
-//! Sockets. Knows nothing of a proxy.
+//! Sockets. This module knows nothing about proxies.
 
 pub mod descriptors;
 pub mod network;

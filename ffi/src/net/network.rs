@@ -1,4 +1,4 @@
-//! Who counts as one where addresses are counted.
+//! Addresses that count as one: an IPv4 address, or an IPv6 /64.
 
 use std::net::IpAddr;
 

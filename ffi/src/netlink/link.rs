@@ -1,4 +1,4 @@
-//! Interfaces: their names, their numbers, and whether one is up.
+//! Interfaces: names, numbers, and whether one is up.
 
 use std::ffi::CStr;
 use std::io;
@@ -24,7 +24,7 @@ pub fn is_up(name: &str) -> Result<bool> {
         Error::system(format!("Cannot look at the device {name}"), &refused.error)
     })?;
     let link = answer.iter().find(|message| message.kind == libc::RTM_NEWLINK);
-    // The header has what was asked for; the attributes stay unread.
+    // The header has what was requested; the attributes stay unread.
     let link = link.and_then(|link| LinkHeader::parse(&link.body).ok());
     link.map(|link| link.flags.contains(LinkFlags::Up))
         .ok_or_else(|| Error::invalid("the kernel's answer about a device is malformed"))

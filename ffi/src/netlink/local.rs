@@ -1,5 +1,5 @@
-//! This host's own addresses, and those on which it listens as one of many: the addresses of its
-//! interfaces and its table `local` as messages.
+//! This host's addresses, including those that it shares with other hosts (anycast, broadcast): the addresses of
+//! its interfaces and the table `local`, as messages.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use super::message::{Changes, Decoded, Message, Request, Routing};
 use super::{bits_of, family_number, family_of, route, unspecified};
 use crate::net::subnet::Subnet;
 
-/// What tells of a change: links, addresses and routes of both families (linux/rtnetlink.h).
+/// Reports of changes: links, addresses and routes of both families (linux/rtnetlink.h).
 const GROUPS: libc::c_int = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
@@ -50,7 +50,7 @@ pub fn read() -> io::Result<Found> {
     Ok(found)
 }
 
-/// Where the kernel tells of each change of what `read` finds.
+/// The socket on which the kernel reports each change of what `read` finds.
 pub fn changes() -> io::Result<Changes> {
     #[cfg(feature = "fault-injection")]
     if std::env::var_os("MMPROXY_NO_NETLINK").is_some() {
@@ -70,7 +70,7 @@ fn concerns(message: &Message) -> bool {
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
             RouteHeader::parse(&message.body).map_or(true, |route| is_ours(route.kind))
         }
-        // The kernel drops a link's routes with it, and says so only of the link.
+        // The kernel drops a link's routes with the link, and reports only the link.
         libc::RTM_NEWADDR | libc::RTM_DELADDR | libc::RTM_NEWLINK | libc::RTM_DELLINK => true,
         _ => false,
     }
@@ -145,7 +145,7 @@ impl Found {
                 _ => {}
             }
         }
-        // `IFA_ADDRESS` is the other end's where there is a local one beside it.
+        // `IFA_ADDRESS` is the other end's where there is a local one next to it.
         if let Some(own) = local.or(address) {
             keep(&mut self.own, prefix(own, bits_of(own))?, &mut self.too_many);
         }

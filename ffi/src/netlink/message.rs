@@ -1,5 +1,5 @@
-//! Requests to the kernel's routing, and its answers (netlink(7), rtnetlink(7)). What is in the messages
-//! is from `netlink-packet-route`, the socket from `netlink-sys`.
+//! Requests to the kernel's routing, and its answers (netlink(7), rtnetlink(7)). The messages are those of
+//! `netlink-packet-route`, the socket is that of `netlink-sys`.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use netlink_sys::{protocols::NETLINK_ROUTE, Socket, SocketAddr};
 
 /// Bytes of `struct nlmsghdr`, which is before each message.
 pub const HEADER: usize = 16;
-/// The error's number in front of an `NLMSG_ERROR`, the result in front of an `NLMSG_DONE`.
+/// The error's number before an `NLMSG_ERROR`, the result before an `NLMSG_DONE`.
 const NUMBER: usize = 4;
 
 /// What the crate reads, or why it cannot.
@@ -78,7 +78,7 @@ impl Routing {
         let socket = Socket::new(NETLINK_ROUTE)?;
         // Older kernels refuse in numbers alone.
         let _ = socket.set_ext_ack(true);
-        // Without a dump's filter the kernel sends more than was asked for, which is left out then.
+        // Without a dump's filter the kernel sends more than was requested, which is left out then.
         let _ = socket.set_netlink_get_strict_chk(true);
         Ok(Routing { socket })
     }

@@ -1,4 +1,4 @@
-//! Routing rules and routes: lists, adds and removes what TypeScript has decided on.
+//! Routing rules and routes: lists them, and adds and removes those that TypeScript has decided on.
 
 pub mod link;
 pub mod local;
@@ -38,7 +38,7 @@ pub fn list(table: u32, entries: &mut [RoutingRecord]) -> Result<i32> {
     Ok(count as i32)
 }
 
-/// Adds a rule or a route. A rule that is there already is no error.
+/// Adds a rule or a route. A rule that already exists is not an error.
 pub fn add(entry: &RoutingRecord) -> Result<i32> {
     let request = match entry.kind {
         routing::RULE => rule::add(entry),
@@ -51,7 +51,7 @@ pub fn add(entry: &RoutingRecord) -> Result<i32> {
     }
 }
 
-/// Removes a rule or a route; one that is gone already is no error.
+/// Removes a rule or a route; one that no longer exists is not an error.
 pub fn remove(entry: &RoutingRecord) -> Result<i32> {
     let request = match entry.kind {
         routing::RULE => rule::remove(entry),

@@ -1,4 +1,4 @@
-//! Which way the host sends to an address (`ip route get`).
+//! The route from this host to an address (`ip route get`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
-//! Which way a reply to a client takes (`ip route get`), and the rule that sends it there.
+//! The route of a reply to a client (`ip route get`), and the rule that selects it.
 //!
-//! The kernel says by which table it routes, and not by which rule it came to that table. So the rules are
-//! compared with the reply here, in the kernel's order (fib_rule_match in net/core/fib_rules.c).
+//! The kernel returns the table that it used, but not the rule that led to it. The rules are therefore compared with
+//! the reply here, in the kernel's order (fib_rule_match in net/core/fib_rules.c).
 
 use std::io;
 use std::net::IpAddr;

@@ -34,7 +34,7 @@ pub fn list(family: u8, table: u32) -> Request {
     Request::new(libc::RTM_GETROUTE, NLM_F_DUMP, &routes)
 }
 
-/// The attributes stand in the order in which iproute2 has them.
+/// The attributes are in the order in which iproute2 has them.
 fn message(route: &RoutingRecord) -> Result<RouteMessage> {
     let short_table = u8::try_from(route.table).ok();
     let mut message = RouteMessage::default();

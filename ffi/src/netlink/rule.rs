@@ -17,7 +17,7 @@ const FRA_PAD: u16 = 18;
 /// Linux 6.14 and newer say it of every rule with a port.
 const FRA_SPORT_MASK: u16 = 28;
 
-/// A rule that suppresses nothing says so in this way.
+/// The value of a rule that suppresses nothing.
 const NO_SUPPRESSION: u32 = u32::MAX;
 const FULL_MASK: u32 = u32::MAX;
 
@@ -39,7 +39,7 @@ pub fn list(family: u8) -> Request {
     Request::new(libc::RTM_GETRULE, NLM_F_DUMP, &rules)
 }
 
-/// The attributes stand in the order in which iproute2 has them.
+/// The attributes are in the order in which iproute2 has them.
 fn message(rule: &RoutingRecord) -> RuleMessage {
     let short_table = u8::try_from(rule.table).ok();
     let mut message = RuleMessage::default();

@@ -1,7 +1,7 @@
-//! The access log's records: what one connection or one flow was, told at its end.
+//! Records of the access log: one connection or flow, written at its end.
 //!
-//! Kept only where the log level asks for it: an allocation a connection then, nothing otherwise.
-//! What the header's TLVs say is TypeScript's to read, so the header's bytes go along.
+//! They exist only if the log level requires them, and then cost one allocation per connection. TypeScript reads the
+//! TLVs, so the record contains the header's bytes.
 
 use std::mem::size_of;
 
@@ -51,7 +51,7 @@ impl Account {
         Box::new(Account { record, header })
     }
 
-    /// As another program is told of it; it began at a time.
+    /// As sent to another program; it began at the given time.
     pub fn moved(&self, began: u64) -> MovedAccount {
         let AccessRecord { version, peer, destination, .. } = self.record;
         MovedAccount { began, version, peer, destination, header: self.header.to_vec() }

@@ -1,7 +1,7 @@
-//! What the native side tells the log: a bounded ring for each worker, drained by the main isolate.
+//! Events for the log: a bounded ring for each worker, which the main isolate reads.
 //!
-//! The worker's thread writes, one reader reads. A full ring drops the event and counts it: the
-//! relay never waits for the log.
+//! The worker's thread writes, one reader reads. A full ring drops the event and counts it: the relay never waits
+//! for the log.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::abi::named::named;
 use crate::system::sync::lock;
 
 named! {
-    /// What an event tells, and what its `value` means there.
+    /// The kind of an event, with the meaning of its `value`.
     EventKind: u16 {
         /// A connection was closed for its header, with what came instead. `value`: bytes that had come.
         HeaderRefused = 1, "header_refused";
@@ -25,7 +25,7 @@ named! {
         PeerRefused = 3, "peer_refused";
         /// The connection to the upstream failed; `errno` says why, or is 0 when nothing answered in time.
         ConnectFailed = 4, "connect_failed";
-        /// The client's port could not be had; an ephemeral one is used. `value`: the port asked for.
+        /// The client's port was not available; an ephemeral one is used. `value`: the port requested.
         PortFallback = 5, "port_fallback";
         /// Accepting pauses for want of descriptors or memory. `value`: milliseconds.
         AcceptPaused = 6, "accept_paused";
@@ -50,7 +50,7 @@ named! {
         /// The ring was full. `value`: how many events were lost before this one.
         EventsLost = 15, "events_lost";
         /// A connection was closed for whom its header names: `refusal` says why, `client` who. Of
-        /// clients whose family has no upstream, only the first is told.
+        /// clients whose family has no upstream, only the first is logged.
         ClientRefused = 16, "client_refused";
         /// The upstream has become an address on which this program listens.
         ForwardingLoop = 17, "forwarding_loop";
@@ -72,7 +72,7 @@ named! {
 /// Events a ring holds.
 pub const EVENTS: usize = 1024;
 
-/// Entries of the access log a ring holds: a burst of so many is lost by no log that keeps up on the
+/// Entries of the access log a ring holds: a log that keeps up loses nothing in a burst of this many on the
 /// average.
 pub const ACCOUNTS: usize = 16_384;
 

@@ -1,14 +1,14 @@
-//! What strangers cause is logged once a second for each reason, with the number left out.
+//! Rate limit for events that strangers can cause: one line a second for each reason, with the number suppressed.
 //!
-//! Pure logic: no clock and no ring. The first event of a reason passes at once. For a second after it
-//! others of that reason are counted, and the first of them is kept: it becomes the next line. So a
-//! flood costs an addition an event, each line has a real example, and no count is lost.
+//! Pure logic: no clock and no ring. The first event of a reason passes immediately. For a second after it, further
+//! events of that reason are counted, and the first of them is kept: it becomes the next line. A flood therefore
+//! costs one addition per event, each line has a real example, and no count is lost.
 
 use crate::abi::layout::Event;
 
 /// Milliseconds between two lines of one reason.
 pub const INTERVAL_MS: u64 = 1_000;
-/// From so many lines a second on, listeners share those of a reason.
+/// From this many lines a second on, listeners share those of a reason.
 const MOST_LINES: usize = 64;
 
 /// Events that are alike. All parts come from the program or the kernel, none from the network.
@@ -27,7 +27,7 @@ struct Line {
     reason: Reason,
     /// No other line before this time.
     until: u64,
-    /// Events that came meanwhile, with those that they stand for; the first of them is kept.
+    /// Events since then, including suppressed ones; the first of them is kept.
     held: u32,
     event: Event,
 }

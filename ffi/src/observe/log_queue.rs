@@ -1,7 +1,7 @@
-//! Standard error, without waiting for whoever reads it: a bounded queue, and a thread that writes.
+//! Standard error, without waiting for the reader: a bounded queue, and a thread that writes.
 //!
-//! The log's reader may be slow, stopped or gone, and its disk full. Only the writing thread waits for
-//! it. A line that finds no room is refused at once, and whoever offered it counts it.
+//! The log's reader may be slow, stopped or gone, or its disk full. Only the writing thread waits for it. A line for
+//! which there is no room is refused immediately, and the caller counts it.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -52,7 +52,7 @@ impl Queue {
         }
     }
 
-    /// Queues whole lines, all or none: 1, or 0 when there is no room. Never waits for the descriptor.
+    /// Queues complete lines, all or none: 1, or 0 when there is no room. Never waits for the descriptor.
     pub fn push(&'static self, lines: &[u8]) -> Result<i32> {
         let mut waiting = lock(&self.waiting);
         if !self.started.load(Ordering::Relaxed) {

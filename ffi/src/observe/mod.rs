@@ -1,4 +1,4 @@
-//! What is seen of a run: counters, events for the log, the access log, and the log's own queue.
+//! Observation of a run: counters, events for the log, the access log, and the log's queue.
 
 pub mod access;
 pub mod events;

@@ -1,7 +1,7 @@
-//! Why a header, a peer or a datagram was refused: one name and one code for each reason.
+//! Reasons for refusing a header, a peer or a datagram: one name and one code for each.
 //!
-//! Rust's framing and TypeScript's decoder both refuse; the names reach TypeScript through the
-//! generated `src/native/layout.ts`, so a reason has one spelling in logs, counters and tests.
+//! Rust's framing and TypeScript's decoder both refuse. The names reach TypeScript through the generated
+//! `src/native/layout.ts`, so that a reason is spelled the same in logs, counters and tests.
 
 use crate::abi::named::named;
 
@@ -58,15 +58,15 @@ named! {
         Decoder = 23, "decoder";
         /// Version 1: two well-formed addresses that are not both of the line's family.
         V1MixedFamilies = 24, "v1_mixed_families";
-        /// The client lies in 0.0.0.0/8, "this network" (RFC 1122, 3.2.1.3).
+        /// The client is in 0.0.0.0/8, "this network" (RFC 1122, 3.2.1.3).
         ClientThisNetwork = 25, "client_this_network";
         /// The client is a multicast address: 224.0.0.0/4 or ff00::/8.
         ClientMulticast = 26, "client_multicast";
         /// The client is the limited broadcast address, 255.255.255.255.
         ClientBroadcast = 27, "client_broadcast";
-        /// The client lies in 240.0.0.0/4, which is reserved (RFC 1112, 4).
+        /// The client is in 240.0.0.0/4, which is reserved (RFC 1112, 4).
         ClientReserved = 28, "client_reserved";
-        /// The client lies in fe80::/10, and no header says on which link.
+        /// The client is in fe80::/10, and no header says on which link.
         ClientLinkLocal = 29, "client_link_local";
         /// The client is a loopback address, and the peer is not on this host.
         ClientLoopback = 30, "client_loopback";

@@ -1,8 +1,8 @@
-//! Notices that most connections time out without a byte: a load balancer that sends its header only
-//! with the client's first bytes, in front of an upstream that speaks first. Pure logic.
+//! Detects that most connections time out without a byte: a load balancer sends its header only with the client's
+//! first bytes, but the upstream sends first. Pure logic.
 
-/// What became of a connection, as far as this can be told from it. Headers without a client are
-/// health checks, and those who only open and close are probes: they say nothing.
+/// The result of a connection, as far as it matters here. Headers without a client are
+/// health checks, and connections that only open and close are probes: they do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Something came: a header with a client, or anything else.
@@ -11,9 +11,9 @@ pub enum Outcome {
     TimedOut,
 }
 
-/// So many connections are looked at together.
+/// This many connections are looked at together.
 const INTERVAL: u32 = 20;
-/// Fewer that time out say nothing.
+/// Fewer time-outs than this do not count.
 const FEWEST: u32 = 10;
 
 /// The connections of this interval so far, and the silent ones of them.
@@ -44,7 +44,7 @@ impl Silence {
 mod tests {
     use super::*;
 
-    /// What is noticed first after so many of each, in this order.
+    /// What is noticed first after this many of each, in this order.
     fn noticed(outcomes: &[(u32, Outcome)]) -> Option<u32> {
         let mut silence = Silence::default();
         let mut all = outcomes.iter().flat_map(|(count, outcome)| (0..*count).map(|_| *outcome));

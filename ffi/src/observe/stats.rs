@@ -1,4 +1,4 @@
-//! Counters of one listener at one worker: written by the worker's thread alone, read by any.
+//! Counters of one listener in one worker: written only by the worker's thread, read by any thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,7 +33,7 @@ named! {
         ConnectTimeouts, "connect_timeouts";
         /// Connections to the upstream that failed for want of a free port: they are errors as well.
         PortsExhausted, "ports_exhausted";
-        /// The client's port could not be had; an ephemeral one was used.
+        /// The client's port was not available; an ephemeral one was used.
         PortFallbacks, "port_fallbacks";
         /// Bytes from clients to the upstream, TCP.
         BytesUp, "bytes_up";
@@ -71,7 +71,7 @@ named! {
 named! {
     /// How long something took, once a connection.
     Histogram: usize {
-        /// From the acceptance to a whole header that was accepted.
+        /// From the acceptance to a complete header that was accepted.
         HeaderTime, "header_time";
         /// From the attempt to the upstream's answer.
         ConnectTime, "connect_time";
@@ -156,7 +156,7 @@ impl Stats {
         bump(usize::try_from(errno).ok().and_then(|at| errors.get(at)).unwrap_or(&errors[0]), 1);
     }
 
-    /// Counts what took so many milliseconds. Only the worker's own thread may call it.
+    /// Counts what took this many milliseconds. Only the worker's own thread may call it.
     #[inline]
     pub fn observe(&self, histogram: Histogram, ms: u64) {
         let buckets = &self.histograms[histogram as usize];

@@ -1,5 +1,5 @@
-//! What the handles of the boundary stand for: proxies, workers, control
-//! sockets and predecessors, kept for the process's life.
+//! The objects behind the handles of the boundary: proxies, workers, control sockets and predecessors, kept until
+//! the process ends.
 
 use std::sync::{Arc, Mutex};
 

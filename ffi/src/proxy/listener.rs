@@ -15,7 +15,7 @@ use crate::observe::stats::Stats;
 use crate::trust::destinations::Destinations;
 use crate::trust::table::{HeaderRule, NoTable, TrustTable};
 
-/// A listener as it stands in the table. It never changes: a change puts another one in its place, and
+/// A listener as it stands in the table. It never changes: a change puts another one instead, and
 /// connections keep the one that they were accepted by.
 #[derive(Clone)]
 pub struct Listener {

@@ -1,8 +1,8 @@
-//! The proxy: its listeners and workers, and everything that several threads touch.
+//! The proxy: its listeners and workers, and everything that several threads share.
 //!
-//! `table.rs` has the listeners, `port.rs` their sockets, `places.rs` where the program listens itself;
-//! `handles.rs` is what the boundary knows all of it by. A listener never changes in place: opening,
-//! changing and closing one publishes a new table, and the workers follow (`worker/`).
+//! `table.rs` has the listeners, `port.rs` their sockets, `places.rs` the addresses on which the program itself
+//! listens; `handles.rs` maps the handles of the boundary. A listener is never changed in place: opening, changing
+//! and closing one publishes a new table, and the workers follow (`worker/`).
 
 pub mod handles;
 pub mod handover;
@@ -124,7 +124,7 @@ struct Closed {
     sums: [u64; STATS_LENGTH],
 }
 
-/// Checks the system and registers a proxy without workers and listeners; its handle. It goes on with what its
+/// Checks the system and registers a proxy without workers and listeners; its handle. It continues with what its
 /// predecessor has, where there is one.
 pub fn open(config: &ProxyConfig, predecessor: Option<Arc<Predecessor>>) -> Result<i32> {
     errors::keep_panics_quiet();
@@ -167,7 +167,7 @@ fn wanted(records: &[PortRecord]) -> Result<Vec<Wanted>> {
     records.iter().map(Wanted::new).collect()
 }
 
-/// Takes the next so many records off a list.
+/// Takes the next this many records off a list.
 fn take<'a, T>(records: &mut &'a [T], count: u32) -> Result<&'a [T]> {
     let missing = || Error::invalid("fewer records came than the listeners have");
     let (taken, rest) = records.split_at_checked(count as usize).ok_or_else(missing)?;
@@ -202,7 +202,7 @@ impl Proxy {
         Arc::new(Proxy::after(None, settings, host))
     }
 
-    /// A proxy without workers and listeners, whose clock goes on where its predecessor's is.
+    /// A proxy without workers and listeners, whose clock continues where its predecessor's is.
     fn after(
         predecessor: Option<Arc<Predecessor>>,
         settings: ProxySettings,
@@ -379,7 +379,7 @@ impl Proxy {
         let listens = ports.iter().map(|port| (port.listen, port.tcp, port.udp));
         let places = Places::new(listens, self.settings.metrics);
         let known = self.host.known();
-        // The new ones first: they are what the operator has just asked for.
+        // The new ones first: the operator has just requested them.
         ports.iter().rev().try_for_each(|port| places.check(port, &known))
     }
 

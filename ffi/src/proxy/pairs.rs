@@ -1,8 +1,8 @@
-//! Clients that have a UDP flow to an upstream which a header's destination named.
+//! Clients that have a UDP flow to an upstream which the destination in a header selected.
 //!
-//! A client may talk to several destinations from one port. Sockets that share it are told apart by their
-//! upstream, so that each pair may be there once: of two sockets with the same pair, the kernel would give
-//! the replies to either.
+//! A client may send to several destinations from one port. The sockets that share this port differ only in their
+//! upstream, so each pair may exist only once: of two sockets with the same pair, the kernel would deliver the
+//! replies to either.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Where this program itself listens: no upstream may be there, and no client.
+//! The addresses on which this program itself listens. No upstream and no client may have one of them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

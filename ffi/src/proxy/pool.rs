@@ -1,5 +1,5 @@
-//! Listening sockets that come from elsewhere, until a port takes them: from the program that this one replaces,
-//! or from an earlier run.
+//! Inherited listening sockets, until a port takes them: from the program that this one replaces, or from an earlier
+//! run.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

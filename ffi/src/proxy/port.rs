@@ -1,4 +1,4 @@
-//! A port of a listener: its sockets, one for each worker and transport, and where its traffic goes.
+//! A port of a listener: its sockets, one for each worker and transport, and its upstreams.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -210,7 +210,7 @@ impl Wanted {
 }
 
 impl Sockets {
-    /// Opens one for each of so many workers, where nobody else listens.
+    /// Opens one for each of this many workers, where nobody else listens.
     ///
     /// `is_own`: this program itself listens there, with another address or for other families.
     fn open(
@@ -226,7 +226,7 @@ impl Sockets {
         Sockets::fill(wanted, transport, id, Vec::new(), workers)
     }
 
-    /// One for each of so many workers: those that are there already, by worker, and new ones.
+    /// One for each of this many workers: those that are there already, by worker, and new ones.
     fn fill(
         wanted: &Wanted,
         transport: Transport,
@@ -277,8 +277,8 @@ impl Sockets {
 
 impl Port {
     /// Opens a port's sockets, but for those that `kept` has for a transport. Whether a socket has IPv4 as
-    /// well cannot be changed (ipv6(7)), and what a transparent one tells of a datagram must be known of each:
-    /// where that is to change it is opened anew.
+    /// well cannot be changed (ipv6(7)), and a transparent one reports the destination of each datagram:
+    /// if either changes, it is opened again.
     ///
     /// `inherited`: sockets of a predecessor by worker. `is_own`: as for `Sockets::open`.
     ///

@@ -1,5 +1,5 @@
-//! How many connections or flows a listener has, over all workers, and its limit of them
-//! (`max-connections`, `max-flows`).
+//! The number of connections or flows of a listener, over all workers, and its limit (`max-connections`,
+//! `max-flows`).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;

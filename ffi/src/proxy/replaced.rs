@@ -1,5 +1,5 @@
-//! Listeners that other entries have replaced in the table, and who still has them: connections and flows
-//! keep the entry that they were accepted by.
+//! Listeners that were replaced in the table and are still in use: connections and flows keep the entry by which they
+//! were accepted.
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
@@ -12,7 +12,7 @@ pub struct Replaced(Vec<(u32, u32, Weak<Listener>)>);
 
 impl Replaced {
     /// Notes those of a version that is about to be replaced, and forgets those that nobody has. So there
-    /// are at most as many as connections and flows, beside the last ones.
+    /// are at most as many as connections and flows, in addition to the last ones.
     pub fn add(&mut self, version: u32, listeners: &[Arc<Listener>]) {
         self.0.retain(|(.., entry)| entry.strong_count() > 0);
         self.0.extend(listeners.iter().map(|entry| (version, entry.id, Arc::downgrade(entry))));

@@ -1,7 +1,7 @@
 //! A listener's limit of connections for each client (`max-connections-per-client`), over all workers.
 //!
-//! Counted are those that are relayed or about to be: whose the others are, no header has said yet, and how
-//! many may wait is for the peers' budgets to say (`tcp/pending.rs`).
+//! It counts connections that are relayed or about to be. The client of the others is not known yet; their number is
+//! limited by the peers' budgets (`tcp/pending.rs`).
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};

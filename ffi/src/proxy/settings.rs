@@ -1,4 +1,4 @@
-//! What the configuration asks for, checked.
+//! The checked configuration.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ pub struct ProxySettings {
     pub log_level: u8,
     /// Where the metrics are served over TCP, if they are: no upstream may be there.
     pub metrics: Option<SocketAddr>,
-    /// Flows count what they carry, though no access log asks for it.
+    /// Flows count what they carry, though no access log requests it.
     pub counts_traffic: bool,
 }
 
@@ -27,7 +27,7 @@ pub struct Budgets {
     pub pipes: usize,
 }
 
-/// What one listener asks for. Times in milliseconds.
+/// What one listener requests. Times in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// One of `udp_header`.
@@ -75,7 +75,7 @@ impl ProxySettings {
 }
 
 impl Budgets {
-    /// The share of one of so many workers: a flow and a connection at least, but perhaps no pipe.
+    /// The share of one of this many workers: a flow and a connection at least, but perhaps no pipe.
     pub fn of_a_worker(self, workers: usize) -> Budgets {
         Budgets {
             flows: (self.flows / workers).max(1),
@@ -84,7 +84,7 @@ impl Budgets {
         }
     }
 
-    /// From how many addresses there may be replies at once, beside the listening sockets: each takes a
+    /// From how many addresses there may be replies at once, next to the listening sockets: each takes a
     /// descriptor. Flows are more where clients are many, and fewer where they are few and talk to many ports.
     pub fn reply_sources(self) -> usize {
         (self.flows / 4).max(1)

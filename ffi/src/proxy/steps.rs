@@ -1,4 +1,4 @@
-//! For tests: changes of one listener, the others as they are.
+//! For tests: changes of one listener that leave the others unchanged.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The listening sockets in the service manager's store: those of an earlier run, and what is to be there now.
+//! The listening sockets in the service manager's store: those of an earlier run, and those that belong there now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -71,7 +71,7 @@ impl Stored {
         lock(&self.pool).listens(listen, transport)
     }
 
-    /// Has a predecessor's socket, which this program does not go on with, removed by the next `update`.
+    /// Has a predecessor's socket, which this program does not continue with, removed by the next `update`.
     pub fn give_up(&self, place: Place, worker: u32) {
         lock(&self.names).stale.insert(name_of(place, worker));
     }
@@ -81,7 +81,7 @@ impl Stored {
     /// the sockets of the run before; it closes those that nobody has taken.
     ///
     /// # Errors
-    /// Where the service manager does not read; the next call goes on from there.
+    /// Where the service manager does not read; the next call continues from there.
     pub fn update(proxy: &Proxy) -> Result<Came> {
         // No socket is closed as long as this is held.
         let Ok(_changing) = proxy.change() else { return Ok(Came::default()) };

@@ -1,5 +1,5 @@
-//! Looking at every connection and flow, and closing some: each worker answers for its own at its next
-//! turn, and nothing waits for it but whoever asks.
+//! Lists all connections and flows, and closes selected ones: each worker answers for its own in its next turn, and
+//! only the caller waits for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! The table of listeners. It is read as a whole and replaced as a whole; workers compare a version
-//! number once a turn, and take the lock only when it has changed.
+//! The table of listeners. It is read and replaced as a unit; workers compare a version number once per turn, and take
+//! the lock only if it has changed.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,4 @@
-//! What the program needs of the file system and the process, so that `--allow-ffi` is enough.
+//! Access to the file system and the process, so that `--allow-ffi` is sufficient.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

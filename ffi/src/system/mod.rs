@@ -1,4 +1,4 @@
-//! The operating system beside the network: files, host names, the service manager, signals, locks.
+//! The operating system apart from the network: files, host names, the service manager, signals, locks.
 
 pub mod fdstore;
 pub mod files;

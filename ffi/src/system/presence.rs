@@ -1,5 +1,5 @@
-//! A name that this process has in its network namespace as long as it lives: an abstract unix socket,
-//! which others find in /proc/net/unix.
+//! A name that this process has in its network namespace while it lives: an abstract unix socket, which other
+//! processes find in /proc/net/unix.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -10,7 +10,7 @@ use crate::system::sync::lock;
 
 static HELD: Mutex<Option<UnixDatagram>> = Mutex::new(None);
 
-/// Takes a name, in place of the one that was taken before. Nothing is ever read from the socket.
+/// Takes a name, instead of the one that was taken before. Nothing is ever read from the socket.
 pub fn hold(name: &[u8]) -> Result<i32> {
     let address = SocketAddr::from_abstract_name(name)
         .map_err(|error| Error::system("Cannot take a name", &error))?;

@@ -1,5 +1,5 @@
-//! Tries what a connection to the upstream needs, once: plainly, or as a client. For the doctor and for
-//! readiness; never on the data path.
+//! Tries a connection to the upstream once, plain or from a client's address. For the doctor and for readiness; never
+//! on the data path.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! Host names (getaddrinfo(3)). It may take many seconds: never on a thread that relays.
+//! Host names (getaddrinfo(3)). A lookup may take many seconds: never on a thread that relays.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -45,7 +45,7 @@ fn look_up(name: &CStr, family: i32) -> std::result::Result<Vec<SocketAddr>, Str
         return Err(io::Error::last_os_error().to_string());
     }
     if code != 0 {
-        // SAFETY: the C library's texts last for ever.
+        // SAFETY: the C library's texts last forever.
         let text = unsafe { CStr::from_ptr(libc::gai_strerror(code)) };
         return Err(text.to_string_lossy().into_owned());
     }

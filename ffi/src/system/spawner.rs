@@ -1,12 +1,12 @@
-//! The spawner: a small process that starts this program again when it is asked.
+//! The spawner: a small process that starts this program again on request.
 //!
-//! The sandbox lets the program run no other, and what it starts would inherit that. So the spawner is forked
-//! before the sandbox is entered. It has the command line, the environment and the directory from then in its
-//! own memory, and takes two commands from the program over a socket that no other process has: start the same
-//! command line, and end what was started. It ends with the program.
+//! The sandbox does not allow the program to run another one, and a child would inherit the sandbox. The spawner is
+//! therefore forked before the sandbox is entered. It has the command line, the environment and the directory of that
+//! time in its own memory. It accepts two commands from the program, over a socket that no other process has: start
+//! the same command line, and end what was started. It ends with the program.
 //!
-//! After the fork nothing allocates, locks or panics (signal-safety(7)): other threads of the program may have
-//! been in the middle of that.
+//! After the fork nothing allocates, locks or panics (signal-safety(7)): other threads of the program may have been in
+//! the middle of that.
 
 use std::ffi::{CString, OsString};
 use std::fs;
@@ -71,7 +71,7 @@ pub fn open(control: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts this program's command line once more; the number of the process.
+/// Starts this program's command line again; the number of the process.
 ///
 /// # Errors
 /// Where there is no spawner, or it fails.
@@ -386,7 +386,7 @@ impl Prepared {
         Ok(Prepared { programs, _arguments: words, argv, _variables: variables, envp })
     }
 
-    /// Where in memory it lies.
+    /// Where in memory it is.
     fn places(&self) -> impl Iterator<Item = usize> + '_ {
         let lists = [self.argv.as_ptr() as usize, self.envp.as_ptr() as usize];
         let own = [self.programs.as_ptr() as usize, ptr::from_ref(self) as usize];

@@ -1,4 +1,4 @@
-//! What this process uses of the system: proc(5), getrusage(2), getrlimit(2).
+//! This process's use of resources: proc(5), getrusage(2), getrlimit(2).
 
 use std::io;
 

@@ -1,7 +1,7 @@
-//! SIGUSR1, which Deno takes for a request to open its debugger on 127.0.0.1:9229.
+//! SIGUSR1, on which Deno opens its debugger on 127.0.0.1:9229.
 //!
-//! Whoever reaches that port runs any code in this process. Deno registers the signal half a second after
-//! the start (docs/decisions/0061-sigusr1.md); what is set here afterwards holds, and only counts.
+//! Anyone who reaches that port can run any code in this process. Deno registers the signal half a second after the
+//! start (docs/decisions/0061-sigusr1.md); the handler that is set here afterwards stays, and only counts.
 
 use std::mem;
 use std::os::fd::RawFd;

@@ -1,8 +1,8 @@
-//! Files that are watched for changes (inotify(7)): written in place, replaced as editors do it, or led
-//! elsewhere by one of their symbolic links, as Kubernetes changes a ConfigMap.
+//! Watches files for changes (inotify(7)): written in place, replaced as editors do it, or redirected by one of their
+//! symbolic links, as Kubernetes changes a ConfigMap.
 //!
-//! What is watched is every directory that a file's name leads through by its links; whether one of the
-//! files has changed is then looked up. So it does not matter which of a change's many steps is seen.
+//! It watches every directory through which a file's name leads by its links, and then checks whether one of the files
+//! has changed. It therefore does not matter which of a change's steps is seen.
 
 use std::fs;
 use std::io;
@@ -17,9 +17,9 @@ use crate::abi::errors::{Error, Result};
 use crate::net::socket::check;
 use crate::system::sync::lock;
 
-/// A change is told once nothing more has happened for so long,
+/// A change is reported when nothing more has happened for this long,
 const QUIET: Duration = Duration::from_millis(100);
-/// or when it goes on for so long.
+/// or when changes continue for this long.
 const LONGEST: Duration = Duration::from_secs(2);
 /// So often it is looked without a sign: file systems of other hosts send none.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -260,7 +260,7 @@ mod tests {
         assert!(!watch.wait(SHORT).unwrap(), "another file");
         fs::rename(folder.at("beside"), folder.at("file")).unwrap();
         assert!(watch.wait(LONG).unwrap());
-        // As vim does it: away, and written anew.
+        // As vim does it: away, and written again.
         fs::rename(folder.at("file"), folder.at("file~")).unwrap();
         assert!(!watch.wait(SHORT).unwrap(), "it is gone");
         fs::write(folder.at("file"), "a fourth").unwrap();

@@ -1,4 +1,4 @@
-//! A TCP connection's way: accept, subnet check, header, decision, connect, relay.
+//! A TCP connection: accept, subnet check, header, decision, connect, relay.
 
 use std::collections::HashSet;
 use std::io;
@@ -48,9 +48,9 @@ pub struct Connections {
     by_port: HashMap<u32, Key>,
     /// Listening sockets that have connections.
     acceptable: Vec<Key>,
-    /// Those that wait until accepting goes on.
+    /// Sockets on which accepting is paused.
     paused: Vec<Key>,
-    /// When accepting goes on, while it pauses.
+    /// When accepting resumes, while it is paused.
     resume_at: Option<u64>,
     /// As many connections as there are descriptors for both their sides.
     most_connections: usize,
@@ -136,7 +136,7 @@ enum End {
 }
 
 impl Connection {
-    /// How it stands.
+    /// Its state.
     fn record(&self, cx: &Context) -> ConnectionRecord {
         let record = ConnectionRecord {
             age_ms: cx.now - self.accepted_at,
@@ -197,7 +197,7 @@ impl Connections {
     }
 
     /// Follows a change of the listeners: serves the sockets of new ports, and those that stay in the
-    /// new way; accepts what waits at the others, and closes them. Connections go on, also where there are
+    /// new way; accepts what waits at the others, and closes them. Connections continue, also where there are
     /// more than their budget has now.
     ///
     /// # Errors
@@ -320,9 +320,9 @@ impl Connections {
         self.connections.len() == 0
     }
 
-    /// Accepts nothing from these sockets, by their numbers; connections go on.
+    /// Accepts nothing from these sockets, by their numbers; connections continue.
     pub fn pause(&mut self, cx: &Context, going: &HashSet<u32>) {
-        // Those that wait until accepting goes on are looked at again with the others.
+        // Sockets on which accepting is paused are checked again with the others.
         for key in std::mem::take(&mut self.paused) {
             let Some(listening) = self.listening.get(key) else { continue };
             if !going.contains(&listening.id()) {
@@ -377,7 +377,7 @@ impl Connections {
         let Some(listening) = self.listening.get(key) else { return };
         let (socket, served) = (listening.socket, listening.served.clone());
         for _ in 0..ACCEPTS_A_TURN {
-            // Nobody gives way for nobody.
+            // Evict only if a connection is waiting.
             if self.is_full() && !socket::is_waiting(socket) {
                 return;
             }
@@ -560,7 +560,7 @@ impl Connections {
                 }
             };
             if received == 0 {
-                // It may wait for an answer all the same, and its end is passed on.
+                // It may wait for an answer anyway, and its end is passed on.
                 if is_optional && !frame::announces_header(so_far) {
                     let payload = std::mem::take(so_far).into();
                     return self.connect_bare(cx, key, payload);
@@ -726,7 +726,7 @@ impl Connections {
         }
     }
 
-    /// Ends the connection whose turn it is to make room. Whether there was one.
+    /// Evicts a connection to make room. Returns whether there was one.
     fn end_oldest(&mut self, cx: &Context) -> bool {
         let oldest = self.pending.oldest_of_most();
         let Some(key) = oldest.and_then(|slot| self.connections.key_at(slot)) else { return false };
@@ -818,7 +818,7 @@ impl Connections {
     fn time_out(&mut self, cx: &mut Context, key: Key) {
         if let Some(connection) = self.connections.get_mut(key) {
             if connection.rule == HeaderRule::Optional {
-                // A header that has come meanwhile, of which epoll has not said so yet, is no payload.
+                // A header that has come meanwhile, of which epoll has not said so yet, is not payload.
                 connection.peer.note(libc::EPOLLIN as u32);
                 self.advance(cx, key);
             }
@@ -859,7 +859,7 @@ impl Connections {
         }
     }
 
-    /// Lists the connections that are asked for, or closes them.
+    /// Lists the connections that are requested, or closes them.
     pub fn survey(&mut self, cx: &Context, survey: &Survey, part: &mut Part) {
         for key in self.connections.keys() {
             let Some(connection) = self.connections.get(key) else { continue };
@@ -986,7 +986,7 @@ fn refuse_peer(cx: &Context, served: &Served, peer: SocketAddr, refusal: Refusal
     cx.tell_limited(served, Event { refusal: refusal as u8, peer: peer.into(), ..event });
 }
 
-/// Logs that a connection ends without a header that we take, and what came in its place.
+/// Logs that a connection ends without a valid header, and what was received instead.
 fn refuse(cx: &Context, served: &Served, peer: SocketAddr, refusal: Refusal, came: &[u8]) -> End {
     served.stats.refuse(refusal);
     if refusal.is_of_client() || refusal == Refusal::ForwardingLoop {

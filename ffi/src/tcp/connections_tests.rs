@@ -1,5 +1,4 @@
-//! Connections from their acceptance to their end, with a decoder that takes every header and a clock
-//! that the test turns.
+//! Connections from acceptance to end, with a decoder that accepts every header and a clock that the test advances.
 
 use super::*;
 use crate::abi::layout::{action, AccessRecord};
@@ -112,7 +111,7 @@ impl Loop<'_> {
         }
     }
 
-    /// Reads what `stream` gets, so many bytes.
+    /// Reads what `stream` gets, this many bytes.
     fn reads(&mut self, stream: &mut TcpStream, count: usize) -> Vec<u8> {
         let (mut all, mut room) = (Vec::new(), vec![0; 64 * 1024]);
         self.until(|| {
@@ -139,7 +138,7 @@ impl Loop<'_> {
         end.unwrap()
     }
 
-    /// Lets time pass as it does for the listener: with a turn whenever it asked for one.
+    /// Lets time pass as it does for the listener: with a turn whenever it requested one.
     fn pass(&mut self, ms: u64) {
         let end = self.turns.cx.now + ms;
         while let Some(at) = self.tcp().next_deadline().filter(|at| *at <= end) {

@@ -1,9 +1,9 @@
-//! When the host at the other end of a connection counts as dead.
+//! Detects a dead host at the other end of a connection.
 //!
-//! The kernel asks a silent host by itself (tcp(7), SO_KEEPALIVE), but not while bytes are under way
-//! to it: then it retransmits, or probes a closed window, for a quarter of an hour. TCP_USER_TIMEOUT
-//! would end that sooner, and with it every reader that pauses: the kernel does not ask whether a
-//! closed window's host answers (docs/decisions/0050-dead-hosts.md). So we look ourselves.
+//! The kernel probes a silent host itself (tcp(7), SO_KEEPALIVE), but not while data to it is in flight: then it
+//! retransmits, or probes a closed window, for a quarter of an hour. TCP_USER_TIMEOUT would end that sooner, but also
+//! every reader that pauses: the kernel does not consider whether the host behind a closed window answers
+//! (docs/decisions/0050-dead-hosts.md). The worker therefore checks itself.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -12,9 +12,9 @@ use crate::net::socket;
 
 /// Seconds between two of the kernel's questions to a host that does not answer.
 const INTERVAL_S: u32 = 15;
-/// So many questions without an answer, and the kernel gives a silent host up.
+/// After this many unanswered probes, the kernel considers a silent host dead.
 const QUESTIONS: u32 = 9;
-/// So many retransmissions or probes must have gone unanswered before we give a host up: to a window
+/// This many retransmissions or probes must have gone unanswered before we give a host up: to a window
 /// that stays closed the kernel sends them two minutes apart.
 const TRIES: u8 = 3;
 
@@ -25,7 +25,7 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// After so many seconds of silence the host is asked; 0 leaves all times to the system
+    /// After this many seconds of silence the host is asked; 0 leaves all times to the system
     /// (`net.ipv4.tcp_keepalive_time` and its like). At most 32,767, which is the kernel's limit.
     pub fn new(idle_s: u32) -> Keepalive {
         Keepalive { idle_s }
@@ -55,7 +55,7 @@ impl Keepalive {
         let options = [
             (libc::TCP_KEEPINTVL, self.interval_s()),
             (libc::TCP_KEEPCNT, QUESTIONS),
-            // Last: on a connection that stands it starts the clock, at what has passed already.
+            // Last: on an established connection this starts the timer, with the idle time so far.
             (libc::TCP_KEEPIDLE, self.idle_s),
         ];
         for (name, value) in options {

@@ -1,9 +1,9 @@
-//! Connections whose header is not complete: whose they are, what they hold, and who gives way.
+//! Connections without a complete header: their peers, the memory they hold, and which one is evicted.
 //!
-//! Pure logic: no socket and no clock. Connections are named by their slot. Where there are too many,
-//! or where they hold too much, the oldest of the peer that has most gives way, so that no peer can
-//! keep another from being served (docs/decisions/0053-who-gives-way.md). What it costs does not grow
-//! with the number of connections, but for bytes, which few headers hold: O(log n).
+//! Pure logic: no socket and no clock. Connections are identified by their slot. If there are too many, or they hold
+//! too much memory, the oldest connection of the peer with the most is evicted, so that no peer can keep out another
+//! (docs/decisions/0053-who-gives-way.md). The cost does not grow with the number of connections, except for bytes,
+//! which few headers hold: O(log n).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use crate::net::network::Network;
 /// Bytes that half-read headers may hold, over all workers.
 const BYTES: usize = 16 << 20;
 
-/// How much there may be before someone gives way.
+/// Limits beyond which connections are evicted.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections of one peer.
@@ -35,7 +35,7 @@ pub struct Pending {
     peers: Vec<Peer>,
     free: Vec<u32>,
     by_network: HashMap<Network, u32>,
-    /// Peers by how many connections they have, who has had so many longest first.
+    /// Peers by their number of connections; among equals, the one that has had that number longest comes first.
     ranks: Vec<List>,
     /// The largest rank that has a peer, or 0.
     most: usize,
@@ -81,7 +81,7 @@ struct Link {
 }
 
 impl Limits {
-    /// The share of one of so many workers that may have so many connections.
+    /// The share of one of this many workers that may have this many connections.
     pub fn of_a_worker(workers: usize, connections: usize) -> Limits {
         // One header of the largest size always fits.
         let bytes = (BYTES / workers).max(2 * MAX_HEADER);
@@ -151,7 +151,7 @@ impl Pending {
         }
     }
 
-    /// A waiting connection holds so many bytes now.
+    /// A waiting connection holds this many bytes now.
     pub fn hold(&mut self, slot: u32, bytes: usize) {
         let Some(Entry { peer, bytes: before }) = self.waiting(slot) else { return };
         if bytes == before {
@@ -177,13 +177,13 @@ impl Pending {
         self.waiting(slot).map_or(0, |entry| self.peers[entry.peer as usize].connections)
     }
 
-    /// Who gives way for want of room: the oldest of the peer that has most.
+    /// The connection to evict for lack of room: the oldest of the peer that has the most.
     pub fn oldest_of_most(&self) -> Option<u32> {
         let peer = self.ranks.get(self.most)?.first()?;
         self.peers[peer as usize].ages.first()
     }
 
-    /// Who gives way because this one's peer has more than one peer may.
+    /// The connection to evict because this one's peer has more than its limit.
     pub fn oldest_of_too_many(&self, slot: u32) -> Option<u32> {
         let peer = &self.peers[self.waiting(slot)?.peer as usize];
         if peer.connections <= self.limits.connections_a_peer {
@@ -192,7 +192,7 @@ impl Pending {
         peer.ages.first()
     }
 
-    /// Who gives way because all, or this one's peer, hold more bytes than they may: of those that hold
+    /// The connection to evict because all peers, or this one's, hold more bytes than allowed: of those that hold
     /// any. It may be this one itself.
     pub fn oldest_of_too_much(&self, slot: u32) -> Option<u32> {
         let mut peer = self.waiting(slot)?.peer;
@@ -305,7 +305,7 @@ mod tests {
             assert_eq!(pending.oldest_of_most(), Some(victim));
             pending.leave(victim);
         }
-        // One each: who has had so many longest.
+        // One each: the one that has had this number longest.
         assert_eq!(pending.oldest_of_most(), Some(7));
         pending.leave(7);
         pending.leave(7);

@@ -1,6 +1,6 @@
-//! Pipes for `splice`: a relay borrows one only while bytes are inside it.
+//! Pipes for `splice`: a relay borrows one only while bytes are in it.
 //!
-//! A reader that stalls keeps its pipe, so there is a budget: descriptors are for connections first
+//! A stalled reader keeps its pipe, so there is a budget: descriptors are for connections first
 //! (docs/decisions/0051-a-budget-of-pipes.md).
 
 use std::cell::Cell;

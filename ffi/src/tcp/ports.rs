@@ -1,5 +1,5 @@
-//! Where no free port was left a moment ago: a search through all of them takes the worker half a
-//! millisecond, and would find none again. Pure logic, of a fixed size.
+//! Remembers for a moment that no port was free: a search through all of them takes the worker half a millisecond, and
+//! would fail again. Pure logic, of a fixed size.
 
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};

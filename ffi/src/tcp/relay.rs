@@ -1,11 +1,11 @@
 //! Two connected sockets and the bytes between them.
 //!
-//! Small reads are copied through one buffer a thread; a full read shows bulk, which is spliced. A
-//! direction that waits for its reader holds what it could not deliver, and reads nothing more.
+//! Small reads are copied through one buffer per thread; a full read indicates bulk, which is spliced. A direction that
+//! waits for its reader holds what it could not deliver, and reads nothing more.
 //!
-//! Urgent data (tcp(7)) stays in its place in the stream, and the mark is passed on. A read stops in
-//! front of the mark, and a splice never gets past it, not even to say that the stream has ended: so
-//! what is near a mark is copied, and an end that splice reports is asked for again.
+//! Urgent data (tcp(7)) keeps its position in the stream, and the mark is forwarded. A read stops before the mark, and a
+//! splice never passes it, not even to report the end of the stream. Bytes near a mark are therefore copied, and an end
+//! that splice reports is confirmed by a receive.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -29,7 +29,7 @@ pub struct Side {
     /// The peer will send no more: read to the end, a short read does not say "drained".
     hung_up: bool,
     failed: bool,
-    /// An urgent byte waits, or lies behind what waits: a short read may have stopped in front of it.
+    /// An urgent byte waits, or is behind what waits: a short read may have stopped before it.
     urgent: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Tools {
 /// What one turn of a pair came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// Nothing to do until epoll says so.
+    /// Nothing to do until epoll reports it.
     Waiting,
     /// There is more to move: another turn, after the others had theirs.
     Ready,
@@ -116,7 +116,7 @@ enum Failure {
 }
 
 impl Tools {
-    /// With at most so many pipes; without one, all is copied.
+    /// With at most this many pipes; without a pipe, everything is copied.
     pub fn new(pipes: usize) -> Tools {
         Tools { buffer: vec![0; BUFFER].into_boxed_slice(), pipes: Pipes::new(pipes) }
     }
@@ -214,7 +214,7 @@ impl Relay {
         }
     }
 
-    /// Sends what the upstream is owed without waiting to hear that the connection stands: over
+    /// Sends what the upstream is owed without waiting to hear that the connection is established: over
     /// loopback it does. Whether it stands, or the error that the attempt has taken from the socket.
     pub fn send_early_payload(
         &mut self,

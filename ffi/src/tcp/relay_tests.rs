@@ -1,4 +1,4 @@
-//! The relay between real connections over loopback, beside a model that is easy to believe.
+//! The relay between real connections over loopback, compared with a simple model.
 
 use super::*;
 use crate::worker::poll::{Events, Interest, Key, Poll, Token};
@@ -30,7 +30,7 @@ struct End {
 }
 
 /// Of noise that repeats after a prime number of bytes: what each place of a stream holds, for as many
-/// places as are asked for.
+/// places as are requested.
 fn bytes(salt: u64, at: u64, count: usize) -> &'static [u8] {
     const PERIOD: usize = 65_537;
     static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
@@ -67,7 +67,7 @@ impl End {
                 return sent;
             }
             Err(error) if is_blocked(&error) => {}
-            // The kernel tells an error once.
+            // The kernel reports an error once.
             Err(error) => self.ended = self.ended.or(Some(code(&error))),
         }
         0
@@ -255,7 +255,7 @@ impl Bench {
 }
 
 impl Pair {
-    /// As the listener does: one turn, the counters, and what an end asks for.
+    /// As a worker does: one turn, the counters, and the requested shutdown.
     fn turn(&mut self, tools: &mut Tools) {
         let Some((client, relay, upstream)) = &mut self.relayed else { return };
         let turn = relay.turn(client, upstream, tools);

@@ -1,7 +1,7 @@
-//! Relayed connections looked at now and then: idle ones, and ones whose host is dead.
+//! Periodic checks of relayed connections: idle ones, and ones whose host is dead.
 //!
-//! A byte that moves leaves a time behind and nothing else; whoever looks later reads it. So a
-//! connection costs nothing here but a place in a queue, and one that is over soon is never looked at.
+//! Relaying a byte only stores a time, which a later check reads. A connection therefore costs no more than an entry in
+//! a queue, and a short one is never checked.
 
 use crate::proxy::settings::Settings;
 use crate::worker::deadlines::Deadlines;
@@ -42,7 +42,7 @@ pub enum Due {
 }
 
 impl Watch {
-    /// Begins to watch a slot's connection as its listener asks for; again after each look.
+    /// Schedules the next check of a slot's connection, as its listener requires.
     pub fn push(&mut self, index: u32, now: u64, settings: &Settings) {
         self.queue.push(index, now, period(settings));
     }
@@ -74,12 +74,12 @@ fn hosts_period(settings: &Settings) -> u64 {
 }
 
 impl Watched {
-    /// Of a connection that stands as of now.
+    /// For a connection that has just been established.
     pub fn new(now: u64) -> Watched {
         Watched { moved_at: now, hosts_at: now, keeps_alive: false }
     }
 
-    /// What a look at the connection comes to.
+    /// The result of a check.
     pub fn look(&mut self, settings: &Settings, now: u64) -> Due {
         if settings.idle_timeout.is_some_and(|timeout| now - self.moved_at >= timeout) {
             return Due::Idle;

@@ -1,4 +1,4 @@
-//! What an address is to this host: its own, a subnet's broadcast address, or another's.
+//! The relation of an address to this host: its own, a subnet's broadcast address, or another host's.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
-//! Who may be a client: the judgement on an address that a well-formed header names.
+//! Decides whether the address in a well-formed header may be a client.
 //!
-//! What the address alone says was judged by the decoder; what this host's addresses and its
-//! configuration say is judged here (docs/trust.md).
+//! The decoder has judged what depends on the address alone; this module judges what depends on this host's addresses
+//! and its configuration (docs/trust.md).
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! Where headers may lead, at a listener whose upstream is the header's destination.
+//! Allowed destinations of a listener whose upstream is the destination in the header.
 
 use std::net::{IpAddr, SocketAddr};
 

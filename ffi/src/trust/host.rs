@@ -1,6 +1,6 @@
-//! This host's addresses, kept current by a thread that the kernel tells of each change.
+//! This host's addresses, kept current by a thread to which the kernel reports each change.
 //!
-//! Workers compare a version number once a turn, and take the lock only when it differs.
+//! Workers compare a version number once per turn, and take the lock only if it differs.
 
 use std::io;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Which peers may connect, and whom a header may name: the trust table, this host's addresses, the
-//! judgement on a client; and where a header may lead.
+//! Which peers may connect, which clients a header may name, and which destinations it may select: the trust table and
+//! this host's addresses.
 
 pub mod addresses;
 pub mod client;

@@ -31,7 +31,7 @@ impl Subnets {
         Some(Subnets { ranges: merged.into_boxed_slice() })
     }
 
-    /// Whether an address lies in one of the subnets.
+    /// Whether an address is in one of the subnets.
     pub fn contain(&self, ip: IpAddr) -> bool {
         let ip = number_of(ip);
         let after = self.ranges.partition_point(|&(first, _)| first <= ip);

@@ -62,7 +62,7 @@ impl TrustTable {
             let (first, last) = subnet.range().ok_or(NoTable::Prefix)?;
             rules.push((first, last, HeaderRule::of(*header).ok_or(NoTable::Rule)?));
         }
-        // A subnet stands in front of those within it.
+        // A subnet stands before those within it.
         rules.sort_by_key(|(first, last, _)| (*first, std::cmp::Reverse(*last)));
         let differ = |two: &[(u128, u128, HeaderRule)]| {
             (two[0].0, two[0].1) == (two[1].0, two[1].1) && two[0].2 != two[1].2
@@ -82,7 +82,7 @@ impl TrustTable {
             around.push((last, rule));
         }
         while let Some((end, _)) = around.pop() {
-            // Nothing lies behind the last address.
+            // Nothing is behind the last address.
             let Some(next) = end.checked_add(1) else { continue };
             ranges.begin(next, around.last().map(|(_, rule)| *rule));
         }

@@ -1,4 +1,4 @@
-//! Whose a datagram is: known by its peer and header, or decoded.
+//! Finds the client of a datagram: by its peer and header, or by decoding.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -91,7 +91,7 @@ impl<K: Kinds> Engine<K> {
         Ok(Some((flow, header.len())))
     }
 
-    /// A datagram of a session. A header sets the peer's session anew; a bare one belongs to it.
+    /// A datagram of a session. A header replaces the peer's session; a datagram without a header belongs to it.
     fn in_session(
         &mut self,
         edge: &mut impl Edge<K>,

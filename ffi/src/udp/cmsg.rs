@@ -49,7 +49,7 @@ impl<'a> Encoder<'a> {
         Encoder { header, space, used: 0 }
     }
 
-    /// Segments of so many bytes (udp(7), UDP_SEGMENT).
+    /// Segments of this many bytes (udp(7), UDP_SEGMENT).
     pub fn segment(&mut self, bytes: u16) {
         self.push(libc::SOL_UDP, libc::UDP_SEGMENT, &bytes.to_ne_bytes());
     }
@@ -118,16 +118,16 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])>
 // `messages` and `Encoder` read and write the header field by field: length, level, type.
 const _: () = assert!(HEADER == size_of::<usize>() + 8);
 
-/// What the kernel tells of a datagram that came (ip(7), ipv6(7)).
+/// What the kernel reports about a received datagram (ip(7), ipv6(7)).
 #[derive(Clone, Copy, Default)]
 pub struct Arrival {
-    /// Which address it was sent to, if the socket asked for it; of a transparent one, the port too.
+    /// Which address it was sent to, if the socket requested it; of a transparent one, the port too.
     pub local: Local,
     /// Its DSCP, in the upper six bits; the lower two (ECN) are 0.
     pub dscp: u8,
 }
 
-/// Reads what the kernel tells of a datagram.
+/// Reads what the kernel reports about a datagram.
 #[inline]
 pub fn arrival(control: &[u8]) -> Arrival {
     // Nearly always: nothing was asked, or the type of service alone, and it is 0.
@@ -137,7 +137,7 @@ pub fn arrival(control: &[u8]) -> Arrival {
     read(control)
 }
 
-/// The control space of a datagram over IPv4 without a DSCP, on a socket that asks for nothing else.
+/// The control space of a datagram over IPv4 without a DSCP, on a socket that requests nothing else.
 const ORDINARY: [u8; HEADER + ALIGNMENT] = {
     let mut bytes = [0; HEADER + ALIGNMENT];
     let length = (HEADER + 1).to_ne_bytes();

@@ -1,5 +1,5 @@
-//! The flows of all workers: a client keeps its flow, and its port towards the upstream, when its
-//! next peer lands at another worker.
+//! The flows of all workers: a client keeps its flow, and its port towards the upstream, when its next peer reaches
+//! another worker.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +17,7 @@ pub struct Directory<S> {
 
 struct Flows<S> {
     by_owner: HashMap<Owner, Weak<Flow<S>>>,
-    /// So many entries are worth a look for those that are gone.
+    /// This many entries are worth a look for those that are gone.
     sweep_at: usize,
 }
 

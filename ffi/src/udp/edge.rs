@@ -1,5 +1,5 @@
-//! What the UDP side asks of the outside: the kernel and the decoder in the program (`kernel.rs`), a
-//! model of both in the simulation. Everything else under `udp/` is logic.
+//! The interface of the UDP side to the outside: the kernel and the decoder in the program (`kernel.rs`), a model of both
+//! in the simulation. Everything else under `udp/` is logic.
 
 use std::io;
 use std::net::SocketAddr;
@@ -144,7 +144,7 @@ pub trait Edge<K: Kinds> {
         segmenting: &mut bool,
     ) -> Sent;
 
-    /// Takes in what the upstream sent, as far as there is room, to be sent from a port along a route.
+    /// Receives what the upstream sent, as far as there is room, to be sent from a port along a route.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing, or nothing that can be sent from where the peer spoke to; otherwise an ICMP error, which is cleared by that.
@@ -158,7 +158,7 @@ pub trait Edge<K: Kinds> {
     /// Whether there is no more room for replies.
     fn is_full_of_replies(&self) -> bool;
 
-    /// Sends the replies that were taken in to their peers.
+    /// Sends the replies that were received to their peers.
     fn send_replies(&mut self);
 
     /// Takes an error off a socket that has no route for replies yet.
@@ -186,6 +186,6 @@ pub trait Edge<K: Kinds> {
     /// another.
     fn limit_reached(&mut self, port: &K::Port);
 
-    /// Logs, now and then, that one of so many flows made room for another.
+    /// Logs, at a limited rate, that one of this many flows was evicted for another.
     fn flows_full(&mut self, port: &K::Port, flows: usize);
 }

@@ -1,8 +1,8 @@
-//! The UDP side of one worker: batches in, replies back, idle flows out.
+//! The UDP side of one worker: batches in, replies back, idle flows expire.
 //!
-//! `classify.rs` finds whose a datagram is, `lifecycle.rs` opens and ends flows. A datagram reaches the
-//! upstream from its own client's address or not at all: groups and headers refer to flows by serial
-//! numbers that are never used again, and a flow that leaves in mid-batch is sent its datagrams first.
+//! `classify.rs` finds the client of a datagram, `lifecycle.rs` opens and ends flows. A datagram reaches the upstream
+//! from its own client's address or not at all: groups and headers refer to flows by serial numbers that are never
+//! reused, and a flow that ends during a batch is sent its datagrams first.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -224,7 +224,7 @@ impl<K: Kinds> Engine<K> {
         Some(at)
     }
 
-    /// Takes in the replies of a flow, up to `batches` times what there is room for.
+    /// Receives the replies of a flow, up to `batches` times the room for them.
     pub fn relay_replies(&mut self, edge: &mut impl Edge<K>, key: Key, batches: usize) {
         let Some(entry) = self.flows.of_key(key).and_then(|at| self.flows.get_mut(at)) else {
             return;

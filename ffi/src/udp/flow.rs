@@ -57,7 +57,7 @@ pub struct Flow<S> {
     /// Grows with each change of `route`, under its lock.
     route_version: AtomicU64,
     route: Mutex<Option<ReplyRoute>>,
-    /// What it has carried, where somebody asks for it.
+    /// What it has carried, where somebody requests it.
     pub traffic: Traffic,
 }
 
@@ -74,7 +74,7 @@ pub struct Traffic {
 #[derive(Clone, Copy, PartialEq)]
 pub struct ReplyRoute {
     pub path: Path,
-    /// A Simple Proxy Protocol header, as it came.
+    /// A Simple Proxy Protocol header, as received.
     pub header: Option<[u8; SPP_LENGTH]>,
 }
 
@@ -159,7 +159,7 @@ impl<S> Flow<S> {
         *known = KnownRoute { version, route: Some(route) };
     }
 
-    /// The route of whoever last sent for the client; `None` before anyone has.
+    /// The route of the peer that last sent for the client; `None` before the first.
     #[inline]
     pub fn route(&self, known: &mut KnownRoute) -> Option<ReplyRoute> {
         if known.version != self.route_version.load(Ordering::Acquire) {

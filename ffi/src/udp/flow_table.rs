@@ -1,10 +1,10 @@
 //! One worker's flows by port and owner, as pure logic: no socket, no clock.
 //!
-//! Each listener has a queue of its idle flows. Where the table is full, the listener that has most makes
-//! room, so that none can take the flows of the others.
+//! Each listener has a queue of its idle flows. If the table is full, the listener with the most flows makes room, so
+//! that none can take the flows of the others.
 //!
-//! A slot is used again at once, under another serial number: a reference to its former flow finds
-//! nothing, within a batch and after it.
+//! A slot is reused immediately, under another serial number: a reference to its former flow finds nothing, within a
+//! batch and after it.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -21,7 +21,7 @@ use super::port::Port;
 use crate::worker::decision::Decision;
 use crate::worker::poll::Key;
 
-/// Owners whose flow could not be opened: so many are remembered, the oldest make room.
+/// The number of owners whose failed flow is remembered; the oldest are forgotten first.
 const MOST_FAILED: usize = 1024;
 const FIRST_SWEEP: usize = 1024;
 
@@ -92,7 +92,7 @@ pub struct FlowTable<K: Kinds> {
     failed: VecDeque<(u64, FlowRef)>,
     here: usize,
     capacity: usize,
-    /// So many entries of other workers' flows are worth a look for those that have ended.
+    /// This many entries of other workers' flows are worth a look for those that have ended.
     sweep_at: usize,
     elsewhere: usize,
 }
@@ -217,7 +217,7 @@ impl<K: Kinds> FlowTable<K> {
 
     /// Adds a flow that another worker serves. The owner has no entry at the port.
     pub fn insert_elsewhere(&mut self, new: New<K>, flow: &Arc<Flow<K::Socket>>) -> FlowRef {
-        // Nobody tells this worker when such a flow ends: it looks once there are many.
+        // This worker is not notified when such a flow ends: it checks when there are many.
         if self.elsewhere >= self.sweep_at {
             self.sweep();
         }

@@ -4,7 +4,7 @@ use super::flow_table::FlowRef;
 
 const END: u16 = u16::MAX;
 
-/// Where a flow's datagrams of a batch are; kept beside the flow.
+/// Where a flow's datagrams of a batch are; kept next to the flow.
 #[derive(Clone, Copy, Default)]
 pub struct Mark {
     batch: u64,
@@ -63,7 +63,7 @@ impl Groups {
         let slot = slot as u16;
         if mark.batch == self.batch {
             let group = &mut self.groups[usize::from(mark.group)];
-            // A group that was forwarded already begins anew.
+            // A group that was forwarded already begins again.
             if group.first != END {
                 self.next[usize::from(group.last)] = slot;
                 group.last = slot;

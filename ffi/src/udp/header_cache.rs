@@ -1,7 +1,7 @@
-//! What a peer's header was found to mean, so that the next datagram with it needs no decode.
+//! Caches the meaning of a peer's header, so that the next datagram with it needs no decode.
 //!
-//! An accelerator, never the identity: losing an entry costs a decode and drops no datagram. The bytes
-//! of all entries are bounded; those that were used least recently make room.
+//! An accelerator, never the identity: losing an entry costs a decode and drops no datagram. The bytes of all entries
+//! are limited; the least recently used ones are evicted.
 
 use std::hash::BuildHasher;
 use std::mem::size_of;
@@ -41,11 +41,11 @@ struct Entry {
     batch: u32,
 }
 
-/// What an entry takes beside its header.
+/// What an entry takes in addition to its header.
 const OVERHEAD: usize = size_of::<Option<Entry>>() + 2 * size_of::<u32>();
 
 impl HeaderCache {
-    /// A cache of at most so many bytes.
+    /// A cache of at most this many bytes.
     pub fn new(most_bytes: usize) -> HeaderCache {
         HeaderCache {
             entries: Vec::new(),
@@ -171,7 +171,7 @@ impl HeaderCache {
         self.bytes -= OVERHEAD + entry.header.len();
     }
 
-    /// Puts an entry in front of the newest.
+    /// Puts an entry before the newest.
     fn link(&mut self, at: u32) {
         let before = std::mem::replace(&mut self.newest, at);
         if let Some(entry) = self.entry(at) {

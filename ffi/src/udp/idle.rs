@@ -1,4 +1,4 @@
-//! Who has been idle longest, as pure logic: times come in, keys go out.
+//! Order of idleness, as pure logic: times come in, keys go out.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

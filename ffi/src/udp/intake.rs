@@ -1,14 +1,14 @@
-//! How many datagrams are taken in at once.
+//! The size of the next batch of datagrams.
 //!
-//! Datagrams of one client that are taken in together leave in one send. With few clients a moderate
-//! batch has enough of each, and stays in the processor's caches; with many it takes a larger one
+//! Datagrams of one client that are received together leave in one send. With few clients, a moderate batch contains
+//! enough of each, and stays in the processor's caches; with many clients, a larger batch is better
 //! (docs/decisions/0011-udp-batches.md).
 
 use super::recv::INTAKE;
 
-/// The least that is taken in at once.
+/// The smallest batch limit.
 const LEAST: usize = INTAKE / 8;
-/// Fewer datagrams a client than this, and a larger batch pays.
+/// With fewer datagrams per client than this, a larger batch is better.
 const FEW: usize = 16;
 
 /// The size of the next batch.
@@ -28,10 +28,10 @@ impl Intake {
         self.limit
     }
 
-    /// Learns from a batch of `datagrams` that were of so many `clients`.
+    /// Adapts the limit after a batch of `datagrams` for this number of `clients`.
     pub fn learn(&mut self, datagrams: usize, clients: usize) {
         if datagrams < LEAST || datagrams > 2 * FEW * clients {
-            // So few say that there is no flood.
+            // With so few there is no flood.
             self.limit = LEAST.max(self.limit / 2);
         } else if datagrams == self.limit && datagrams < FEW * clients {
             self.limit = INTAKE.min(self.limit * 2);

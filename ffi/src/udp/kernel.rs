@@ -35,13 +35,13 @@ const FLOW_BUFFER: i32 = 4 << 20;
 pub struct State {
     outgoing: Outgoing,
     replies: Replies,
-    /// From where the replies go that were taken in.
+    /// The sources of the received replies.
     replying: Option<Replying>,
     /// Where transparent listeners reply from.
     pub sources: ReplySources<Rc<OwnedFd>>,
     /// The version of this host's addresses by which headers were judged.
     addresses: u32,
-    /// When the log was last told that flows make room.
+    /// When the eviction of flows was last logged.
     full_at: Option<u64>,
 }
 

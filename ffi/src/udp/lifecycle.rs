@@ -1,4 +1,4 @@
-//! A flow's beginning and end.
+//! Opening, evicting and ending flows.
 
 use std::io;
 use std::net::SocketAddr;

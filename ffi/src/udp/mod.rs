@@ -1,11 +1,11 @@
-//! UDP: each datagram to the upstream from its own client's address, each reply to the peer that last
-//! sent for its client.
+//! UDP: each datagram to the upstream from its own client's address, each reply to the peer that last sent for its
+//! client.
 //!
-//! One engine a worker serves every UDP port of every listener: a flow's identity is its port and its
-//! client. `engine.rs` is the logic, with sockets at its edge: `classify.rs` finds whose a datagram is (by the
-//! header cache, the session or the decoder), `group.rs` gathers a batch by flow, `flow_table.rs` and
-//! `directory.rs` hold the flows. `recv.rs`, `send.rs` and `replies.rs` move datagrams; `kernel.rs` is
-//! the edge. The simulation drives all of the logic against a naive model.
+//! One engine per worker handles every UDP port of every listener: the identity of a flow is its port and its client.
+//! `engine.rs` is the logic, with sockets behind an interface: `classify.rs` finds the client of a datagram (by the
+//! header cache, the session or the decoder), `group.rs` groups a batch by flow, `flow_table.rs` and `directory.rs`
+//! hold the flows. `recv.rs`, `send.rs` and `replies.rs` move datagrams; `kernel.rs` implements the interface. The
+//! simulation runs all of the logic against a naive model.
 
 mod classify;
 mod cmsg;
@@ -64,13 +64,13 @@ pub use moved::{MovedAccount, MovedFlow, MovedSession};
 pub use moving::{Arriving, Leaving};
 type Port = port::Port<Real>;
 
-/// How long replies are still relayed once nothing new is taken in.
+/// How long replies are still relayed once nothing new is received.
 const STOP_MS: u64 = 1_000;
 /// Sessions of all workers.
 const SESSIONS: usize = 65_536;
 /// Bytes of headers that all workers remember.
 const HEADER_BYTES: usize = 16 << 20;
-/// So many batches are taken in of what waits at a socket that is about to be closed.
+/// This many batches are received of what waits at a socket that is about to be closed.
 const LAST_BATCHES: usize = 64;
 
 /// One worker's UDP side: its listening sockets, and what came by them.
@@ -88,7 +88,7 @@ pub struct Udp {
     state: State,
     /// Flows with replies to fetch.
     replying: Vec<Key>,
-    /// The size of the next batch of whoever has the largest.
+    /// The largest size of a next batch.
     limit: usize,
     stopping: Option<u64>,
     /// The numbers of the sockets that another program is to have: nothing is read, and no flow changes.
@@ -99,7 +99,7 @@ pub struct Udp {
 struct Receiving {
     port: Rc<Port>,
     intake: Intake,
-    /// The socket tells which address each datagram was sent to.
+    /// The socket reports which address each datagram was sent to.
     tells_local: bool,
 }
 
@@ -154,7 +154,7 @@ impl Udp {
     }
 
     /// Follows a change of the listeners: serves the sockets of new ports, and those that stay in the
-    /// new way; takes in what waits at the others. Flows go on, but for those whose upstream has changed,
+    /// new way; receives what waits at the others. Flows continue, but for those whose upstream has changed,
     /// which are opened again, and those of ports that are gone, which get their last replies.
     ///
     /// # Errors
@@ -262,7 +262,7 @@ impl Udp {
         self.receivable = receivable;
     }
 
-    /// Lists the flows that are asked for, or closes them.
+    /// Lists the flows that are requested, or closes them.
     pub fn survey(&mut self, cx: &Context, survey: &Survey, part: &mut Part) {
         if self.going.is_some() {
             return;
@@ -297,7 +297,7 @@ impl Udp {
         self.engine.end_all(&mut Kernel { cx, state: &mut self.state });
     }
 
-    /// Takes in no more; whether the last replies have had their time.
+    /// Receives no more datagrams. Returns whether the time for the last replies is over.
     pub fn stop(&mut self, cx: &Context) -> bool {
         if self.receiving.len() == 0 && self.closed.is_empty() {
             return true;
@@ -327,7 +327,7 @@ impl Udp {
         true
     }
 
-    /// Takes in what waits at a port that is gone, and no more.
+    /// Receives the datagrams that wait at a removed port, and no more.
     fn leave(&mut self, cx: &Context, key: Key) {
         for _ in 0..LAST_BATCHES {
             if !self.recv_batch(cx, key) {
@@ -383,7 +383,7 @@ impl Udp {
         if self.replying.is_empty() {
             return;
         }
-        // More than a turn takes in, or a flood would outrun its replies.
+        // More than a turn receives, or a flood would outrun its replies.
         let batches = (2 * self.limit / BATCH).max(1);
         let mut edge = Kernel { cx, state: &mut self.state };
         for key in self.replying.drain(..) {

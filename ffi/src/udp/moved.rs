@@ -1,4 +1,4 @@
-//! Flows and sessions as one program tells another of them.
+//! The format of flows and sessions in a hand-over.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use crate::net::socket::{RawAddr, Source};
 use crate::proxy::handover::wire::{Reader, Writer};
 use crate::worker::decision::Decision;
 
-/// A flow, without its socket. Times are in milliseconds of the proxy's clock, which goes on.
+/// A flow, without its socket. Times are in milliseconds of the proxy's clock, which continues.
 #[derive(Clone)]
 pub struct MovedFlow {
     /// Where its port listens.

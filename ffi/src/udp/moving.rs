@@ -1,4 +1,4 @@
-//! Flows that move from one program to another: shown and given up here, taken in there.
+//! Flows in a hand-over: written and released in one program, adopted in the other.
 
 use std::collections::HashSet;
 use std::io;
@@ -74,7 +74,7 @@ impl<K: Kinds> Engine<K> {
         self.sessions.retain(|(port, _)| !is_one(*port));
     }
 
-    /// Takes in a flow that was another program's. One for which there is no room makes none: it ends.
+    /// Adopts a flow of another program. If there is no room for it, it ends.
     ///
     /// `entry`: of the access log.
     pub fn adopt(
@@ -171,7 +171,7 @@ impl Udp {
         self.receivable.clear();
     }
 
-    /// Takes in what was another program's.
+    /// Adopts the flows of another program.
     pub fn adopt(&mut self, cx: &Context, Arriving { flows, sessions }: Arriving) {
         let ports: hashbrown::HashMap<SocketAddr, Rc<super::Port>> = self
             .receiving

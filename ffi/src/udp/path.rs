@@ -1,4 +1,4 @@
-//! Where a datagram came from, and which address of this host it was sent to.
+//! The source of a datagram, and the address of this host to which it was sent.
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -23,7 +23,7 @@ pub struct Local {
     pub address: [u8; 16],
     /// The interface of a link-local address, which is ambiguous without it; otherwise 0.
     pub interface: u32,
-    /// The port that was spoken to, where the listening socket is transparent; otherwise 0, its own.
+    /// The port that was addressed, where the listening socket is transparent; otherwise 0, its own.
     pub port: u16,
 }
 
@@ -49,7 +49,7 @@ impl Path {
 }
 
 impl Local {
-    /// The address and port that a transparent listening socket tells, as the kernel has them.
+    /// The destination that a transparent listening socket reports, in the kernel's form.
     pub fn original(of: &RawAddr) -> Local {
         let mut local = Local::default();
         match of.socket_addr() {

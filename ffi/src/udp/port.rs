@@ -15,7 +15,7 @@ pub struct Port<K: Kinds> {
     pub mode: u32,
     /// Some peers need not send a header.
     pub mixed: bool,
-    /// A client has a flow for each upstream: the header, or the port that was spoken to, says which.
+    /// A client has a flow for each upstream: the header, or the port that was addressed, says which.
     pub many_upstreams: bool,
     /// Milliseconds after which what is idle ends.
     pub close_after: u64,

@@ -1,4 +1,4 @@
-//! Datagrams of peers, taken in by recvmmsg(2) into buffers that a worker has from its first UDP port on.
+//! Receives peers' datagrams with recvmmsg(2), into buffers that a worker has from its first UDP port on.
 
 use std::alloc::{alloc_zeroed, Layout};
 use std::io;
@@ -10,9 +10,9 @@ use super::path::Path;
 use super::sampling::Sampling;
 use crate::net::socket::{sized, RawAddr};
 
-/// Most datagrams taken in at once: the more, the more of them share a client and so a send.
+/// Most datagrams received at once: the more, the more of them share a client and so a send.
 pub const INTAKE: usize = 8192;
-/// Most datagrams of one system call: so many long ones have room. A host that overcommits no memory
+/// Most datagrams of one system call: this many long ones have room. A host that overcommits no memory
 /// (vm.overcommit_memory=2) accounts for all of that, used or not.
 const CALL: usize = 64;
 /// The largest UDP datagram, and one byte more: a longer one shows.
@@ -23,7 +23,7 @@ pub const STRIDE: usize = ROOM + 9 * 64;
 /// Nearly every datagram of a network of 1,500 bytes a packet fits in here; buffers so close together
 /// spare the processor's caches and page tables. An odd number of cache lines, see `STRIDE`.
 const SLOT: usize = 25 * 64;
-/// So many of a batch are asked for their DSCP in any case: all that come without a flood.
+/// For this many datagrams of a batch the kernel always reports the DSCP: for all of them without a flood.
 const SAMPLE: usize = 16;
 
 /// A batch of datagrams from peers.
@@ -58,7 +58,7 @@ pub fn buffers(count: usize) -> Box<[u8]> {
     vec![0; count * STRIDE].into()
 }
 
-/// Bytes that take no memory before they are written to; `None` where there are none to be had.
+/// Bytes that use no memory before they are written; `None` if no memory is available.
 fn zeroes(count: usize) -> Option<Box<[u8]>> {
     let layout = Layout::array::<u8>(count).ok().filter(|layout| layout.size() > 0)?;
     // SAFETY: the layout has a size.
@@ -75,12 +75,12 @@ pub fn iovec_of(bytes: &mut [u8]) -> libc::iovec {
 }
 
 impl Inbox {
-    /// With room for batches of up to so many datagrams.
+    /// With room for batches of up to this many datagrams.
     pub fn new(room: usize) -> Inbox {
         Inbox::with(vec![0; room * SLOT].into())
     }
 
-    /// Makes room for batches of up to so many datagrams. Where there is no memory for that, the room
+    /// Makes room for batches of up to this many datagrams. Where there is no memory for that, the room
     /// stays as it is. What the last batch brought is gone.
     pub fn grow(&mut self, room: usize) {
         if room <= self.messages.len() {
@@ -97,7 +97,7 @@ impl Inbox {
         let mut long = buffers(room.min(CALL));
         let rests: Vec<libc::iovec> =
             long.chunks_exact_mut(STRIDE).map(|one| iovec_of(&mut one[SLOT..ROOM])).collect();
-        // A datagram begins in its slot and goes on in a long buffer, behind as much room. The calls of
+        // A datagram begins in its slot and continues in a long buffer, behind as much room. The calls of
         // a batch share the long buffers: one that has filled any is the batch's last.
         let mut iovecs: Box<[libc::iovec]> = slots
             .chunks_exact_mut(SLOT)
@@ -131,7 +131,7 @@ impl Inbox {
     }
 
     /// Receives what is there, up to `limit` and its room; how many. Fewer when one is long. `local`:
-    /// the socket tells the address that each datagram was sent to, which all must be asked for.
+    /// the socket reports the destination address of each datagram, so all must have room for it.
     ///
     /// # Errors
     /// Those of recvmmsg(2), when the batch is empty.
@@ -192,7 +192,7 @@ impl Inbox {
         Ok(self.used)
     }
 
-    /// What the kernel told of a datagram; nothing of one that was not asked.
+    /// What the kernel reported about a datagram; nothing without room for it.
     #[inline]
     fn arrival(&self, slot: usize) -> Arrival {
         cmsg::arrival(self.controls[slot].received(&self.messages[slot].msg_hdr))

@@ -1,4 +1,4 @@
-//! Replies of many flows on their way to the peers: gathered, then sent from the listening socket.
+//! Replies of many flows to the peers: gathered, then sent from the listening socket.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::net::socket::check;
 
 /// Replies gathered at most.
 pub const BATCH: usize = 64;
-/// So many of what a flow has are asked for their DSCP; the others count as the last one of them.
+/// For this many of a flow's replies the kernel reports the DSCP; the others count as the last of them.
 const SAMPLE: usize = 2;
 /// Peers that are remembered as behind a device that cannot segment.
 const MOST_UNSEGMENTED: usize = 64;

@@ -1,8 +1,7 @@
-//! From where replies go that must leave from the address and port that a peer spoke to, at transparent
-//! listeners: a socket for each, as pure logic.
+//! Sockets from which transparent listeners reply: one for each address and port to which a peer has sent. Pure logic.
 //!
-//! They are opened when the first reply needs one, bounded in number, and closed after a minute without a
-//! reply; the one that has been idle longest makes room.
+//! They are opened for the first reply that needs one, limited in number, and closed after a minute without a reply;
+//! the one that has been idle longest is evicted.
 
 use std::io;
 
@@ -39,7 +38,7 @@ struct Entry<S> {
 }
 
 impl<S: Clone> ReplySources<S> {
-    /// At most so many sockets.
+    /// At most this many sockets.
     pub fn new(most: usize) -> ReplySources<S> {
         ReplySources { by_source: HashMap::new(), idle: IdleQueue::default(), most }
     }
@@ -84,7 +83,7 @@ impl<S: Clone> ReplySources<S> {
         }
     }
 
-    /// Closes all: where this program listens has changed. From now on at most so many sockets.
+    /// Closes all: where this program listens has changed. From now on at most this many sockets.
     pub fn reset(&mut self, most: usize) {
         *self = ReplySources::new(most);
     }

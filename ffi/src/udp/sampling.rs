@@ -1,10 +1,10 @@
-//! Which datagrams of a batch the kernel is asked to tell the DSCP of.
+//! Selects the datagrams of a batch for which the kernel reports the DSCP.
 //!
-//! It costs the kernel one control message a datagram, some 4 % of a flood's CPU time, and nearly
-//! always the answer is 0. So the first of each batch are asked, which are all where there is no flood;
-//! one that has a DSCP makes all be asked for a while.
+//! This costs the kernel one control message per datagram, some 4 % of a flood's CPU time, and the DSCP is nearly always
+//! 0. Only the first datagrams of each batch report it, which is all of them unless there is a flood. After one with a
+//! DSCP, all of them report it for a while.
 
-/// After a DSCP all datagrams of so many batches are asked.
+/// After a DSCP, all datagrams of this many batches report theirs.
 const BATCHES: u32 = 64;
 
 /// What the batches so far make of the next one.
@@ -14,17 +14,17 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// Asks the first so many of each batch.
+    /// With this many samples at the beginning of each batch.
     pub fn of_first(first: usize) -> Sampling {
         Sampling { first, all_for: 0 }
     }
 
-    /// Whether every datagram of the next batch is asked.
+    /// Whether every datagram of the next batch reports its DSCP.
     pub fn asks_all(&self) -> bool {
         self.all_for > 0
     }
 
-    /// Whether the datagram in a place of the next batch is asked.
+    /// Whether the datagram at an index of the next batch reports its DSCP.
     #[inline]
     pub fn asks(&self, place: usize) -> bool {
         place < self.first || self.asks_all()

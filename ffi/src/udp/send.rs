@@ -1,4 +1,4 @@
-//! Datagrams on their way to the upstream: gathered, then sent as one (udp(7), UDP_SEGMENT).
+//! Datagrams to the upstream: gathered, then sent as one (udp(7), UDP_SEGMENT).
 
 use std::io;
 use std::os::fd::RawFd;
@@ -120,7 +120,7 @@ fn send_message(
     sized(|| unsafe { libc::sendmsg(towards.socket, &header, FLAGS) })
 }
 
-/// A send may report an ICMP error of an earlier one, and sends nothing then: once more.
+/// A send may report an ICMP error of an earlier one, and then sends nothing: it is repeated.
 fn again_after_icmp(
     result: &mut Sent,
     mut send: impl FnMut() -> io::Result<usize>,

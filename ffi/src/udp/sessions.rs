@@ -1,6 +1,6 @@
-//! `--udp-header session`: what a peer announced at the head of its first datagram, as pure logic.
+//! `--udp-header session`: the header that a peer sent with its first datagram, as pure logic.
 //!
-//! Bounded in number and in bytes: the session that has been idle longest makes room.
+//! Limited in number and in bytes: the session that has been idle longest is evicted.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ const SPARE_CHECKS: usize = 1024;
 
 /// What a peer announced.
 pub struct Session {
-    /// The header, to tell a repeated one from a new one, and to open the flow again.
+    /// The header, to recognize a repeated one, and to open the flow again.
     pub header: Box<[u8]>,
     pub flow: FlowRef,
     last_used: u64,
@@ -37,7 +37,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// At most so many sessions, with headers of at most so many bytes in all.
+    /// At most this many sessions, with headers of at most this many bytes in all.
     pub fn new(most: usize, most_bytes: usize) -> Sessions {
         Sessions { by_path: HashMap::new(), idle: IdleQueue::default(), most, bytes: 0, most_bytes }
     }
@@ -50,7 +50,7 @@ impl Sessions {
         Some(session)
     }
 
-    /// Sets a path's session anew; it is due `close_after` milliseconds after its last use.
+    /// Replaces a path's session; it is due `close_after` milliseconds after its last use.
     pub fn set(
         &mut self,
         path: &Between,
@@ -76,7 +76,7 @@ impl Sessions {
         }
     }
 
-    /// Takes in a session that another program had, last used at a time.
+    /// Adopts a session of another program, last used at the given time.
     pub fn adopt(&mut self, path: &Between, header: &[u8], last_used: u64, close_after: u64) {
         self.set(path, header, FlowRef::NONE, last_used, close_after);
     }
@@ -86,7 +86,7 @@ impl Sessions {
         self.by_path.iter()
     }
 
-    /// Ends the idlest sessions until so many more, of so many bytes, have room. Spares `path`.
+    /// Evicts the idlest sessions until there is room for this many more, with this many bytes. Keeps `path`.
     fn make_room(&mut self, path: &Between, sessions: usize, bytes: usize) {
         while self.by_path.len() + sessions > self.most || self.bytes + bytes > self.most_bytes {
             let Some(idlest) = self.idle.pop_first(|path| due_at(&self.by_path, path)) else {
@@ -145,7 +145,7 @@ impl Sessions {
 }
 
 impl Session {
-    /// As another program is told of it.
+    /// As sent to another program.
     pub fn moved(&self, listen: SocketAddr, path: Path) -> MovedSession {
         let (header, last_used, close_after) =
             (self.header.to_vec(), self.last_used, self.close_after);

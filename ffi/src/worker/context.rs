@@ -1,4 +1,4 @@
-//! What TCP and UDP need of their thread: its epoll and clock, the decoder, the log.
+//! The state of a thread that TCP and UDP share: its epoll and clock, the decoder, the log.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -35,7 +35,7 @@ pub struct Context<'a> {
     /// The port to which the header was addressed that was decoded last.
     pub(super) addressed: Cell<u16>,
     log_limit: RefCell<LogLimit>,
-    /// IPv4, IPv6: this host was told to lack it.
+    /// IPv4, IPv6: logged that this host lacks it.
     told_family: [Cell<bool>; 2],
     /// Who may be a client, as far as this host's addresses say.
     pub(super) trusted: Trusted,
@@ -58,7 +58,7 @@ impl Drop for Context<'_> {
 /// Whether an error may say that this host does not have the upstream's address family. No free port has
 /// the same number: `socket::has_way_to` tells them apart.
 fn may_lack_family(errno: i32, upstream: SocketAddr) -> bool {
-    // Nothing lies between a host and its own loopback but the family itself.
+    // A host lacks a route to its own loopback only if it lacks the family itself.
     let unroutable = matches!(errno, libc::ENETUNREACH | libc::EADDRNOTAVAIL);
     errno == libc::EAFNOSUPPORT || unroutable && upstream.ip().is_loopback()
 }
@@ -127,7 +127,7 @@ impl<'a> Context<'a> {
     }
 
     /// Tells that an upstream was not reached; an `errno` of 0 is a timeout. A family that this host
-    /// does not have is told once.
+    /// does not have is logged once.
     pub fn tell_failure(
         &self,
         served: &Served,
@@ -187,7 +187,7 @@ impl<'a> Context<'a> {
         Some(Account::new(record, header))
     }
 
-    /// Takes this host's addresses anew where they have changed.
+    /// Copies this host's addresses again if they have changed.
     pub fn look_at_addresses(&mut self) {
         self.trusted.refresh(&self.worker.proxy.host);
         if let Some(errno) = self.trusted.take_unknown() {
@@ -239,14 +239,14 @@ impl<'a> Context<'a> {
         Some(Event { refusal: refusal as u8, peer: peer.into(), client, ..event })
     }
 
-    /// Counts and tells that a client's port could not be had.
+    /// Counts and logs that a client's port was not available.
     pub fn tell_fallback(&self, served: &Served, peer: SocketAddr, decision: &Decision) {
         served.stats.add(Counter::PortFallbacks, 1);
         let event = decision.described(Event::new(EventKind::PortFallback, level::DEBUG), peer);
         self.tell(served, Event { value: u32::from(event.client.port), ..event });
     }
 
-    /// Counts and tells that an upstream socket would not have had its client's address.
+    /// Counts and logs that an upstream socket would not have had its client's address.
     pub fn refuse_other_source(&self, served: &Served, peer: SocketAddr, decision: &Decision) {
         served.stats.refuse(Refusal::SourceMismatch);
         let event = Event::new(EventKind::ClientRefused, level::WARN);

@@ -1,5 +1,5 @@
-//! Deadlines: a queue from which any entry can leave. Those that lie the same time ahead come in order,
-//! so a list for each such time is enough, and there are as few as the listeners name.
+//! Deadlines: a queue from which any entry can be removed. Entries with the same time-out are in order, so one list per
+//! time-out is sufficient, and there are only as many as the listeners use.
 
 const NONE: u32 = u32::MAX;
 

@@ -1,5 +1,5 @@
-//! What a header and a listener come to: from where the upstream is to see the traffic come, and which
-//! upstream that is. Connections, flows and the access log see nothing else of a verdict.
+//! The result of a header at a listener: the source address towards the upstream, and the upstream. Connections, flows
+//! and the access log see nothing else of a verdict.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,5 +1,4 @@
-//! A worker: one thread with one epoll, from a connection's first byte to its last. It serves every
-//! listener.
+//! A worker: one thread with one epoll, from a connection's first byte to its last. It handles every listener.
 
 mod busy_poll;
 pub mod context;
@@ -78,7 +77,7 @@ impl<'a> Turns<'a> {
     /// Those of epoll.
     pub fn start(worker: &'a Worker, on_header: OnHeader) -> io::Result<Turns<'a>> {
         let cx = Context::new(worker, on_header)?;
-        // Edge-triggered: it tells once of each signal, and nobody needs to read it.
+        // Edge-triggered: it reports each signal once, and nobody needs to read it.
         cx.poll.add(worker.wake.fd(), Token::Wake, Interest::Changes)?;
         let settings = &worker.proxy.settings;
         let mut turns = Turns {

@@ -1,4 +1,4 @@
-//! epoll(7), and what its 64 bits of user data mean here.
+//! epoll(7), and the meaning of its 64 bits of user data.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -65,7 +65,7 @@ impl Token {
     }
 }
 
-/// What to be told of.
+/// Events to watch for.
 #[derive(Clone, Copy)]
 pub enum Interest {
     /// Readable, again and again while it is (level-triggered).
@@ -96,7 +96,7 @@ impl Poll {
         Ok(Poll(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Watches a descriptor; what is already ready is told too. Closing the descriptor ends it.
+    /// Watches a descriptor; events that are already pending are reported as well. Closing the descriptor ends it.
     pub fn add(&self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
         let mut event = libc::epoll_event { events: interest.bits(), u64: token.pack() };
         // SAFETY: the event is valid for the length of the call.
@@ -113,7 +113,7 @@ impl Poll {
         };
     }
 
-    /// Waits up to `timeout_ms` (-1: for ever) and fills `events`.
+    /// Waits up to `timeout_ms` (-1: forever) and fills `events`.
     pub fn wait(&self, events: &mut Events, timeout_ms: i32) -> io::Result<()> {
         // SAFETY: the list has room for as many events as it has slots.
         let count = check(unsafe {

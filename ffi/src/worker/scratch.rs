@@ -1,4 +1,4 @@
-//! Memory that a worker shares with its decoder: the verdict, and the header behind it.
+//! Memory that a worker shares with its decoder: the verdict, followed by the header.
 
 use crate::abi::layout::{Verdict, HEADER_OFFSET, MAX_HEADER, SCRATCH_SIZE};
 

@@ -1,5 +1,5 @@
-//! A listener's port as one worker serves it over one transport: what a connection or a flow needs of
-//! both, at one pointer's distance.
+//! A listener's port in one worker, for one transport: everything that a connection or a flow needs of both, behind one
+//! pointer.
 
 use std::cell::RefCell;
 use std::sync::Arc;

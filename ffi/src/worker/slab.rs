@@ -1,4 +1,4 @@
-//! A table of tenants by index, whose slots are used again.
+//! A table of entries by index, whose slots are reused.
 
 use super::poll::Key;
 
@@ -63,7 +63,7 @@ impl<T> Slab<T> {
         Some(tenant)
     }
 
-    /// The key of whoever lives in a slot now.
+    /// The key of the current entry of a slot.
     pub fn key_at(&self, index: u32) -> Option<Key> {
         let slot = self.slots.get(index as usize)?;
         slot.tenant.as_ref()?;

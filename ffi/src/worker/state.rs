@@ -1,4 +1,4 @@
-//! What belongs to a worker beyond the thread that serves it.
+//! The state of a worker that outlives its thread.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ pub struct Worker {
     /// Held while a thread serves the worker.
     pub serving: Mutex<()>,
     pub events: Ring<Event>,
-    /// Only where the log level asks for it.
+    /// Only where the log level requests it.
     pub accounts: Option<Ring<Box<Account>>>,
 }
 

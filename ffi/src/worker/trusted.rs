@@ -1,4 +1,4 @@
-//! Whom a worker's peers may name: its own copy of what is known of this host's addresses.
+//! A worker's own copy of this host's addresses, for the check of clients and destinations.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::trust::host::{Host, Known};
 pub struct Trusted {
     known: Option<Arc<Known>>,
     version: u32,
-    /// Why the addresses are not known, until it was told.
+    /// Why the addresses are not known, until it has been logged.
     unknown: Option<i32>,
 }
 

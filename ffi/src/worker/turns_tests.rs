@@ -1,5 +1,5 @@
-//! Workers over real sockets, with several listeners that come, change and go; a decoder that takes every
-//! header, and a clock that the test turns.
+//! Workers over real sockets, with several listeners that are added, changed and removed; a decoder that accepts every
+//! header, and a clock that the test advances.
 
 use super::*;
 use crate::abi::layout::{
@@ -593,7 +593,7 @@ fn an_address_gives_way_to_its_wildcard_and_back_in_one_step() {
     }
 }
 
-/// What a survey comes to, with its records, while the worker has its turns.
+/// The result of a survey, with its records, while the worker has its turns.
 fn survey(
     turns: &mut Turns,
     proxy: &Arc<Proxy>,

@@ -1,4 +1,4 @@
-//! Waking a worker's epoll from another thread (eventfd(2)).
+//! Wakes a worker's epoll from another thread (eventfd(2)).
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

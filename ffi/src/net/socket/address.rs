@@ -61,7 +61,7 @@ impl RawAddr {
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match c_int::from(self.storage.sin6_family) {
             libc::AF_INET => {
-                // SAFETY: the family says that a sockaddr_in lies here; it is the smaller one.
+                // SAFETY: the family says that a sockaddr_in is here; it is the smaller one.
                 let v4: libc::sockaddr_in = unsafe { std::mem::transmute_copy(&self.storage) };
                 let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
                 Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))

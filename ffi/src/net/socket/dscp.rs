@@ -10,8 +10,8 @@ use super::options::options;
 /// The bits of a type of service or traffic class that are the DSCP (RFC 2474); the others are ECN.
 pub const DSCP: u8 = 0xfc;
 
-/// From now on a UDP socket of the address's family tells the DSCP of what it receives (ip(7),
-/// IP_RECVTOS; ipv6(7), IPV6_RECVTCLASS). A socket that cannot tell it carries none.
+/// From now on a UDP socket of the address's family reports the DSCP of what it receives (ip(7),
+/// IP_RECVTOS; ipv6(7), IPV6_RECVTCLASS). If it cannot, no DSCP is copied.
 pub fn receive_dscp(fd: RawFd, addr: SocketAddr) {
     let options = options(fd);
     if addr.is_ipv6() {
@@ -25,7 +25,7 @@ pub fn receive_dscp(fd: RawFd, addr: SocketAddr) {
 pub(super) const TCP_SAVE_SYN: c_int = 27;
 const TCP_SAVED_SYN: c_int = 28;
 
-/// The DSCP of the SYN that opened an accepted connection, as the octet in which it lies; 0 when asked
+/// The DSCP of the SYN that opened an accepted connection, as the octet in which it is; 0 when asked
 /// again, or where the kernel has not kept the SYN (under SYN cookies).
 pub fn peer_dscp(fd: RawFd) -> u8 {
     let mut headers = [0u8; 256];
@@ -58,7 +58,7 @@ pub fn set_dscp(fd: RawFd, other_end: SocketAddr, dscp: u8) {
         return;
     }
     let dscp = u32::from(dscp & DSCP);
-    // A priority that cannot be had is no reason to refuse the client.
+    // Failing to set a priority is no reason to refuse the client.
     let _ = match other_end {
         SocketAddr::V4(_) => options(fd).set_tos_v4(dscp),
         SocketAddr::V6(_) => options(fd).set_tclass_v6(dscp),

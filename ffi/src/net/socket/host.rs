@@ -1,11 +1,11 @@
-//! What this host and this process can do: found out by trying.
+//! The abilities of this host and this process, found out by trying.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Whether this process may use foreign source addresses and, if asked for, marks.
+/// Whether this process may use foreign source addresses and, if requested, marks.
 pub fn check_capabilities(mark: u32) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
     socket.set_ip_transparent_v4(true)?;

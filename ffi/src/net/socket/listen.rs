@@ -47,7 +47,7 @@ pub fn tcp_listener(addr: SocketAddr, how: Listen) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A UDP socket of a reuseport group. On a wildcard address it tells which address was spoken to; a
+/// A UDP socket of a reuseport group. On a wildcard address it reports the destination address; a
 /// transparent one which address and port.
 pub fn udp_listener(addr: SocketAddr, how: Listen) -> io::Result<Socket> {
     let socket = bound(addr, Type::DGRAM, Sharing::Reuseport, how)?;
@@ -117,7 +117,7 @@ fn bound(addr: SocketAddr, kind: Type, sharing: Sharing, how: Listen) -> io::Res
 }
 
 /// A UDP socket to send from an address and port that need not be this host's. Nothing is to be received on
-/// it: where other sockets of the same user may have the address too, TPROXY goes on to hand datagrams to
+/// it: where other sockets of the same user may have the address too, TPROXY continues to hand datagrams to
 /// the listening socket, since this one is not connected.
 ///
 /// # Errors

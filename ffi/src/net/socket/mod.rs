@@ -1,4 +1,4 @@
-//! Every system call on sockets, and the kernel's reasons, by subject.
+//! Every system call on sockets, with the kernel's reasons, by subject.
 //!
 //! Callers pass values and get `io::Result`; nothing here keeps state or logs.
 

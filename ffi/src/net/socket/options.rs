@@ -1,4 +1,4 @@
-//! Options of a socket, and what it tells of itself.
+//! Socket options and socket state.
 
 use std::io;
 use std::mem::{size_of, zeroed, ManuallyDrop};
@@ -19,14 +19,14 @@ pub(super) fn options(fd: RawFd) -> ManuallyDrop<Socket> {
 /// Sets a receive buffer, past net.core.rmem_max where the process may (socket(7)).
 pub fn set_receive_buffer(fd: RawFd, bytes: c_int) {
     if set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {
-        // Without CAP_NET_ADMIN the limit of the system applies, which is no reason to fail.
+        // Without CAP_NET_ADMIN the limit of the system applies, which is not a reason to fail.
         let _ = set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
     }
 }
 
 /// Makes close(2) send a reset, so that a reset is relayed as one (socket(7), SO_LINGER).
 pub fn reset_on_close(fd: RawFd) {
-    // A socket that cannot be told is closed in the ordinary way.
+    // If the option cannot be set, the socket is closed normally.
     let _ = options(fd).set_linger(Some(Duration::ZERO));
 }
 
@@ -38,7 +38,7 @@ pub fn take_error(fd: RawFd) -> i32 {
     }
 }
 
-/// How long nothing has come from the other end of a connection, and how often it was asked in vain.
+/// How long nothing has come from the other end of a connection, and how many probes were unanswered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unanswered {
     /// Milliseconds since data or an acknowledgement came.
@@ -47,7 +47,7 @@ pub struct Unanswered {
     pub tries: u8,
 }
 
-/// How things stand with a connection; all is well where the kernel does not say (tcp(7), TCP_INFO).
+/// The state of a connection; healthy if the kernel does not say (tcp(7), TCP_INFO).
 pub fn unanswered(fd: RawFd) -> Unanswered {
     // SAFETY: zeroes are a valid `tcp_info`.
     let mut info: libc::tcp_info = unsafe { zeroed() };

@@ -1,4 +1,4 @@
-//! Sockets towards an upstream, with the client's address.
+//! Sockets to an upstream, bound to the client's address.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use super::options::{options, reset_on_close, set_int, set_transparent};
 pub enum Source {
     /// The proxy's own address, which the kernel picks.
     Own,
-    /// The client's address and port; port 0 asks for an ephemeral one.
+    /// The client's address and port; port 0 requests an ephemeral one.
     Client(SocketAddr),
 }
 
@@ -37,7 +37,7 @@ pub struct Opened {
 }
 
 /// The error of an upstream socket that does not have its client's address, or port where that was
-/// asked for: nothing may be sent on it.
+/// requested: nothing may be sent on it.
 #[derive(Debug)]
 struct OtherSource;
 
@@ -49,7 +49,7 @@ impl fmt::Display for OtherSource {
     }
 }
 
-/// What stands for that in place of an errno.
+/// The value that represents this instead of an errno.
 pub const OTHER_SOURCE: i32 = -1;
 
 /// An error's errno, or `OTHER_SOURCE`.
@@ -74,7 +74,7 @@ pub fn is_other_source(error: &io::Error) -> bool {
 #[derive(Clone, Copy, Default)]
 pub struct TcpOptions {
     pub mark: u32,
-    /// With that congestion control in place of the host's own.
+    /// With that congestion control instead of the host's own.
     pub reno: bool,
     /// For all its packets: see `peer_dscp`.
     pub dscp: u8,
@@ -111,7 +111,7 @@ pub fn connect_tcp(
         }
         if let Source::Client(client) = source {
             if !has_address(socket.as_raw_fd(), client)? {
-                // The connection may stand already: its server must not take it for one that ended.
+                // The connection may already be established: its server must not take it for one that ended.
                 reset_on_close(socket.as_raw_fd());
                 return Err(io::Error::other(OtherSource));
             }
@@ -139,8 +139,8 @@ fn has_address(fd: RawFd, client: SocketAddr) -> io::Result<bool> {
 }
 
 /// Whether a UDP socket that is bound to an address would send from another: bind(2) takes a subnet's
-/// broadcast address, the kernel then picks the source, and getsockname(2) goes on showing what was
-/// bound. connect(2) to it tells: a broadcast address is refused (EACCES) until SO_BROADCAST is set. A
+/// broadcast address, the kernel then picks the source, and getsockname(2) continues showing what was
+/// bound. connect(2) to it shows this: a broadcast address is refused (EACCES) until SO_BROADCAST is set. A
 /// route of type `prohibit` is refused in the same way, but then as well.
 fn is_broadcast(socket: &Socket, client: SocketAddr) -> bool {
     /// Nothing is sent to it (discard).
@@ -154,7 +154,7 @@ fn is_broadcast(socket: &Socket, client: SocketAddr) -> bool {
     is_refused && socket.set_broadcast(true).is_ok() && socket.connect(&to).is_ok()
 }
 
-/// Opens a UDP socket that speaks to the upstream alone. It has its client's address, or is none
+/// Opens a UDP socket connected to the upstream. It has its client's address, or is none
 /// (`is_other_source`).
 ///
 /// `shares_port`: other sockets that share theirs may have the client's port as well. The caller sees to it
@@ -187,7 +187,7 @@ pub fn connect_udp(
     })
 }
 
-/// Whether a socket of another program is what that said: one over UDP that speaks to this upstream alone.
+/// Whether a socket of another program is as described: a UDP socket connected to this upstream.
 ///
 /// # Errors
 /// `InvalidData` where it is something else.

@@ -47,7 +47,7 @@ pub struct Listening {
 }
 
 /// Hands over to whoever asked with this request of the control socket, up to where it reads. After an error
-/// this program goes on with all that it had. The listeners must not be changed meanwhile.
+/// this program continues with all that it had. The listeners must not be changed meanwhile.
 ///
 /// `words`: the program's own, for the new one.
 ///

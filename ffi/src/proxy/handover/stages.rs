@@ -1,4 +1,4 @@
-//! How far the workers of the old program are: each follows at its next turn, and says so.
+//! The stages of the old program's workers: each worker follows in its next turn, and reports it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! The new program's side of a hand-over: what it gets of its predecessor.
+//! The new program's side of a hand-over: what it receives from its predecessor.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
@@ -30,7 +30,7 @@ const BEGINNING: Duration = Duration::from_secs(2);
 pub struct Predecessor {
     path: String,
     channel: Channel,
-    /// The predecessor's clock, in milliseconds, and when that was: the new one goes on from there.
+    /// The predecessor's clock, in milliseconds, and when that was: the new one continues from there.
     clock: (u64, Instant),
     pub workers: u32,
     words: Vec<u8>,
@@ -52,7 +52,7 @@ struct Gate {
 }
 
 impl Predecessor {
-    /// Asks the program at a control socket to hand over; `None` where nobody answers there. It goes on until
+    /// Asks the program at a control socket to hand over; `None` where nobody answers there. It continues until
     /// `finish`.
     ///
     /// `request`: the line that asks, without its end.
@@ -165,7 +165,7 @@ impl Predecessor {
             failed(&self.path, &error)
         })?;
         self.wait_for_workers(proxy.settings.workers);
-        // Where it has ended meanwhile, it has handed over all the same.
+        // Where it has ended meanwhile, it has handed over anyway.
         let _ = self.channel.send(Kind::Started, &[], &[]);
         let _ = self.channel.expect(Kind::Done, FINISHING);
         Ok(flows)

@@ -1,8 +1,8 @@
-//! What goes over the connection of a hand-over: frames, and the words that they are made of.
+//! The format of a hand-over: frames, and the fields that they consist of.
 //!
-//! Both programs may be of different versions, so the form is written down here and does not follow any
-//! record in memory. Numbers are little-endian. A frame is `MAGIC`, its kind, two zeroes, the length of its
-//! payload (u32), the payload; its descriptors come with its first byte.
+//! The two programs may have different versions, so the format is defined here and does not follow any record in
+//! memory. Numbers are little-endian. A frame is `MAGIC`, its kind, two zero bytes, the length of its payload (u32),
+//! and the payload; its descriptors come with its first byte.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -18,7 +18,7 @@ pub const MAGIC: u8 = 0xd7;
 pub const VERSION: u32 = 1;
 
 const HEAD: usize = 8;
-/// A frame's payload has at most so many bytes.
+/// A frame's payload has at most this many bytes.
 const MOST_PAYLOAD: usize = 4 << 20;
 
 /// What a frame says. `>`: from the old program to the new one; `<`: back.
@@ -38,7 +38,7 @@ pub enum Kind {
     Flows = 6,
     /// `>` Sessions of UDP peers.
     Sessions = 7,
-    /// `>` So many flows and sessions were sent.
+    /// `>` This many flows and sessions were sent.
     Moved = 8,
     /// `<` All of them are there.
     Got = 9,
@@ -63,7 +63,7 @@ impl Kind {
     }
 }
 
-/// A frame as it came.
+/// A frame as received.
 pub struct Frame {
     pub kind: Kind,
     pub payload: Vec<u8>,

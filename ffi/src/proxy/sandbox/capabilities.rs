@@ -1,4 +1,4 @@
-//! Capabilities of the calling thread (capabilities(7)): which are needed, and giving the others up.
+//! Capabilities of the calling thread (capabilities(7)): which are needed, and dropping the others.
 
 use std::io;
 

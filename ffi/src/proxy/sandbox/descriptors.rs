@@ -1,7 +1,7 @@
-//! Descriptors of files that were opened for writing before the sandbox, replaced by ones for reading.
+//! Replaces descriptors of files that were opened for writing before the sandbox by read-only ones.
 //!
-//! Deno keeps its caches open for as long as it runs, one of them with compiled code that its next start
-//! runs: whoever could write there would be back after a restart, with all that the start may do.
+//! Deno keeps its caches open while it runs, one of them with compiled code that its next start runs: an intruder
+//! who could write there would be back after a restart, with all permissions of the start.
 
 use std::ffi::CString;
 use std::fs;
@@ -23,7 +23,7 @@ pub struct Writable {
 ///
 /// What stays: standard output and error, where the log goes; kernel parameters that are to be set back at
 /// the end; and a file that is mapped for writing as well, which a descriptor less would not change. That
-/// is the index of a write-ahead log of SQLite: it has no content of the database, a start makes it anew,
+/// is the index of a write-ahead log of SQLite: it has no content of the database, a start makes it again,
 /// and without the lock on it a reader waits for minutes.
 pub fn seal() -> io::Result<usize> {
     let writable = writable()?;

@@ -1,10 +1,10 @@
-//! The filter of system calls (seccomp(2)).
+//! The system call filter (seccomp(2)).
 //!
-//! Two programs, of which the stricter answer holds. The first lists what a run needs; anything else
-//! "is not implemented", which makes libraries fall back to what is. The second forbids, with "operation
-//! not permitted", what a takeover would want: by name, or by an argument of a call that the first lets
-//! through. The kernel knows in advance which calls pass both whatever their arguments, and runs no
-//! program for them (since Linux 5.11): all of the data path are of that kind.
+//! It consists of two programs, of which the stricter answer applies. The first lists what a run needs; anything else
+//! returns "not implemented", which makes libraries fall back. The second refuses, with "operation not permitted",
+//! what an intruder would want: by name, or by an argument of a call that the first allows. The kernel knows in
+//! advance which calls pass both whatever their arguments, and runs no program for them (since Linux 5.11): all calls
+//! of the data path are of that kind.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -379,7 +379,7 @@ const DENIED_HERE: &[c_long] = &[];
 
 /// prctl(2), PR_SET_VMA: a name for memory.
 const PR_SET_VMA: i64 = 0x5356_4d41;
-/// Of the C library's isatty(3), in place of TCGETS in its newer versions.
+/// Of the C library's isatty(3), instead of TCGETS in its newer versions.
 const TCGETS2: i64 = 0x802c_542a;
 /// fcntl(2): signals of a descriptor, and who gets them.
 const F_SETSIG: i64 = 10;

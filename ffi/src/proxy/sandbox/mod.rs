@@ -1,13 +1,13 @@
-//! The sandbox: what the process gives up once it has started, before it serves the first connection.
+//! The sandbox: the privileges that the process gives up after its start and before the first connection.
 //!
-//! Whoever takes the process over then has the sockets that it has, and can neither run another
-//! program nor open a file for writing (docs/sandbox.md). Four mechanisms, each with a result of its
-//! own, because an operating system or a container may refuse any of them:
+//! An intruder who takes over the process then has its sockets, and can neither run another program nor open a file
+//! for writing (docs/sandbox.md). There are four mechanisms, each with its own result, because an operating system or
+//! a container may refuse any of them:
 //!
 //! 1. no new privileges (prctl(2), PR_SET_NO_NEW_PRIVS),
-//! 2. capabilities lowered to those that the data path uses, on every thread,
-//! 3. descriptors of files that are open for writing, replaced by ones for reading,
-//! 4. a filter of system calls (seccomp(2)), on every thread.
+//! 2. all capabilities dropped except those that the data path uses, on every thread,
+//! 3. descriptors of files that are open for writing, replaced by read-only ones,
+//! 4. a system call filter (seccomp(2)), on every thread.
 
 mod capabilities;
 mod descriptors;
@@ -52,7 +52,7 @@ pub fn enter(request: &SandboxRequest) -> Result<SandboxRecord> {
 }
 
 /// Puts in effect, on every thread, the capabilities that the program has uses for and is permitted. A program
-/// file's capabilities may be permitted alone: then the program also starts where only some are to be had.
+/// file's capabilities may be permitted alone: then the program also starts where only some are available.
 pub fn raise_permitted() -> Result<()> {
     if capabilities::is_raised() {
         return Ok(());
@@ -105,7 +105,7 @@ fn held(holds: bool) -> io::Result<()> {
     }
 }
 
-/// Notes a mechanism's result: set now, held before, or not to be had and why.
+/// Notes a mechanism's result: set now, held before, or not available and why.
 fn note(state: &mut u32, errno: &mut i32, result: io::Result<bool>) {
     (*state, *errno) = match result {
         Ok(true) => (sandbox::SET, 0),

@@ -1,5 +1,4 @@
-//! What code that has taken the process over would try, with what comes of it: for the test of the
-//! sandbox, never in a shipped library.
+//! Actions that an intruder would try, with their results: for the test of the sandbox, never in a released library.
 
 use std::ffi::CStr;
 use std::io;

@@ -1,9 +1,9 @@
-//! What holds on every thread of the process, and lowering or raising it there.
+//! The state of every thread of the process, and dropping or raising capabilities on all of them.
 //!
-//! Capabilities and "no new privileges" belong to a thread, and a thread can change its own alone
-//! (capset(2)). So every thread is sent a signal whose handler does it, as the C library does for
-//! setuid(2) (nptl(7)); afterwards /proc says whether all have. A thread that starts meanwhile has what
-//! the one that started it had, and is found in the next pass.
+//! Capabilities and "no new privileges" belong to a thread, and a thread can change only its own (capset(2)). Every
+//! thread is therefore sent a signal whose handler makes the change, as the C library does for setuid(2) (nptl(7)).
+//! Afterwards /proc shows whether all threads have done so. A thread that starts in the meantime inherits the state of
+//! its creator, and is found in the next pass.
 
 use std::collections::HashSet;
 use std::io;
@@ -161,7 +161,7 @@ impl Handler {
             // SAFETY: zeroes are a valid action.
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
             action.sa_sigaction = act as *const () as usize;
-            // SA_RESTART: what the signal interrupts goes on as if nothing had been.
+            // SA_RESTART: what the signal interrupts continues as if nothing had been.
             action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
             action_of(signal, Some(&action))?;
             return Ok(Handler { signal, before });

@@ -1,4 +1,4 @@
-//! Headers, and a reader of them that knows nothing of the real decoder.
+//! Headers, and a parser for them that is independent of the real decoder.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

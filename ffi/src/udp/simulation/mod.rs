@@ -1,11 +1,12 @@
-//! A simulation of the complete UDP side against a naive model: sockets, decoder, clock and log are
-//! replaced at the edge, everything between them is what runs.
+//! A simulation of the complete UDP side against a naive model: sockets, decoder, clock and log are replaced, and
+//! everything between them is the real code.
 //!
-//! Several workers serve several ports, each with a directory of its own; while one waits for its decoder or has just sent, another may
-//! have a turn. The model knows whose each datagram is from the order of arrival alone. Checked are:
-//! each datagram at most once, at its own port's upstream, from its own client's address, in order; none lost without a reason that
-//! the model knows; each reply to the peer that last sent for its client; tables within their bounds and
-//! gauges balanced. Now and then another program takes over. A seed that fails can be run again.
+//! Several workers handle several ports, each with its own directory. While one worker waits for its decoder or has just
+//! sent, another may have a turn. The model knows the client of each datagram from the order of arrival alone. It checks
+//! that each datagram arrives at most once, at its own port's upstream, from its own client's address, and in order;
+//! that none is lost without a reason that the model knows; that each reply goes to the peer that last sent for the
+//! client; that tables stay within their limits and gauges are balanced. From time to time another program takes over.
+//! A failing seed can be repeated.
 
 mod headers;
 mod outside;
@@ -23,7 +24,7 @@ pub trait Choices {
     fn is_over(&mut self) -> bool;
 }
 
-/// A story from a seed, of so many steps.
+/// A story from a seed, of this many steps.
 #[cfg(test)]
 pub struct Seed {
     state: u64,

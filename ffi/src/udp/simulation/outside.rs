@@ -1,5 +1,5 @@
-//! What is simulated in place of the kernel's sockets, the decoder, counters and the access log; each
-//! call is checked against the model.
+//! Replacements for the kernel's sockets, the decoder, counters and the access log; each call is checked against the
+//! model.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -23,7 +23,7 @@ use crate::worker::poll::Key;
 
 pub const ROOM_FOR_REPLIES: usize = 8;
 
-/// What is simulated in place of kernel sockets and the access log.
+/// What is simulated instead of kernel sockets and the access log.
 pub struct Simulated;
 
 impl Kinds for Simulated {
@@ -32,7 +32,7 @@ impl Kinds for Simulated {
     type Port = usize;
 }
 
-/// An upstream socket: which port it is of, who it speaks as, and what the upstream has sent to it.
+/// An upstream socket: which port it is of, who it sends as, and what the upstream has sent to it.
 pub struct Socket {
     pub port: usize,
     pub owner: Owner,

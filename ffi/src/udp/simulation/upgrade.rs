@@ -1,4 +1,4 @@
-//! Another program takes over: engines are new, and have of the old ones what was written down of them.
+//! Another program takes over: its engines are new, and have only what the old ones have written down.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;

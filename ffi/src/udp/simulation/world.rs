@@ -1,5 +1,5 @@
-//! The story: peers send, workers have their turns, the upstream answers, lists and reach change. The
-//! model says of each datagram, from the order of arrival alone, what has to become of it.
+//! The story: peers send, workers have turns, the upstream answers, lists and reachability change. From the order of
+//! arrival alone, the model knows the expected result of each datagram.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -91,7 +91,7 @@ pub struct World<'a> {
     /// By port: how many flows its listener may have.
     pub max_flows: Vec<Option<usize>>,
     pub close_after: u64,
-    /// So many sockets may be open; more is EMFILE.
+    /// This many sockets may be open; more is EMFILE.
     pub descriptors: usize,
     pub varying: bool,
     pub workers: Vec<RefCell<Engine<Simulated>>>,
@@ -104,9 +104,9 @@ pub struct World<'a> {
     pub clients: Vec<SocketAddr>,
     /// By port: clients go where their header leads.
     pub by_destination: Vec<bool>,
-    /// By port: peers speak to several addresses and ports, and are answered from there.
+    /// By port: peers send to several addresses and ports, and are answered from there.
     pub transparent: Vec<bool>,
-    /// By port: the upstream's port is the one that was spoken to.
+    /// By port: the upstream's port is the one that was addressed.
     pub follow_port: Vec<bool>,
     /// By peer: the program's trust table, and each worker's copy of it.
     pub trust: RefCell<Vec<Option<HeaderRule>>>,
@@ -294,7 +294,7 @@ impl<'a> World<'a> {
         path.local.socket_addr().ok_or(Refusal::ForwardingLoop)
     }
 
-    /// A peer on the way to one of the addresses that a port is spoken to by.
+    /// A peer on the way to one of the addresses that a port is addressed by.
     fn path(&self, port: usize, peer: SocketAddr) -> Path {
         let mut path = Path::of(peer);
         if self.transparent[port] {
