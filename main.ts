@@ -97,7 +97,7 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-/** Whether what fails is said in the journal; asked also before there is a library, or where it is missing. */
+/** Whether errors go to the journal; also needed before the library is loaded, or if it is missing. */
 function isJournal(): boolean {
   try {
     return load().stderrIsJournal();

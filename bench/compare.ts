@@ -38,7 +38,7 @@ export function compare(first: RunResult, second: RunResult): Row[] {
 }
 
 /**
- * Deals the rounds of two runs out by turns: two runs again, both of which have the even rounds of one
+ * Deals the rounds of two runs out alternately: two runs again, both of which have the even rounds of one
  * and the odd of the other, so that the machine was in the same moods for both.
  */
 export function deal(first: RunResult, second: RunResult): [RunResult, RunResult] {

@@ -2,7 +2,7 @@
 
 import type { Network } from "./namespace.ts";
 
-/** Counted anew in every network namespace: `/proc/net/netstat` and `/proc/net/snmp`. */
+/** Counted separately in every network namespace: `/proc/net/netstat` and `/proc/net/snmp`. */
 const COUNTERS = {
   rcvq_drops: ["netstat", "TcpExt", "TCPRcvQDrop"],
   retransmits: ["snmp", "Tcp", "RetransSegs"],

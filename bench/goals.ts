@@ -34,7 +34,7 @@ type Against =
   /** Our sum over all rounds. */
   | "total";
 
-/** Whether a goal was reached, and what says so. */
+/** Whether a goal was reached, and the measurement that shows it. */
 export interface Judgement {
   readonly title: string;
   readonly goal: string;

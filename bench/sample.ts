@@ -256,7 +256,7 @@ async function measureIdle(task: Task, pid: number | undefined): Promise<Numbers
   };
 }
 
-/** A load that says when all connections are open and when it has measured, and waits meanwhile. */
+/** A load that says when all connections are open and when it has measured, and waits in between. */
 async function measureOpen(task: Task, pid: number | undefined): Promise<Numbers> {
   const load = new TalkingLoad(task, ["--seconds", `${task.seconds}`]);
   await load.next();
@@ -280,7 +280,7 @@ async function measureResident(task: Task, pid: number | undefined): Promise<Num
   return { ...numbers, resident_kib: readMemory(pid, "Rss") };
 }
 
-/** Halves, in steps of the same ratio, the range in which the highest rate lies. */
+/** Halves, in steps of the same ratio, the range in which the highest rate is. */
 async function findHighestRate(task: Task): Promise<Numbers> {
   let { from, to } = SEARCH_RANGE;
   let carried: Numbers = {};

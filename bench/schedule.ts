@@ -14,7 +14,7 @@ export interface Step {
 /** Measured seconds of a sample of share 1: shorter ones say nothing, longer ones say no more. */
 export const SECONDS = { least: 0.4, most: 4 };
 
-/** What a step takes beside its measured time, in seconds, until one like it has been timed. */
+/** What a step takes in addition to its measured time, in seconds, until one like it has been timed. */
 const FIRST_GUESS: Readonly<Record<Kind, number>> = {
   load: 1.5,
   idle: 4,
@@ -94,11 +94,11 @@ export interface Round {
   readonly last: number;
 }
 
-/** Keeps a run within its budget: what steps take is timed, and the rest is shared out anew. */
+/** Keeps a run within its budget: what steps take is timed, and the rest is shared out again. */
 export class Schedule {
   readonly #rounds: readonly (readonly Step[])[];
   readonly #limit: number;
-  /** Timed seconds beside the measured ones, by step and by what resembles it. */
+  /** Timed seconds next to the measured ones, by step and by what resembles it. */
   readonly #timed = new Map<string, number[]>();
 
   /**
@@ -136,7 +136,7 @@ export class Schedule {
     const steps = this.#rounds.slice(from - 1, to).flat();
     const shares = steps.reduce((sum, { work }) => sum + shareOf(work), 0);
     const beside = steps.reduce((sum, step) => sum + this.#beside(step), 0);
-    // Where nothing depends on the length, only the other times decide whether it fits.
+    // If nothing depends on the length, only the other times decide whether it fits.
     return shares === 0 ? (beside <= left ? SECONDS.most : 0) : (left - beside) / shares;
   }
 

@@ -115,6 +115,6 @@ Deno.test("Schedule: every share gets its part", () => {
   const rounds = planRounds([work("bulk-50"), work("rate-32"), work("flows")], [noProxy], 1);
   const schedule = new Schedule(rounds, 10);
   for (const step of rounds.flat()) schedule.learn(step, 2, 1);
-  // Of the 9.8 s that are not kept back, 3 s pass beside the measured 4 + 1 + 0 shares.
+  // Of the 9.8 s that are not kept back, 3 s pass next to the measured 4 + 1 + 0 shares.
   assert.equal(schedule.next(1, 0).seconds.toFixed(3), (6.8 / 5).toFixed(3));
 });

@@ -1,6 +1,6 @@
 /**
  * Loads that other programs make: the set-ups that mmproxy-rs and go-mmproxy publish numbers of.
- * What is not installed is asked for by name; nothing of theirs is here.
+ * What is not installed is requested by name; nothing of theirs is here.
  */
 
 import { installed, isFile } from "../tests/e2e/support/real_peers.ts";
@@ -23,7 +23,7 @@ const TCPKALI_CONNECTIONS = ["--connections", "50", "--connect-rate", "1000"];
 const TCPKALI_HEADER = String.raw`PROXY TCP4 192.0.2.1 127.0.0.1 \{connection.uid} 25578\r\n`;
 const TCPKALI_MESSAGE = String.raw`PING\r\n`;
 
-/** Where udppp listens, and the client that speaks to it over a cable. */
+/** Where udppp listens, and the client that sends to it over a cable. */
 const UDPPP = { address: "198.51.100.1", port: "7000", client: "198.51.100.2" };
 /** How long a program is given to listen. */
 const SETTLE = 300;
@@ -115,7 +115,7 @@ async function runIperf(task: ToolTask): Promise<Record<string, number>> {
   const iperf = tools.iperf ?? "iperf";
   const [host = "", port = ""] = service.split(":");
   const [to = "", toPort = ""] = (proxy ?? service).split(":");
-  // In a network of its own: on the same host its address and port could not be had a second time.
+  // In its own network: on the same host, its address and port could not be used a second time.
   await using outside = await Network.open({});
   await network.connect(outside, UDPPP.address, UDPPP.client);
   const server = quietly(network, [iperf, "-s", "-u", "-B", host, "-p", port]);

@@ -6,7 +6,7 @@ import type { ToolLoad } from "./tools.ts";
 
 /** How a work is measured. */
 export type Kind =
-  /** One load for so many seconds. */
+  /** One load for this many seconds. */
   | "load"
   /** Memory while many connections are held open. */
   | "idle"
@@ -26,17 +26,17 @@ export interface Work {
   readonly title: string;
   readonly protocol: Protocol;
   readonly kind: Kind;
-  /** Throughput of a few busy connections is asked for: peers are configured for that. */
+  /** Throughput of a few busy connections is requested: peers are configured for that. */
   readonly bulk?: boolean;
   /** The load generator's command and its options. */
   readonly load: readonly string[];
-  /** The load is made by programs that are not ours; measured only when asked for by name. */
+  /** The load is made by programs that are not ours; measured only when requested by name. */
   readonly tool?: ToolLoad;
   /** How many ports there are, from the first one on; 1, unless said. */
   readonly ports?: number;
   /** One-threaded programs are measured, too. */
   readonly eachCore?: boolean;
-  /** Settings of the network that the work asks for, by their dotted names. */
+  /** Settings of the network that the work requests, by their dotted names. */
   readonly sysctls?: Readonly<Record<string, string>>;
   /** The first is the one that programs are ranked by. */
   readonly metrics: readonly Metric[];
@@ -213,7 +213,7 @@ function udp(mode: "sink" | "echo", options: UdpOptions): Work {
   };
 }
 
-/** A program at so many ports, all of which lead to the same service. */
+/** A program at this many ports, all of which lead to the same service. */
 function ports(count: number, protocol: Protocol): Work {
   const [load, noun] = protocol === "tcp"
     ? [["tcp-rate", "--at-once", "32"], "connections"]

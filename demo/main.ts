@@ -57,7 +57,7 @@ const SCENES: Scene[] = [
 
 Deno.exit(Deno.args[0] === INSIDE ? await perform() : await prepare());
 
-/** Builds what is missing and goes on in a network of its own; returns the exit code. */
+/** Builds what is missing and continues in a network of its own; returns the exit code. */
 async function prepare(): Promise<number> {
   console.log("Building the native core (the first time in about a minute)");
   await run("cargo", ["build", "--release", "--package", "mmproxy-ffi"]);

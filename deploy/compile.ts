@@ -15,7 +15,7 @@ const LIBRARY = `libmmproxy-${Deno.build.arch}.so`;
  * Lays out what is compiled: a release whose worker is JavaScript, because a compiled program has
  * nothing that could compile TypeScript.
  *
- * @param target the folder, which is made anew
+ * @param target the folder, which is made again
  */
 export async function layOutForCompile(target: string): Promise<void> {
   await layOut(target);
@@ -42,7 +42,7 @@ export async function layOutForCompile(target: string): Promise<void> {
  *
  * @param runtime the path of a runtime that is there already; without one Deno fetches it
  * @returns Deno's account of what the binary holds
- * @throws {ReleaseError} in one line, also when the runtime cannot be had
+ * @throws {ReleaseError} in one line, also when the runtime is not available
  */
 export async function compile(from: string, binary: string, runtime?: string): Promise<string> {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {

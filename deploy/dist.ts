@@ -1,9 +1,9 @@
 /**
  * Everything that a release publishes, in `dist/out/`: `deno task dist [--target <name>]…`.
  *
- * For each target an archive; where there is a Deno, also an archive with Deno inside, a .deb and a .rpm;
+ * For each target an archive; if there is a Deno, also an archive with Deno inside, a .deb and a .rpm;
  * the symbols for debuggers; an SBOM; and SHA256SUMS of all of them. `--deno <path>` and `--library
- * <path>` are used in place of what is fetched and built, for one target.
+ * <path>` are used instead of what is fetched and built, for one target.
  */
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
@@ -101,7 +101,7 @@ const PROGRAM = "/usr/bin/mmproxy";
 /**
  * The unit as the packages install it: it runs the configuration file, as the package's user.
  *
- * @throws {ReleaseError} where the unit lacks a line that is replaced
+ * @throws {ReleaseError} if the unit lacks a line that is replaced
  */
 export function packagedUnit(unit: string): string {
   const lines: [RegExp, string][] = [

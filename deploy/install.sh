@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the release that this file lies in, or puts it in the place of an older one:
+# Installs the release that this file is in, or puts it in the place of an older one:
 #
 #   sudo mmproxy-<version>/deploy/install.sh [--prefix /opt] [--bin /usr/local/bin]
 #

@@ -9,7 +9,7 @@ import { ReleaseError, ROOT, runScript } from "./release.ts";
 /**
  * The section of a version, without its heading.
  *
- * @throws {ReleaseError} where there is none, or it is empty
+ * @throws {ReleaseError} if there is none, or it is empty
  */
 export function notesOf(changelog: string, version: string): string {
   const sections = changelog.split(/^## /m).slice(1);

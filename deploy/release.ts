@@ -2,7 +2,7 @@
  * Lays a release out in `dist/mmproxy-<version>/`, and packs it: `deno task release [library …]`. With
  * `--into <folder>` it is laid out there, and not packed.
  *
- * What lies there runs with `--allow-ffi` alone, without Rust, a registry, or a home to write in: the
+ * What is there runs with `--allow-ffi` alone, without Rust, a registry, or a home to write in: the
  * program, the packages that it imports, and its native core. Further arguments are libraries for other
  * processors, built elsewhere and named as the program looks for them: `libmmproxy-aarch64.so`.
  */
@@ -15,7 +15,7 @@ import config from "../deno.json" with { type: "json" };
 export const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const BUILT = join(ROOT, "target/release/libmmproxy.so");
 
-/** What a release holds beside the program. */
+/** What a release holds next to the program. */
 const PAPERS = ["LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs"];
 /** Of `deploy/`. */
 const DEPLOYMENT = [
@@ -58,11 +58,11 @@ export async function runScript(name: string, main: () => Promise<void>): Promis
 /**
  * Lays a release out.
  *
- * @param target the folder, which is made anew
+ * @param target the folder, which is made again
  * @param libraries files that are put beside `main.ts` under their own names
  * @param withOwn whether that which was built here, for this machine, is put there too
  * @throws {ReleaseError} when a library's name is not one that the program looks for, or a package
- *   cannot be had
+ *   is not available
  */
 export async function layOut(
   target: string,
@@ -85,7 +85,7 @@ export async function layOut(
 }
 
 /**
- * Puts the packages beside the program: started from there, Deno asks no registry and no cache, which a
+ * Puts the packages next to the program: started from there, Deno asks no registry and no cache, which a
  * service's user may not have.
  */
 async function installPackages(target: string): Promise<void> {
@@ -171,7 +171,7 @@ export async function pack(parent: string, name: string, archive: string): Promi
   await run([...command, ...anyone, ...time, name], parent);
 }
 
-/** As tar takes it; nothing where there is no repository. */
+/** As tar takes it; nothing if there is no repository. */
 async function timeOfCommit(): Promise<string[]> {
   try {
     const args = ["log", "-1", "--format=%ct"];

@@ -14,7 +14,7 @@ grep ^SigIgn /proc/$$/status
 printf '%s\\n' "$@"
 `;
 
-/** A release with nothing but the launcher, beside a Deno that only prints. */
+/** A release with nothing but the launcher, next to a Deno that only prints. */
 class Place implements Disposable {
   readonly root = Deno.makeTempDirSync({ prefix: "mmproxy-launcher-" });
   readonly launcher = `${this.root}/release/bin/mmproxy`;

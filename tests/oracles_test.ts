@@ -26,7 +26,7 @@ const LITTLE = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
 
 /** What a reader makes of some bytes. */
 interface Reading {
-  /** Bytes of the header; 0 where there is none that it takes. */
+  /** Bytes of the header; 0 if there is none that it takes. */
   readonly length: number;
   /** Whom it names, in hexadecimal; empty for nobody. */
   readonly named: string;
@@ -213,7 +213,7 @@ function answered(answers: Uint8Array<ArrayBuffer>, at: number): Reading {
   return { length, named: family === 0 ? "" : inWords(family, named), refusal: Refusal.none };
 }
 
-/** The decoder on a header of so many bytes, as framing has it. */
+/** The decoder on a header of this many bytes, as framing has it. */
 function reader(): (data: Uint8Array, length: number) => Reading {
   const region = new ArrayBuffer(SCRATCH_SIZE);
   const decode = createDecoder(region);

@@ -12,7 +12,7 @@ fi
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload
 
-# A start is the administrator's: the installed configuration is an example. What runs goes on, and hands
+# A start is the administrator's: the installed configuration is an example. What runs continues, and hands
 # over to the new version where it can.
 if systemctl --quiet is-active mmproxy.service; then
   if ! /usr/bin/mmproxy upgrade --control /run/mmproxy/control; then

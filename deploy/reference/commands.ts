@@ -8,7 +8,7 @@ export interface CommandInfo {
   readonly name: string;
   readonly description: string;
   readonly arguments: readonly ArgumentInfo[];
-  /** In the order of the help; those that a command takes and does not heed come last. */
+  /** In the order of the help; those that a command takes and does not use come last. */
   readonly options: readonly OptionInfo[];
 }
 

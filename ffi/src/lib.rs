@@ -113,7 +113,7 @@ pub extern "C" fn next_change(timeout_ms: u32) -> i32 {
 }
 
 /// Writes the addresses of a host name, of a family (4 or 6) and with port 0, as many as there is room for;
-/// returns how many. Where there is none, `why` gets the reason, UTF-8, filled up with zeroes. It may take
+/// returns how many. If there is none, `why` gets the reason, UTF-8, filled up with zeroes. It may take
 /// many seconds.
 ///
 /// # Safety
@@ -194,7 +194,7 @@ pub extern "C" fn debugger_listens() -> i32 {
     guard(|| Ok(i32::from(usr1::debugger_listens())))
 }
 
-/// Tells the service manager `state`, assignments of sd_notify(3), one a line; returns 1, or 0 when
+/// Tells the service manager `state`, assignments of sd_notify(3), one per line; returns 1, or 0 when
 /// there is no service manager. A reload gets its time.
 ///
 /// # Safety
@@ -560,7 +560,7 @@ pub extern "C" fn check_capabilities(mark: u32) -> i32 {
 /// metrics are served: 0 or a status.
 ///
 /// # Safety
-/// `metrics` is valid for reading `metrics_length` bytes: one `Endpoint`, empty where there are none;
+/// `metrics` is valid for reading `metrics_length` bytes: one `Endpoint`, empty if there are none;
 /// `ports` for `length`: one or more `PortRecord`.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
@@ -865,7 +865,7 @@ pub extern "C" fn finish_hand_over(proxy: u32) -> i32 {
 }
 
 /// Asks the program at a control socket, with a line without its end, to hand over; returns a handle, or 0
-/// where nobody answers there. It continues until `finish_take_over`.
+/// if nobody answers there. It continues until `finish_take_over`.
 ///
 /// # Safety
 /// `path` is valid for reading `path_length` bytes of UTF-8, `request` for `length`.

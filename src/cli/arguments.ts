@@ -25,7 +25,7 @@ import { UsageError } from "./usage_error.ts";
 const ROUTES_ACTIONS = ["up", "down", "show"] as const;
 export type RoutesAction = (typeof ROUTES_ACTIONS)[number];
 
-/** What the command line asks for. What looks at a run takes its flags, as `setup`. */
+/** What the command line requests. What looks at a run takes its flags, as `setup`. */
 export type Request =
   | { readonly kind: "run"; readonly setup: Setup }
   | RoutesRequest
@@ -48,7 +48,7 @@ export interface RoutesRequest {
 export interface DoctorRequest {
   readonly kind: "doctor";
   readonly setup: Setup;
-  /** Print one JSON document in place of lines. */
+  /** Print one JSON document instead of lines. */
   readonly json: boolean;
   /** Set what can be set. */
   readonly fix: boolean;
@@ -70,7 +70,7 @@ export function parseArguments(
   environment: Environment = NO_ENVIRONMENT,
 ): Request {
   let printed = "";
-  // Set by whichever command was asked for: without one, commander throws.
+  // Set by whichever command was requested: without one, commander throws.
   let request!: Request;
   const program = command(version, (asked) => request = asked, environment, {
     writeOut: (text) => printed += text,
@@ -117,7 +117,7 @@ function problemOf(error: CommanderError, program: Command, args: readonly strin
   return problem;
 }
 
-/** The whole command line; each command tells `asked` what it was asked for. */
+/** The complete command line; each command passes its request to `asked`. */
 function command(
   version: string,
   asked: (request: Request) => void,
@@ -190,7 +190,7 @@ function doctorCommand(asked: (request: Request) => void, environment: Environme
     });
 }
 
-/** Gives a command the options of a run; its help names those that it heeds. */
+/** Gives a command the options of a run; its help names those that it uses. */
 function withOptions(command: Command, heeder?: Heeder): Command {
   for (const [heading, row] of inGroups()) {
     const isHidden = heeder !== undefined && !row.heeders.includes(heeder);

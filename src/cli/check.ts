@@ -8,7 +8,7 @@ export interface CheckRequest {
   readonly path: string;
 }
 
-/** The subcommand; it tells `asked` what it was asked for. */
+/** The subcommand; it passes its request to `asked`. */
 export function checkCommand(asked: (request: CheckRequest) => void) {
   return new Command("check")
     .description(

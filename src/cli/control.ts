@@ -1,6 +1,5 @@
 /**
- * The command lines that ask a running program: `status`, `connections`, `close`, `reload`,
- * `upgrade`, `top`.
+ * The command lines of the commands for a running program: `status`, `connections`, `close`, `reload`, `upgrade`, `top`.
  */
 import { Command, Option } from "@commander-js/extra-typings";
 import { Problem } from "../config/problem.ts";
@@ -28,7 +27,7 @@ const DEFAULT_LIMIT = 1000;
 /** Clients that `top` can be shown: more than a terminal has lines. */
 const TOP_CLIENTS = 1000;
 
-/** The subcommands; they tell `asked` what they were asked for. */
+/** The subcommands; they pass their requests to `asked`. */
 export function controlCommands(asked: Asked): Command[] {
   return [
     status(asked),

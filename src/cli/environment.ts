@@ -2,13 +2,13 @@
 import type { Command } from "@commander-js/extra-typings";
 import { UsageError } from "./usage_error.ts";
 
-/** The value of a variable; undefined where it is not set, is empty, or may not be read. */
+/** The value of a variable; undefined if it is not set, is empty, or may not be read. */
 export type Environment = (variable: string) => string | undefined;
 
 /** An environment without variables. */
 export const NO_ENVIRONMENT: Environment = () => undefined;
 
-/** The process's own, as far as Deno allows it to be read: nobody is asked for a permission. */
+/** The process's environment, as far as Deno allows it to be read, without a prompt for permission. */
 export const PROCESS_ENVIRONMENT: Environment = (variable) => {
   const { state } = Deno.permissions.querySync({ name: "env", variable });
   // An empty variable is how Compose and systemd unset one.

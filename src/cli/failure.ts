@@ -1,4 +1,4 @@
-/** What a failure comes to: its exit code, its words, and the form that was asked for. */
+/** The exit code and the message of a failure, in the requested log format. */
 import { ConfigError } from "../config/mistakes.ts";
 import type { LogFormat } from "../config/options.ts";
 import { ControlError } from "../control/command.ts";
@@ -34,7 +34,7 @@ export function failureOf(error: unknown, isRun: boolean): Failure {
   return { message: `internal error, please report it: ${text}`, code: 1 };
 }
 
-/** The log's form as a command line asks for it that may be wrong otherwise. */
+/** The log's form as a command line requests it that may be wrong otherwise. */
 export function formatAskedFor(args: readonly string[], environment: Environment): LogFormat {
   const flag = "--log-format";
   const typed = args.flatMap((word, index) => {

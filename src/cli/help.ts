@@ -8,7 +8,7 @@ export interface HelpRequest {
   readonly topic: string | undefined;
 }
 
-/** The subcommand; it passes what it was asked for to `asked`. */
+/** The subcommand; it passes its request to `asked`. */
 export function helpCommand(asked: (request: HelpRequest) => void) {
   return new Command("help")
     .description("Prints a page of the documentation; without a topic, the list of topics.")

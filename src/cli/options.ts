@@ -1,6 +1,6 @@
 /**
- * The table of options: a flag stands here and nowhere else. From it come commander's options, how each
- * is parsed, the help of each command, and command lines to paste.
+ * The table of options: each flag is defined here only. Commander's options, their parsers, the help of each command,
+ * and command lines to paste are derived from it.
  */
 import { parseAddress } from "../config/address.ts";
 import { addressHint } from "../config/address_hint.ts";
@@ -29,7 +29,7 @@ import { parsePortRange, type PortRange } from "../config/ranges.ts";
 import { NONE, parseUpstream, type Upstream } from "../config/upstreams.ts";
 import { UsageError } from "./usage_error.ts";
 
-/** A command that heeds only some options. A run heeds all of them. */
+/** A command that uses only some options. A run uses all of them. */
 export type Heeder = "routes" | "doctor";
 
 /** Reads what was typed. Throws a `UsageError` that names the flag, the value and what was expected. */
@@ -41,12 +41,12 @@ interface Parse<T> {
 
 /** One option. */
 export interface Row<T = unknown> {
-  /** What it is of: with `--config` the file says all of a listener. */
+  /** The owner of the option: with `--config`, the file configures the listeners. */
   readonly of: "proxy" | "listener";
   /** For commander: `-m, --mark <n>`; without a placeholder it is a switch. */
   readonly flags: string;
   readonly help: string;
-  /** The commands that heed it beside a run; the others take it, so that the same line will do. */
+  /** The commands that use it, apart from a run; the others accept it, so that they take the same flags. */
   readonly heeders: readonly Heeder[];
   /** As it is typed. Without one the option may be absent. */
   readonly default?: string;
@@ -56,7 +56,7 @@ export interface Row<T = unknown> {
   readonly many?: true;
   /** A switch needs none. */
   readonly parse?: Parse<T>;
-  /** How the value is typed again, once for each; nothing where it goes without saying. */
+  /** How the value is typed again, once for each; nothing if it goes without saying. */
   readonly texts?: (listener: ListenerConfig) => readonly string[];
 }
 
@@ -375,7 +375,7 @@ export function namesOf({ flags }: Pick<Row, "flags">): string {
   return flags.replace(/ <.*$/, "");
 }
 
-/** Words that give the options again that a command heeds, without those at their defaults. */
+/** The options that a command uses, as words of a command line, without those at their defaults. */
 export function typeOptions(config: ProxyConfig, heeder: Heeder): string[] {
   const [listener] = config.listeners;
   const values: Partial<Record<Key, unknown>> = { ...listener, ...config };
@@ -394,7 +394,7 @@ function plainText(value: unknown, unless: string | undefined): string[] {
   return text === unless ? [] : [text];
 }
 
-/** One alone says that the other's clients are refused, even where it is the default. */
+/** Given alone, it refuses the other family's clients, even if it has the default value. */
 function upstreamTexts(key: "ipv4" | "ipv6") {
   return (listener: ListenerConfig) => {
     const text = hasDefaultServices(listener) ? undefined : listener[key]?.text;
@@ -406,7 +406,7 @@ function upstream(family: 4 | 6): Parse<Upstream> {
   return (text, names) => {
     const parsed = parseUpstream(text, family);
     if (parsed instanceof Problem) return refuse(names, text, parsed);
-    // Who reads the options asks for that first.
+    // The caller checks for it first.
     if (parsed === NONE) throw new UsageError(`Option ${names}: none has no address`);
     return parsed;
   };

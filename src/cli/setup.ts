@@ -1,4 +1,4 @@
-/** What was typed as a configuration: the whole of one listener, or what overrides a file. */
+/** Parsed flags as a configuration: one complete listener, or the settings that override a file. */
 import { type ListenerConfig, MODEL_DEFAULTS, type ProxyConfig } from "../config/model.ts";
 import { transportsOf } from "../config/options.ts";
 import { distinctPorts, overlaps } from "../config/ranges.ts";
@@ -16,7 +16,7 @@ export type Setup =
 export interface Typed {
   /** Whether it was typed, or the environment has it; otherwise the value is its default. */
   readonly isTyped: boolean;
-  /** `true` for a switch; undefined where there is no default. */
+  /** `true` for a switch; undefined if there is no default. */
   readonly value: string | readonly string[] | true | undefined;
   /** The names of the flag that was typed, of an option or its alias; or the variable. */
   readonly names: string;
@@ -37,7 +37,7 @@ export function readSetup(typed: TypedOptions, file: string | undefined): Setup 
 }
 
 /**
- * The configuration that a setup comes to.
+ * The configuration that results from a setup.
  *
  * @param library reads the file and those that it names
  * @throws {ConfigError} with every mistake of the file
@@ -53,7 +53,7 @@ export async function readConfiguration(
   return { ...config, ...setup.overrides, file: setup.path };
 }
 
-/** What is typed beside a file; a listener is the file's alone. */
+/** Flags together with a file; listeners are configured in the file only. */
 function overridesOf(typed: TypedOptions): Partial<ProxyConfig> {
   const given = ROWS.filter(([key]) => typed[key].isTyped);
   const [ofListener] = given.filter(([, { of }]) => of === "listener");
@@ -135,7 +135,7 @@ function checkListen({ listen, protocol }: ListenerConfig): void {
   );
 }
 
-/** A header leads nowhere but where the operator says, and only where it is to lead anywhere. */
+/** A header may select only destinations that the operator allows, and only with the policy `destination`. */
 function checkDestinations({ upstream, allowedDestinations }: ListenerConfig): void {
   const [policy, destinations] = [OPTIONS.upstream, OPTIONS.allowedDestinations].map(namesOf);
   if (upstream === "destination" && allowedDestinations.length === 0) {

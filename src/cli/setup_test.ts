@@ -19,7 +19,7 @@ function fromFlags(given: Given): ProxyConfig {
   return request.setup.config;
 }
 
-/** The file that says the same, its keys in this order, as many under `[defaults]` as asked for. */
+/** The file that says the same, its keys in this order, as many under `[defaults]` as requested. */
 function fileOf(given: Given, order: readonly number[], inDefaults: number): string {
   const named = "ipv4" in given || "ipv6" in given || given.upstream === "destination";
   // What the command line has by default, a file says.
@@ -141,7 +141,7 @@ function portsOf(first: number, count: number): string {
   return count === 1 ? `${first}` : `${first}-${first + count - 1}`;
 }
 
-/** Every form of an upstream that fits so many ports: addresses and names, without or with ports. */
+/** Every form of an upstream that fits this many ports: addresses and names, without or with ports. */
 function upstreamFor(family: 4 | 6, count: number) {
   const address = family === 4 ? "127.0.0.1" : "::1";
   const some = fc.record({ first: fc.integer({ min: 1, max: 64_000 }), one: fc.boolean() })

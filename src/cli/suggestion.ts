@@ -1,8 +1,8 @@
-/** Which flag or command was probably meant. */
+/** Suggests the flag or command that was probably meant. */
 import type { Command } from "@commander-js/extra-typings";
 import { nearest } from "../config/nearest.ts";
 
-/** A question to add to what is said of a word that is not known; empty where nothing is near. */
+/** A question to add to what is said about a word that is not known; empty if nothing is near. */
 export function suggestion(word: string, known: readonly string[]): string {
   // `--listen` is the beginning of `--listen-addr` before it is most of `--listeners`.
   const meant = known.find((name) => name.startsWith(`${word}-`)) ??

@@ -1,4 +1,4 @@
-/** A command line that cannot be followed; the message is one line for the operator. */
+/** An invalid command line; the message is one line for the operator. */
 export class UsageError extends Error {
   override readonly name = "UsageError";
 }

@@ -1,4 +1,4 @@
-/** What was probably meant by a text that is not an address and a port. */
+/** Suggests what was probably meant by a text that is not an address and a port. */
 import { parseIp } from "./address.ts";
 import { parsePorts } from "./ranges.ts";
 import { scopeOf } from "./scope.ts";
@@ -6,7 +6,7 @@ import { scopeOf } from "./scope.ts";
 /** What the address is for. */
 export type Purpose = "listen" | "metrics" | "upstream";
 
-/** A question or a reason to add to "is not an IP address and a port"; empty where there is none. */
+/** A question or a reason to add to "is not an IP address and a port"; empty if there is none. */
 export function addressHint(text: string, purpose: Purpose): string {
   const meant = portAlone(text, purpose) ?? withoutBrackets(text) ?? withoutPort(text, purpose) ??
     localhost(text, purpose);

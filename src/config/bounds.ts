@@ -1,4 +1,4 @@
-/** From where to where the configuration's numbers go. */
+/** The bounds of the configuration's numbers. */
 
 /** The least and the greatest value. */
 export type Bounds = readonly [least: number, most: number];

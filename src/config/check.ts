@@ -1,4 +1,4 @@
-/** `check --config F`: whether a configuration can be taken, and what it comes to. */
+/** `check --config F`: whether a configuration is valid, and a summary of it. */
 import { NativeError } from "../native/library.ts";
 import { readConfig } from "./file.ts";
 import { ConfigError, type Mistake } from "./mistakes.ts";

@@ -1,4 +1,4 @@
-/** What must hold between the keys of a listener, and between listeners. */
+/** Checks across the keys of a listener, and across listeners. */
 import type { Mistakes } from "./mistakes.ts";
 import { MODEL_DEFAULTS } from "./model.ts";
 import { DEFAULTS, type Transport, transportsOf } from "./options.ts";
@@ -17,7 +17,7 @@ export function nameOf({ values }: Listener): string {
   return values.name ?? values.listen?.[0]?.text ?? "";
 }
 
-/** Notes what is wrong with the listeners of a file; nothing is said of keys that are wrong already. */
+/** Records mistakes across the listeners of a file; keys that are already invalid are skipped. */
 export function checkListeners(
   listeners: readonly Listener[],
   proxy: Proxy,
@@ -48,7 +48,7 @@ function checkListen(listener: Listener, mistakes: Mistakes): void {
   );
 }
 
-/** No default stands in for an upstream: it could be a server that nobody meant to publish. */
+/** An upstream has no default: it could be a server that nobody wants to expose. */
 function checkUpstreams(listener: Listener, mistakes: Mistakes): void {
   if (upstreamOf(listener) !== "family") return;
   const { ipv4, ipv6 } = listener.values;
@@ -75,7 +75,7 @@ function checkDestinations(listener: Listener, mistakes: Mistakes): void {
   }
 }
 
-/** Where a header is optional, what comes without one must be told from what comes with one. */
+/** If a header is optional, payload without one must be distinguishable from a header. */
 function checkOptional(listener: Listener, mistakes: Mistakes): void {
   const { trust, protocol, "udp-header": udpHeader } = listener.values;
   const index = trust?.findIndex(({ header }) => header === "optional") ?? -1;
@@ -96,7 +96,7 @@ function checkOptional(listener: Listener, mistakes: Mistakes): void {
   );
 }
 
-/** The policy that holds; undefined where it is not known. */
+/** The policy in effect; undefined if it is not known. */
 function upstreamOf(listener: Listener): "family" | "destination" | undefined {
   return listener.isWrong("upstream") ? undefined : listener.values.upstream ?? "family";
 }
@@ -156,7 +156,7 @@ function checkLoops(
 ): void {
   const upstream = listener.values[key];
   if (!upstream || upstream === NONE || upstream.kind !== "address") return;
-  // What TPROXY hands over has a port of its own.
+  // A redirected connection has its own destination port.
   if (listener.values.transparent && upstream.ports === "same") return;
   const ports = upstream.ports === "same"
     ? (listener.values.listen ?? []).map(({ port, lastPort }) => ({ first: port, last: lastPort }))
@@ -172,7 +172,7 @@ function checkLoops(
   );
 }
 
-/** Every address that is listened on, as far as it is known. */
+/** Every listening address, as far as known. */
 function claimsOf(listeners: readonly Listener[], proxy: Proxy): Claim<Path>[] {
   const claims = listeners.flatMap((listener) =>
     (listener.values.listen ?? []).map((range, index): Claim<Path> => ({
@@ -188,7 +188,7 @@ function claimsOf(listeners: readonly Listener[], proxy: Proxy): Claim<Path>[] {
   return [...claims, { range, transports: ["tcp"], owner }];
 }
 
-/** The transports of a listener; none where they are not known. */
+/** The transports of a listener; none if they are not known. */
 function transports(listener: Listener): Transport[] {
   return listener.isWrong("protocol") ? [] : transportsOf(listener.values.protocol ?? "tcp");
 }

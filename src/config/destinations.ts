@@ -1,4 +1,4 @@
-/** Where a header may send its client: subnets with ports. */
+/** Allowed destinations of headers: subnets with ports. */
 import { Problem } from "./problem.ts";
 import { parsePorts, type Ports } from "./ranges.ts";
 import { contains, parseSubnet, type Subnet } from "./subnet.ts";

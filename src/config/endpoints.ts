@@ -1,4 +1,4 @@
-/** What a listener leads to, as addresses with ports: what has to be reached, routed and tried. */
+/** The upstreams of a listener as addresses with ports, for routing, probes and checks. */
 import { formatAddress, isMapped } from "./address.ts";
 import type { Destination } from "./destinations.ts";
 import type { ListenerConfig } from "./model.ts";
@@ -16,7 +16,7 @@ export interface Endpoint extends Address {
   readonly lastPort: number;
 }
 
-/** Whether an endpoint stands for a range: a port of it may have no server at the moment. */
+/** Whether an endpoint represents a range: a port of it may have no server at the moment. */
 export function isRange({ port, lastPort }: Endpoint): boolean {
   return lastPort > port;
 }
@@ -63,7 +63,7 @@ export function endpointText(
   return first === last ? text : `${text}-${last}`;
 }
 
-/** Addresses that headers may lead to. */
+/** Addresses that headers may select. */
 export interface Network {
   readonly family: 4 | 6;
   readonly bytes: readonly number[];

@@ -38,7 +38,7 @@ export function readConfig(text: string, name: string): ProxyConfig {
 
 function parseToml(text: string, name: string) {
   try {
-    // An integer that is no number of JavaScript's is a value out of its range, not a wrong document.
+    // An integer that is not a number of JavaScript's is a value out of its range, not a wrong document.
     return parse(text, { integersAsBigInt: "asNeeded" });
   } catch (error) {
     if (!(error instanceof TomlError)) throw error;

@@ -229,7 +229,7 @@ Deno.test("readConfig: every key of a listener, as it is given", () => {
   });
 });
 
-/** A wrong line of a listener, and what is said of it. */
+/** A wrong line of a listener, and what is said about it. */
 const WRONG_IN_LISTENER: readonly (readonly [line: string, mistake: string])[] = [
   ["mark = -1", "mark = -1: expected a whole number from 0 to 4294967295"],
   ["mark = 1.5", "mark = 1.5: expected a whole number from 0 to 4294967295"],
@@ -331,7 +331,7 @@ for (const [line, mistake] of WRONG_IN_LISTENER) {
     assert.deepEqual(mistakesOf(ONE + line), [`4: ${mistake}`]);
   });
   Deno.test(`readConfig: refuses ${line} in [defaults], once`, () => {
-    // There nothing says the same, and other listeners may heed it.
+    // There nothing says the same, and other listeners may use it.
     if (/^(listen-addr|allowed-destinations|upstream|ipv6 = "\[::1\]:1-3")/.test(line)) return;
     const rest = `name = "a"\n${ONE.replace("8443", "1")}name = "b"\n`;
     const found = mistakesOf(`[defaults]\n${line}\n${ONE}${rest}`);

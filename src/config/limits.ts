@@ -1,4 +1,4 @@
-/** How the process's descriptors are shared out: budgets over all listeners. */
+/** Distributes the process's descriptors: budgets over all listeners. */
 import type { ListenerConfig } from "./model.ts";
 import { transportsOf } from "./options.ts";
 
@@ -26,7 +26,7 @@ const SHARE_OF_PIPES = 1 / 8;
  * quarter as many sockets to reply from (`reply_sources_a_worker`).
  */
 const SHARE_OF_FLOWS = 4 / 5;
-/** So few are tried even where the reckoning leaves none. */
+/** The minimum, even if the calculation leaves none. */
 const FEWEST = 4;
 
 /** What takes descriptors. */

@@ -1,4 +1,4 @@
-/** What is wrong with a configuration: all of it at once, a line each. */
+/** The mistakes of a configuration: all at once, one line each. */
 import type { LogFormat } from "./options.ts";
 import type { Path, Positions } from "./positions.ts";
 
@@ -10,7 +10,7 @@ export interface Mistake {
   readonly line?: number;
   /** As `listen` or `trust.from`; none when no key is meant. */
   readonly key?: string;
-  /** The value as it is written, cut where it is long. */
+  /** The value as written, truncated if it is long. */
   readonly value?: string;
   /** What was expected, or why the value cannot be taken. */
   readonly problem: string;
@@ -19,7 +19,7 @@ export interface Mistake {
 /** A configuration that cannot be taken; the message has a line for each mistake. */
 export class ConfigError extends Error {
   override readonly name = "ConfigError";
-  /** @param logFormat the form of log that the configuration asks for, if so much is known */
+  /** @param logFormat the form of log that the configuration requests, if so much is known */
   constructor(readonly mistakes: readonly Mistake[], readonly logFormat?: LogFormat) {
     super(mistakes.map(sentence).join("\n"));
   }
@@ -32,7 +32,7 @@ function sentence({ file, line, key, value, problem }: Mistake): string {
   return [place, assignment, problem].filter((part) => part !== undefined).join(": ");
 }
 
-/** Longer values are cut: the line says where the rest stands. */
+/** Longer values are truncated: the line shows where to find the rest. */
 const LONGEST_VALUE = 60;
 
 /** Collects the mistakes of one document. */
@@ -41,7 +41,7 @@ export class Mistakes {
 
   constructor(readonly file: string, readonly positions: Positions) {}
 
-  /** Notes a mistake in what stands at a path, or around it where it is not there. */
+  /** Records a mistake at a path, or at the surrounding table if the path does not exist. */
   add(path: Path, problem: string): void {
     const known = this.positions.known(path);
     const { line, source } = this.positions.at(known) ?? { line: 1 };
@@ -58,7 +58,7 @@ export class Mistakes {
     this.#add({ ...(path.length === 0 ? {} : { line: this.line(path) }), problem });
   }
 
-  /** The line of a path, or of what stands around it. */
+  /** The line of a path, or of the surrounding table. */
   line(path: Path): number {
     return this.positions.at(this.positions.known(path))?.line ?? 1;
   }
@@ -96,5 +96,5 @@ function keyOf(path: Path): string {
   return inTable.map((key) => /^[\w-]+$/.test(key) ? key : JSON.stringify(key)).join(".");
 }
 
-/** Tables whose header stands above the key. */
+/** Tables whose header precedes the key. */
 const TABLES = new Set(["listener", "defaults"]);

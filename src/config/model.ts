@@ -1,6 +1,5 @@
 /**
- * The configuration, checked and immutable: what the command line and the file both come to. Times are
- * in seconds.
+ * The configuration, checked and immutable: the result of both the command line and the file. Times are in seconds.
  */
 import type { Destination } from "./destinations.ts";
 import type {
@@ -19,7 +18,7 @@ import type { Upstream } from "./upstreams.ts";
 
 /** One proxy: what holds for the process, and its listeners. */
 export interface ProxyConfig {
-  /** The path of the file that says all of this; none where it was the command line. */
+  /** The path of the file that says all of this; none if it was the command line. */
   readonly file?: string;
   /** Threads that serve the listeners; `auto`: one for each processor that the process may use. */
   readonly workers: number | "auto";
@@ -33,15 +32,15 @@ export interface ProxyConfig {
   readonly autoRoutes: boolean;
   /** The routing table for that. */
   readonly table: number;
-  /** `auto`: as much of the sandbox as can be had; `on`: all of it, or no start. */
+  /** `auto`: as much of the sandbox as is available; `on`: all of it, or no start. */
   readonly sandbox: SandboxMode;
-  /** How long connections may go on once no new ones are taken. */
+  /** How long connections may continue once no new ones are taken. */
   readonly drainTimeout: number;
   /** How long new connections are taken after the signal to stop. */
   readonly shutdownDelay: number;
   /** The path of the control socket; without one there is none. */
   readonly control?: string;
-  /** How long connections may go on after another program has taken over. */
+  /** How long connections may continue after another program has taken over. */
   readonly upgradeDrain: number;
   /** The control socket of a running program to take over from, where one answers there. */
   readonly takeOver?: string;
@@ -53,10 +52,10 @@ export interface ProxyConfig {
   readonly listeners: readonly ListenerConfig[];
 }
 
-/** Where the upstream of a connection comes from: the client's family, or the header's destination. */
+/** How the upstream of a connection is selected: by the client's family, or by the header's destination. */
 export type UpstreamPolicy = "family" | "destination";
 
-/** Addresses that are accepted on, whom they trust, and where they forward. */
+/** Listening addresses, the peers that they trust, and their upstreams. */
 export interface ListenerConfig {
   /** The label in log and metrics; by default the first address as it was written. */
   readonly name: string;
@@ -72,7 +71,7 @@ export interface ListenerConfig {
   readonly ipv4?: Upstream;
   /** Where IPv6 clients go. */
   readonly ipv6?: Upstream;
-  /** Where headers may send their clients; not empty where `upstream` is `destination`. */
+  /** Where headers may send their clients; not empty if `upstream` is `destination`. */
   readonly allowedDestinations: readonly Destination[];
   /**
    * Which peers may connect, longest prefix first. Where it is empty and there are no `allowedSubnets`,
@@ -91,7 +90,7 @@ export interface ListenerConfig {
   readonly closeAfter: number;
   /** Silence of a TCP connection after which its host is asked; 0 leaves it to the system. */
   readonly keepalive: number;
-  /** How long a relayed TCP connection may carry nothing; 0 is for ever. */
+  /** How long a relayed TCP connection may carry nothing; 0 is forever. */
   readonly idleTimeout: number;
   /** How long a peer with an optional header may be silent before it is relayed without one. */
   readonly optionalWait: number;

@@ -1,9 +1,9 @@
-/** Which known word was probably meant. */
+/** Finds the known word that was probably meant. */
 
 /** Words of which more than this part is wrong are other words. */
 const MOST_WRONG = 0.4;
 
-/** The nearest of `known` to a word, or undefined where none is near. */
+/** The nearest of `known` to a word, or undefined if none is near. */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   const [best] = known
     .map((name) => ({ name, distance: distance(word, name) }))
@@ -36,7 +36,7 @@ function distance(from: string, to: string): number {
   return last[to.length]!;
 }
 
-/** What is said of a key that is not known. */
+/** The message for an unknown key. */
 export function unknownKey(key: string, known: readonly string[]): string {
   const name = nearest(key, known);
   return name === undefined

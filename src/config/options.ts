@@ -1,4 +1,4 @@
-/** Words and defaults of the options, and addresses as the native core has them. */
+/** Values and defaults of the options, and addresses in the native core's form. */
 import { ENDPOINT, type Level, Protocol, type UdpHeader } from "../native/layout.ts";
 
 /** An IP address and port. */
@@ -53,7 +53,7 @@ export const PROTOCOLS: Record<ProtocolName, number> = {
   both: Protocol.tcp | Protocol.udp,
 };
 
-/** What a protocol's name stands for. */
+/** The meaning of a protocol's name. */
 export function transportsOf(protocol: ProtocolName): Transport[] {
   return protocol === "both" ? ["tcp", "udp"] : [protocol];
 }

@@ -1,4 +1,4 @@
-/** A listener as single ports: what is listened on, and where each port's clients go. */
+/** A listener as single ports: the listening addresses, and the upstreams of each port. */
 import type { ListenerConfig, ProxyConfig } from "./model.ts";
 import { type Address, type ProtocolName, transportsOf } from "./options.ts";
 import { distinctPorts, type PortRange } from "./ranges.ts";

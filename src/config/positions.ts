@@ -1,18 +1,18 @@
 /**
- * Where the keys of a TOML document stand. The parser names lines for wrong syntax alone; a wrong value
- * needs its line, too. The text must be one that the parser took: nothing is checked here, and a form
- * that is not known ends the scan, so that later keys have no line.
+ * Finds the lines of the keys in a TOML document. The parser reports lines only for syntax errors; an invalid value needs
+ * its line as well. The parser must have accepted the text: nothing is checked here, and an unknown form ends the scan, so
+ * that later keys have no line.
  */
 import { parse } from "smol-toml";
 
 /** Keys and indexes from the document's root. */
 export type Path = readonly (string | number)[];
 
-/** Where a key or an element stands. */
+/** The position of a key or an element. */
 export interface Position {
   /** From 1. */
   readonly line: number;
-  /** The value as it is written; none for a table with a header. */
+  /** The value as written; none for a table with a header. */
   readonly source?: string;
 }
 
@@ -25,7 +25,7 @@ export class Positions {
     this.#root = new Scanner(text).document();
   }
 
-  /** Where a path stands, or undefined where the document has no such key. The document is at line 1. */
+  /** Where a path stands, or undefined if the document has no such key. The document is at line 1. */
   at(path: Path): Position | undefined {
     let node: Node | undefined = this.#root;
     for (const key of path) node = node?.children.get(key);
@@ -47,7 +47,7 @@ class Node implements Position {
 
   constructor(readonly line: number) {}
 
-  /** The child of a key, made where there is none. */
+  /** The child of a key, created if there is none. */
   child(key: string | number, line: number): Node {
     const known = this.children.get(key);
     if (known) return known;
@@ -151,7 +151,7 @@ class Scanner {
     this.#items("}", () => this.#keyValue(node));
   }
 
-  /** What stands between commas, up to the closing bracket and past it. */
+  /** Reads the elements between commas, up to and including the closing bracket. */
   #items(end: "]" | "}", item: () => void): void {
     for (;;) {
       this.#take(VOID);

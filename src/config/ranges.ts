@@ -1,4 +1,4 @@
-/** Ports, ranges of ports, and addresses with them: what is listened on, and whether it overlaps. */
+/** Ports, port ranges, and addresses with them; overlaps between listening addresses. */
 import { formatAddress, isMapped, parseAddress } from "./address.ts";
 import type { Address, Transport } from "./options.ts";
 

@@ -25,16 +25,16 @@ export function encodeProxy(
   workers: number,
 ): Uint8Array<ArrayBuffer> {
   const [record, view, number] = newRecord(PROXY_CONFIG.size);
-  // A record of zeroes is no address.
+  // A record of zeroes is not an address.
   if (metricsAddr) writeEndpoint(view, PROXY_CONFIG.metrics, metricsAddr);
   number(PROXY_CONFIG.log_level, Level[logLevel]);
   number(PROXY_CONFIG.workers, workers);
-  // Only whoever asks by the control socket sees what a flow has carried.
+  // Only the control socket shows what a flow has carried.
   number(PROXY_CONFIG.counts_traffic, control === undefined ? 0 : 1);
   return record;
 }
 
-/** What a listener is told beside its ports. Times are in seconds. */
+/** The settings of a listener apart from its ports. Times are in seconds. */
 export type ListenerTerms = Pick<
   ListenerConfig,
   | "udpHeader"
@@ -50,7 +50,7 @@ export type ListenerTerms = Pick<
   | "maxConnectionsPerClient"
 >;
 
-/** Writes the `ListenerConfig` record. `restricted`: nobody may connect but whom the rules name. */
+/** Writes the `ListenerConfig` record. `restricted`: only peers in the rules may connect. */
 function writeListener(
   view: DataView,
   at: number,

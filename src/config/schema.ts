@@ -1,6 +1,6 @@
 /**
- * The schema of the configuration file: every key with its type, range, default and description. A value
- * goes in, its part of the model comes out; the JSON Schema for editors is made of the same.
+ * The schema of the configuration file: every key with its type, range, default and description. It converts values to
+ * their part of the model. The JSON Schema for editors is generated from it.
  */
 import * as v from "valibot";
 import { parseAddress } from "./address.ts";
@@ -109,7 +109,7 @@ export const LISTENER = {
   ),
 };
 
-/** The keys of the proxy, which stand before the first table. */
+/** The keys of the proxy, which precede the first table. */
 export const PROXY = {
   workers: v.optional(workers("Threads that serve the listeners"), Number(DEFAULTS.listeners)),
   listeners: v.optional(
@@ -311,7 +311,7 @@ function oneOrMany(expected: string) {
   ], expected);
 }
 
-/** Reads each text; undefined when one of them is wrong, after `wrong` was told each such. */
+/** Parses each text; undefined if one is invalid, after `wrong` was called for each of them. */
 function readItems<Output>(
   value: string | readonly string[],
   parse: (text: string) => Output | Problem | undefined,

@@ -13,7 +13,7 @@ export function setInterfaces(read: ReadTable): void {
   readTable = read;
 }
 
-/** The interface's number; undefined where no interface with an IPv6 address has that name. */
+/** The interface's number; undefined if no interface with an IPv6 address has that name. */
 export function scopeOf(text: string): number | undefined {
   if (/^\d{1,9}$/.test(text)) return Number(text);
   for (const line of readTable().split("\n")) {

@@ -2,7 +2,7 @@
 import { formatAddress, parseIp } from "./address.ts";
 import { Problem } from "./problem.ts";
 
-/** A subnet in the IPv6 space, where IPv4 lies behind `::ffff:0:0/96`. */
+/** A subnet in the IPv6 space, where IPv4 is behind `::ffff:0:0/96`. */
 export interface Subnet {
   /** 16 bytes, network byte order; no bit is set behind the prefix. */
   readonly bytes: readonly number[];
@@ -51,7 +51,7 @@ function mapped(bytes: readonly number[]): readonly number[] {
   return bytes.length === 16 ? bytes : [...new Array(10).fill(0), 0xff, 0xff, ...bytes];
 }
 
-/** The byte of a mask of which so many bits are left. */
+/** The byte of a mask of which this many bits are left. */
 function maskByte(bits: number): number {
   return bits >= 8 ? 0xff : bits <= 0 ? 0 : 0xff << (8 - bits) & 0xff;
 }

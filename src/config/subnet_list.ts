@@ -1,4 +1,4 @@
-/** Subnets in a file, one a line; what follows `#` is a comment, and blank lines are nothing. */
+/** Subnets in a file, one per line; `#` starts a comment, and blank lines are ignored. */
 import { Problem } from "./problem.ts";
 import { parseSubnet, type Subnet } from "./subnet.ts";
 

@@ -7,10 +7,10 @@ import type { Path } from "./positions.ts";
 export type Keys = Record<string, v.GenericSchema>;
 export type Values<K extends Keys> = { readonly [Key in keyof K]?: v.InferOutput<K[Key]> };
 
-/** What a table says: the values that can be taken, and where each of its keys stands. */
+/** The content of a table: its valid values, and the line of each key. */
 export class Table<K extends Keys> {
   /**
-   * @param header where the table itself stands
+   * @param header the line of the table itself
    * @param places of the keys that it has, whether their values can be taken or not
    */
   constructor(
@@ -28,7 +28,7 @@ export class Table<K extends Keys> {
     return this.has(key) && this.values[key] === undefined;
   }
 
-  /** Where a key stands, or the table where it has none. */
+  /** Where a key stands, or the table if it has none. */
   place(key: keyof K): Path {
     return this.places.get(key) ?? this.header;
   }
@@ -75,8 +75,8 @@ export class Table<K extends Keys> {
  * Reads a table.
  *
  * @param keys the schema of each key
- * @param path where the table stands
- * @param unknown what is said of a key that the schema has not
+ * @param path the position of the table
+ * @param unknown the message for a key that is not in the schema
  */
 export function readTable<K extends Keys>(
   keys: K,
@@ -102,7 +102,7 @@ export function readTable<K extends Keys>(
   return new Table(path, values as Values<K>, places);
 }
 
-/** Notes an issue where it is; of a union's the one that came furthest into the value says the most. */
+/** Records an issue at its position; of a union, the issue deepest in the value is the most specific. */
 function addIssue(issue: v.BaseIssue<unknown>, place: Path, mistakes: Mistakes): void {
   const [furthest] = [issue, ...issue.issues ?? []].toSorted((one, other) =>
     (other.path?.length ?? 0) - (one.path?.length ?? 0)

@@ -1,4 +1,4 @@
-/** The server behind a listener, as it is written: an address or a host name, with or without ports. */
+/** An upstream in its text form: an address or a host name, with or without ports. */
 import { isMapped, parseIp } from "./address.ts";
 import { addressHint } from "./address_hint.ts";
 import type { Address } from "./options.ts";

@@ -1,4 +1,4 @@
-/** How many workers there are. */
+/** The number of workers. */
 import type { ProxyConfig } from "./model.ts";
 
 /** The number of workers; `auto` is one for each processor that this process may use. */

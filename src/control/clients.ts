@@ -1,4 +1,4 @@
-/** Which clients move most: connections summed up by their client's address. */
+/** The busiest clients: connections summed up by client address. */
 import type { ClientLoad, Connection } from "./protocol.ts";
 
 /** The `most` clients with most bytes, the busiest first; a connection without a client is its peer's. */

@@ -1,4 +1,4 @@
-/** The commands that ask a running program, from the command line to what is printed. */
+/** The commands for a running program, from the command line to the output. */
 import type { ControlRequest, Socket } from "../cli/control.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import type { Answers, Refused, Request } from "./protocol.ts";
@@ -54,7 +54,7 @@ export async function runControl(
       print(closedLines(await ask(path, request, library)).join("\n"));
       return 0;
     case "take-over":
-      // No command line asks for it.
+      // No command line requests it.
       return 1;
     case "upgrade": {
       const { good, lines } = await ask(path, request, library);

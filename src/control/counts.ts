@@ -1,4 +1,4 @@
-/** The counters that an operator asks for, out of all that are counted. */
+/** The counters that interest an operator, out of all counters. */
 import type { Stats } from "../native/stats.ts";
 import type { Counts } from "./protocol.ts";
 

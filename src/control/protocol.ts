@@ -1,6 +1,6 @@
 /**
- * What goes over the control socket: a request is a line of JSON, and so is its answer. A running program
- * may be older or newer than the one that asks, so fields are added and none changes its meaning.
+ * The protocol of the control socket: a request is a line of JSON, and so is its answer. The running program may be older
+ * or newer than the one that asks, so fields may be added, but none changes its meaning.
  */
 import { Problem } from "../config/problem.ts";
 import { parseSubnet, type Subnet } from "../config/subnet.ts";
@@ -67,7 +67,7 @@ export interface Draining {
 export interface Status {
   readonly version: string;
   readonly pid: number;
-  /** The path of the configuration file, where there is one. */
+  /** The path of the configuration file, if there is one. */
   readonly config?: string;
   /** Seconds since the start. */
   readonly uptime: number;

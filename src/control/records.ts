@@ -1,4 +1,4 @@
-/** The native core's records of a survey: which connections are meant, and what was found. */
+/** The native core's records of a survey: the selection, and the results. */
 import { LITTLE_ENDIAN } from "../config/options.ts";
 import type { Subnet } from "../config/subnet.ts";
 import { endpoint } from "../log/events.ts";

@@ -1,4 +1,4 @@
-/** What `top` shows, as lines of plain text: two looks at the program in, a screen out. */
+/** The screen of `top`, as lines of plain text: two samples of the program in, a screen out. */
 import type { ClientLoad, Counts, ListenerStatus, Top } from "./protocol.ts";
 import { printable, table } from "./table.ts";
 import { count } from "../config/count.ts";
@@ -19,7 +19,7 @@ export interface Size {
 const MOST_REASONS = 5;
 /** So wide a name may be in 80 columns. */
 const NAME_WIDTH = 28;
-/** Where there is nothing to compare with yet. */
+/** If there is nothing to compare with yet. */
 const UNKNOWN = "-";
 
 /** The screen's lines: at most as many as there are rows, none longer than there are columns. */

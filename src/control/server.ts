@@ -1,4 +1,4 @@
-/** Answers what comes by the control socket, one request after the other. */
+/** Answers the requests on the control socket, one after the other. */
 import { Problem } from "../config/problem.ts";
 import { CONNECTION } from "../native/layout.ts";
 import { type Library, NativeError } from "../native/library.ts";
@@ -23,7 +23,7 @@ import { statusOf, type StatusSource } from "./status.ts";
 
 /** Looks so often whether it was closed. */
 const WAIT_MS = 60_000;
-/** Of so many connections the busiest clients are found. */
+/** Of this many connections the busiest clients are found. */
 const MOST_SUMMED = 65_536;
 /** Connections that may come while they are listed. */
 const SLACK = 256;

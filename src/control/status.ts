@@ -1,4 +1,4 @@
-/** What `status` says: one source for the control socket and the status page. */
+/** The content of `status`, shared by the control socket and the status page. */
 import type { Stats } from "../native/stats.ts";
 import type { Listeners } from "../proxy/listeners.ts";
 import { countsOf } from "./counts.ts";

@@ -1,6 +1,6 @@
 /** Tables of plain text. */
 
-/** A column's heading, and whether it has numbers, which stand at its right. */
+/** A column's heading, and whether it has numbers, which are right-aligned. */
 export interface Column {
   readonly heading: string;
   readonly right?: true;

@@ -14,7 +14,7 @@ const CTRL_C = 3;
 /** What ends it from outside; Ctrl-C is a key here. */
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
-/** There is no terminal to show anything in. */
+/** There is no terminal. */
 export class NoTerminalError extends Error {
   override readonly name = "NoTerminalError";
 }
@@ -78,7 +78,7 @@ async function readKeys(): Promise<void> {
   }
 }
 
-/** The bytes that draw a look in place of the one before, without a flicker. */
+/** The bytes that draw a look instead of the one before, without a flicker. */
 function frame(now: Top, before: Top | undefined, seconds: number): string {
   const size = Deno.consoleSize();
   const lines = screen({ now, ...(before && { before }), seconds }, {

@@ -1,4 +1,4 @@
-/** Numbers as people read them, in few columns. */
+/** Numbers in a compact, readable form. */
 
 const STEPS = ["", "k", "M", "G", "T", "P"];
 

@@ -1,7 +1,7 @@
 /**
- * The decoder: a whole header's bytes in, a verdict out. No I/O, no allocation, no exception.
+ * The decoder: a complete header's bytes in, a verdict out. No I/O, no allocation, no exception.
  *
- * Native framing has found where the header ends; everything here holds for any bytes all the same.
+ * The native framing has found the end of the header; the decoder is nevertheless safe for any bytes.
  * The rules are those of HAProxy's proxy-protocol.txt (version 1: section 2.1, version 2: section
  * 2.2) and of Cloudflare's Simple Proxy Protocol; docs/proxy-protocol.md lists them with their tests.
  */
@@ -454,7 +454,7 @@ class HeaderDecoder {
 
   // All versions
 
-  /** Judges the client's address that was written, IPv4-mapped as IPv4, and says where to connect from. */
+  /** Checks the client's address, IPv4-mapped as IPv4, and sets the source address of the connection. */
   #conclude(
     written: number,
     version: number,

@@ -406,7 +406,7 @@ Deno.test("createDecoder: no input makes it throw, and none is read past its end
   fc.assert(
     fc.property(anything, carrier, (header, carrier) => {
       const one = outcome(decodeIn(0x00, header, carrier));
-      // Were a byte outside the header read, what lies there would change the verdict.
+      // Were a byte outside the header read, what is there would change the verdict.
       for (const filler of [0x0a, 0x20, 0x31, 0xff]) {
         assert.deepEqual(outcome(decodeIn(filler, header, carrier)), one);
       }

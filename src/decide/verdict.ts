@@ -1,5 +1,5 @@
 /**
- * The region that a listener shares with its decoder: the header's bytes go in, the verdict comes out.
+ * The region that a worker shares with its decoder: the header's bytes go in, the verdict comes out.
  *
  * Everything is created once; writing a verdict allocates nothing.
  */

@@ -1,4 +1,4 @@
-/** What has to be the case, in the order in which an operator would fix it: facts in, findings out. */
+/** The list of checks, in the order in which an operator would fix them: facts in, findings out. */
 import type { Facts } from "./facts.ts";
 import type { Finding, HostCheck, ListenerCheck } from "./finding.ts";
 import { capabilities, conntrack, loopback, openFiles, sandbox } from "./host_checks.ts";

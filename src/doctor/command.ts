@@ -10,9 +10,9 @@ import { gather } from "./facts.ts";
 import type { Setting } from "./finding.ts";
 import { isWell, reportJson, reportText } from "./report.ts";
 
-/** How it is asked for. */
+/** How it is requested. */
 export interface DoctorOptions {
-  /** Print one JSON document in place of lines. */
+  /** Print one JSON document instead of lines. */
   readonly json: boolean;
   /** Set what can be set. */
   readonly fix: boolean;
@@ -33,7 +33,7 @@ export interface Terminal {
  * Checks, and prints what was found. Changes nothing, but with `fix`.
  *
  * @returns the exit code: 0 only when it would work
- * @throws {UsageError} where it has to ask and nobody is there
+ * @throws {UsageError} if it has to ask and nobody is there
  * @throws {RoutingError} when something cannot be set
  */
 export async function runDoctor(

@@ -1,4 +1,4 @@
-/** What is the case on this host, gathered once and judged afterwards. Nothing here is changed. */
+/** Facts about this host, gathered once and judged afterwards. Gathering changes nothing. */
 import { formatAddress } from "../config/address.ts";
 import { type Endpoint, upstreamEndpoints } from "../config/endpoints.ts";
 import { type ListenerConfig, markOf, type ProxyConfig } from "../config/model.ts";
@@ -39,7 +39,7 @@ export interface Facts {
   readonly self: Self;
   /** Why clients' addresses and the mark cannot be used. */
   readonly incapable?: NativeError;
-  /** What the sandbox would come to here. */
+  /** The result of trying the sandbox here. */
   readonly sandbox: SandboxResult | NativeError;
   /** The limit of open files. */
   readonly fileLimit: number;
@@ -49,7 +49,7 @@ export interface Facts {
   readonly routing: Survey | RoutingError;
   /** Interfaces on which rp_filter is strict, and the packets that it dropped during the probes. */
   readonly filter: { readonly strict: readonly string[]; readonly dropped: number };
-  /** None where the kernel tracks no connections. */
+  /** None if the kernel tracks no connections. */
   readonly conntrack?: { readonly count: number; readonly max: number };
 }
 
@@ -60,7 +60,7 @@ export interface ListenerFacts {
   readonly subnets?: number | SubnetsError | NativeError;
   /** Ranges of which a port cannot be listened on. */
   readonly taken: readonly Taken[];
-  /** Whether this host's own packets get through to where it listens, as far as that can be tried. */
+  /** Whether this host's own packets reach the listening address, as far as that can be tested. */
   readonly reached: readonly OwnReach[];
   /** An upstream is the program's own listener. */
   readonly loop?: NativeError;
@@ -69,16 +69,16 @@ export interface ListenerFacts {
 
 /** A port that cannot be listened on: the first of its range. */
 export interface Taken {
-  /** Where it is; its port is the one that cannot be had. */
+  /** Where it is; its port is the one that is not available. */
   readonly address: Address;
   readonly problem: NativeError;
   readonly holder?: Holder;
-  /** What is in the way is an upstream of the configuration. */
+  /** The socket on the port belongs to an upstream of the configuration. */
   readonly upstream?: {
     /** Where its socket listens. */
     readonly text: string;
     readonly isWildcard: boolean;
-    /** Where the configuration says that it is. */
+    /** Its address in the configuration. */
     readonly named: Address;
   };
 }
@@ -98,7 +98,7 @@ export interface Holder {
   readonly name: string;
   /** It is this program. */
   readonly ours: boolean;
-  /** What confines it; none where this process may not see it. */
+  /** What confines it; none if this process may not see it. */
   readonly confinement?: Confinement;
 }
 
@@ -108,7 +108,7 @@ export interface ServiceFacts {
   readonly address: Endpoint;
   readonly transport: Transport;
   readonly plain: ProbeResult;
-  /** As a client; none where that cannot be tried. */
+  /** As a client; none if that cannot be tried. */
   readonly spoofed?: ProbeResult;
   readonly reach?: Reach;
   /** Other addresses of its family on which something listens on its port. */
@@ -122,7 +122,7 @@ const UDP_WAIT_MS = 1_000;
 const OWN_WAIT_MS = 1_500;
 /** Each holds a thread of the runtime while it waits. */
 const PROBES_AT_ONCE = 32;
-/** Of a listener so many addresses are tried: what a firewall does to one it mostly does to all. */
+/** Of a listener this many addresses are tried: what a firewall does to one it mostly does to all. */
 const MOST_OWN = 8;
 
 /** Looks and tries. Each service sees a connection or a datagram for each way to try. */
@@ -293,7 +293,7 @@ function lookAtListener(
   });
 }
 
-/** The socket, of those in the way, that an upstream on this host answers from. */
+/** The socket on the port from which an upstream on this host answers, if there is one. */
 function upstreamAmong(
   inTheWay: readonly (ListeningSocket & { transport: Transport })[],
   services: readonly Pick<ServiceFacts, "address" | "transport" | "reach">[],
@@ -402,7 +402,7 @@ function loopProblem(
   );
 }
 
-/** Whether two sockets on these addresses stand in each other's way. */
+/** Whether two sockets on these addresses conflict. */
 function overlaps(one: readonly number[], other: readonly number[]): boolean {
   // `[::]` serves IPv4 as well.
   if (isAny(one) && one.length === 16 || isAny(other) && other.length === 16) return true;

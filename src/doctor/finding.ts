@@ -1,4 +1,4 @@
-/** What a check finds, and what findings have in common. */
+/** Findings of checks, and helpers to create them. */
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import type { Facts, ListenerFacts } from "./facts.ts";
 
@@ -90,7 +90,7 @@ export function optionWith(
     : `${flag.replace("listen-addr", "listen")} = "${value}" in listener ${name}`;
 }
 
-/** So many are named in a line. */
+/** This many are named in a line. */
 const MOST_LISTED = 8;
 
 /** `a, b and c`; of many the first, and how many more. */

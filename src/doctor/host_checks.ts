@@ -1,4 +1,4 @@
-/** What the process and this host have to have, whatever the listeners are. */
+/** Checks of the process and this host, independent of the listeners. */
 import { limits, listeningSockets, protocolsOf } from "../config/limits.ts";
 import { workerCount } from "../config/workers.ts";
 import { NativeError } from "../native/library.ts";
@@ -18,7 +18,7 @@ import {
 
 /** Room for fewer connections or flows at once is little. */
 const FEW = 1000;
-/** A hard limit of so many is common; with it there is room for some 2,000 connections. */
+/** A hard limit of this many is common; with it there is room for some 2,000 connections. */
 const ENOUGH_FILES = 4096;
 /** For each further worker. */
 const FILES_A_WORKER = 16;
@@ -34,7 +34,7 @@ export function capabilities({ config, self, incapable }: Facts): Finding[] {
       ok(`${names} ${mark ? "for clients' addresses and --mark" : "for clients' addresses"}`),
     ];
   }
-  // Until Linux 5.17 SO_MARK asked for CAP_NET_ADMIN (socket(7)).
+  // Before Linux 5.17, SO_MARK required CAP_NET_ADMIN (socket(7)).
   const [name, why] = mark && self.capabilities.has("net_raw")
     ? ["NET_ADMIN", "this kernel requires CAP_NET_ADMIN for --mark"]
     : ["NET_RAW", "CAP_NET_RAW is needed"];
@@ -64,7 +64,7 @@ export function sandbox({ config, sandbox, listeners }: Facts): Finding[] {
   return [config.sandbox === "on" ? failed(incomplete) : warning(incomplete), ...running];
 }
 
-/** This program, where it runs already. */
+/** The running mmproxy, if it owns the port. */
 export function ourHolder(listeners: Facts["listeners"]): Holder | undefined {
   return listeners.flatMap(({ taken }) => taken).find(({ holder }) => holder?.ours)?.holder;
 }

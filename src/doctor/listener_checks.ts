@@ -1,4 +1,4 @@
-/** Where a listener listens, whom it trusts, and where it leads. */
+/** Checks of a listener: addresses, trust and upstreams. */
 import { quote } from "../cli/command_line.ts";
 import { formatAddress } from "../config/address.ts";
 import { endpointText } from "../config/endpoints.ts";

@@ -1,4 +1,4 @@
-/** What the kernel says of itself in /proc, as text in and values out (proc(5)). */
+/** Parsers for files in /proc: text in, values out (proc(5)). */
 import { LITTLE_ENDIAN } from "../config/options.ts";
 
 /** Bits of a capability set (capabilities(7), linux/capability.h). */
@@ -13,7 +13,7 @@ export interface Confinement {
   readonly capabilities: bigint;
 }
 
-/** Reads /proc/pid/status; `undefined` where it does not say. */
+/** Reads /proc/pid/status; `undefined` if it does not say. */
 export function parseConfinement(status: string): Confinement | undefined {
   const value = (name: string) => new RegExp(`^${name}:\\s+([0-9a-f]+)$`, "m").exec(status)?.[1];
   const capabilities = value("CapPrm");

@@ -21,7 +21,7 @@ const STYLES: Record<State, Style> = {
 
 /**
  * One line a finding; under it, the commands that fix it. Of several listeners each is a group under its name.
- * The last line says what it comes to.
+ * The last line is a summary.
  */
 export function reportText(entries: readonly Entry[], paint: Paint): string {
   const names = new Set(

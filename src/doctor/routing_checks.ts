@@ -1,4 +1,4 @@
-/** Whether replies to clients come back to this host. */
+/** Checks that replies to clients come back to this host. */
 import { commandLine } from "../cli/command_line.ts";
 import { type Detour, RoutingError, type Step } from "../routing/plan.ts";
 import { describeDetour, describeStep, detourRule } from "../routing/text.ts";

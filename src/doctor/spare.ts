@@ -1,4 +1,4 @@
-/** What the outcome of one upstream means for the others of its listener. */
+/** The effect of one upstream's result on the others of its listener. */
 import { isRange } from "../config/endpoints.ts";
 import { hasDefaultServices } from "../config/options.ts";
 import type { ListenerFacts, ServiceFacts } from "./facts.ts";

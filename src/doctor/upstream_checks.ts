@@ -1,4 +1,4 @@
-/** Whether an upstream answers: this host, and a client. */
+/** Checks that an upstream answers this host, and a client's address. */
 import { formatAddress } from "../config/address.ts";
 import { isRange } from "../config/endpoints.ts";
 import { type Address, hasDefaultServices } from "../config/options.ts";

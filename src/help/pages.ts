@@ -21,7 +21,7 @@ interface Topic {
 /**
  * The text of a page, as Markdown.
  *
- * @throws {HelpError} where there is no such page
+ * @throws {HelpError} if there is no such page
  */
 export function page(topic: string, read: ReadPage): string {
   const topics = topicsOf(read);
@@ -35,9 +35,9 @@ export function page(topic: string, read: ReadPage): string {
 }
 
 /**
- * The list of topics, a line each.
+ * The list of topics, one line each.
  *
- * @throws {HelpError} where the documentation is not installed
+ * @throws {HelpError} if the documentation is not installed
  */
 export function topicList(read: ReadPage): string {
   const topics = topicsOf(read);
@@ -57,7 +57,7 @@ function topicsOf(read: ReadPage): Topic[] {
   return rows.filter(({ name }, at) => rows.findIndex((row) => row.name === name) === at);
 }
 
-/** The rows of an index that lead to a page beside it. */
+/** The rows of an index that lead to a page next to it. */
 function rowsOf(index: string, folder: string): Topic[] {
   return index.split("\n").flatMap((line): Topic[] => {
     const name = /\]\(([a-z0-9-]+)\.md\)/.exec(line)?.[1];

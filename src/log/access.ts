@@ -1,4 +1,4 @@
-/** The access log: the native core's entries as lines, one a connection or flow at its end. */
+/** The access log: the native core's entries as lines, one at the end of each connection or flow. */
 import { endpoint, errorName } from "./events.ts";
 import { LITTLE_ENDIAN } from "../config/options.ts";
 import type { Log } from "./log.ts";
@@ -43,7 +43,7 @@ const VERSION_2 = 2;
 /** Bytes taken at once: more than the longest entry has. */
 const ROOM = 64 << 10;
 
-/** The names of listeners; text has them where there are several. */
+/** The names of listeners; text has them if there are several. */
 type Names = Pick<Listeners, "name" | "isMany">;
 
 /** A function that writes a line for each entry that waits in the native core. */

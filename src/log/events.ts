@@ -23,7 +23,7 @@ export interface NativeEvent {
   readonly peer?: string;
   readonly client?: string;
   readonly upstream?: string;
-  /** What came in place of a header. */
+  /** What came instead of a header. */
   readonly came: string;
 }
 
@@ -83,7 +83,7 @@ const OF_CLIENT: ReadonlySet<string> = new Set<NativeEvent["refusal"]>([
   "too_many_flows",
 ]);
 
-/** Whether a refusal is about whom a header names, or where it leads, and not about what came. */
+/** Whether a refusal is about the client or the destination in a header, not about its bytes. */
 function isOfClient(refusal: NativeEvent["refusal"]): boolean {
   return refusal.startsWith("client_") || OF_CLIENT.has(refusal);
 }
@@ -94,14 +94,14 @@ export type Settings = Pick<
   "headerTimeout" | "connectTimeout" | "allowedSubnets" | "upstream"
 >;
 
-/** Those of an event that is about no listener: its sentence says nothing of them. */
+/** For an event without a listener, whose sentence does not use them. */
 const NO_SETTINGS: Settings = {
   headerTimeout: Number(DEFAULTS.headerTimeout),
   connectTimeout: Number(DEFAULTS.connectTimeout),
   upstream: MODEL_DEFAULTS.upstream,
 };
 
-/** Writes an event's line. It says which listener it is about, in text only where there are several. */
+/** Writes an event's line. It says which listener it is about, in text only if there are several. */
 export function logEvent(
   log: Log,
   event: NativeEvent,
@@ -244,9 +244,9 @@ function subnetsPlace({ allowedSubnets }: Settings): string {
   return allowedSubnets?.kind === "file" ? allowedSubnets.path : "its trust or allowed-subnets";
 }
 
-/** Why a client, or where it would have gone, is refused. */
+/** Why a client or its destination is refused. */
 function clientReason({ refusal, client, upstream }: NativeEvent): string {
-  // Its port is no part of the reason, but where it is the reason.
+  // The port is shown only if it is part of the reason.
   const address = client?.replace(/^\[?(.*?)\]?:\d+$/, "$1") ?? "of its header";
   switch (refusal) {
     case "client_family": {
@@ -278,7 +278,7 @@ function clientReason({ refusal, client, upstream }: NativeEvent): string {
   }
 }
 
-/** A datagram may have a header of another kind than `--udp-header` says. */
+/** A datagram may have another kind of header than `--udp-header` expects. */
 function datagramReason({ refusal, came }: NativeEvent): string {
   const isSpp = came.startsWith("Simple Proxy Protocol");
   if (isSpp && (refusal === "not_proxy" || refusal === "no_session")) return "see --udp-header spp";

@@ -9,7 +9,7 @@ import {
 import type { LevelName, LogFormat } from "../config/options.ts";
 import { type Paint, plain, type Style } from "./paint.ts";
 
-/** What a line tells beside its message; each is a field of the JSON form. */
+/** The fields of a line in addition to its message, for the JSON format. */
 export interface Details {
   /** The stable name of what happened. */
   readonly event: string;
@@ -28,7 +28,7 @@ export interface Form {
   readonly paint?: Paint;
 }
 
-/** LogTape has no "access" level: it lies between info and debug, where LogTape has debug and trace. */
+/** LogTape has no "access" level: it is between info and debug, where LogTape has debug and trace. */
 const LOGTAPE: Record<LevelName, LogLevel> = {
   error: "error",
   warn: "warning",
@@ -45,7 +45,7 @@ const NAMES = new Map(
 /**
  * Sets the log up, once.
  *
- * @param write takes complete lines, and holds nobody up
+ * @param write accepts complete lines, and never blocks
  */
 export function openLog(level: LevelName, form: Form, write: (line: string) => void): Log {
   const line = writerOf(form);
@@ -61,7 +61,7 @@ export function openLog(level: LevelName, form: Form, write: (line: string) => v
   return (level, message, details) => emit(logger, level, message, details);
 }
 
-/** The line that stands for `count` lines which found no room. */
+/** The line that represents `count` lost lines. */
 export function lostLines(count: number, form: Form): string {
   const lines = count === 1 ? "1 line was" : `${count} lines were`;
   const message = `${lines} left out here: standard error did not take them`;

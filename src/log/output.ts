@@ -1,13 +1,13 @@
-/** Where the log's lines go: standard error, by way of the native core's queue. Nothing waits for its reader. */
+/** Output of the log: standard error, through the native core's queue. Nothing waits for its reader. */
 import type { Library } from "../native/library.ts";
 
 /** What is needed of the native core. */
 type Native = Pick<Library, "pushLog" | "failedLogLines" | "flushLog">;
 
-/** Lines that could not be written are told once in so long: telling of them may fail, too. */
+/** Interval of reports about lost lines, because such a report may fail as well. */
 const PAUSE_MS = 1_000;
 
-/** Takes lines, in order. Those that find no room are counted, and a line of its own says how many. */
+/** Accepts lines, in order. Lines without room are counted, and a separate line reports their number. */
 export class LogOutput {
   readonly #native: Native;
   readonly #lostLines: (count: number) => string;
@@ -19,7 +19,7 @@ export class LogOutput {
   #failedToldAt = -Infinity;
 
   /**
-   * @param lostLines the line that tells of so many lost ones
+   * @param lostLines the line that reports this many lost ones
    * @param now milliseconds, only ever growing
    */
   constructor(
@@ -38,7 +38,7 @@ export class LogOutput {
   }
 
   /**
-   * Tells of the lines that were lost since it last told, if there are any.
+   * Reports the lines that were lost since the last report, if there are any.
    *
    * @returns whether there may be room for a line
    */

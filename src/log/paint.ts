@@ -3,10 +3,10 @@ import type { ColorMode } from "../config/options.ts";
 
 export type Style = "green" | "red" | "yellow" | "cyan" | "dim" | "bold";
 
-/** A text in a style, or as it is where no colours are wanted. */
+/** A text in a style, or as it is if no colours are wanted. */
 export type Paint = (style: Style, text: string) => string;
 
-/** Leaves every text as it is. */
+/** Leaves every text unchanged. */
 export const plain: Paint = (_style, text) => text;
 
 /**

@@ -1,6 +1,6 @@
 /**
- * What a version 2 header says beside its addresses: the TLVs of proxy-protocol.txt, section 2.2, and
- * those of AWS, Azure and Google. Read for the access log alone, after the header was accepted.
+ * The TLVs of a version 2 header: those of proxy-protocol.txt, section 2.2, and those of AWS, Azure and Google. They are
+ * read only for the access log, after the header was accepted.
  *
  * Every value is untrusted: text is shown only where it is printable UTF-8, all else as hexadecimal.
  */
@@ -9,7 +9,7 @@
 export interface Tlvs {
   /** The application protocol, as `h2`. */
   readonly alpn?: string;
-  /** The host name that the client asked for (SNI). */
+  /** The host name that the client requested (SNI). */
   readonly authority?: string;
   readonly unique_id?: string;
   readonly netns?: string;
@@ -24,7 +24,7 @@ export interface Tlvs {
   readonly other_tlvs?: Readonly<Record<string, string>>;
 }
 
-/** What the SSL TLV says of the client's connection to the balancer. */
+/** The content of the SSL TLV: the client's connection to the load balancer. */
 export interface TlsTlvs {
   readonly version?: string;
   readonly cipher?: string;
@@ -36,7 +36,7 @@ export interface TlsTlvs {
   readonly signature_scheme?: string;
   /** The client's certificate, DER in Base64. */
   readonly client_certificate?: string;
-  /** Whether the client's certificate was verified; absent where it sent none. */
+  /** Whether the client's certificate was verified; absent if it sent none. */
   readonly client_verified?: boolean;
   readonly other_tlvs?: Readonly<Record<string, string>>;
 }

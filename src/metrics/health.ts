@@ -1,4 +1,4 @@
-/** Whether the workers are up, and whether each listener's upstreams can be reached as a client. */
+/** Health of the workers, and reachability of each listener's upstreams from a client's address. */
 import { waitFor } from "../proxy/wait.ts";
 import type { Health } from "./server.ts";
 
@@ -71,7 +71,7 @@ export class Readiness {
    * then is not ready.
    *
    * @param listener of which listener; of every one without it
-   * @returns nothing where there is no such listener
+   * @returns nothing if there is no such listener
    */
   async get(listener?: string): Promise<Health | undefined> {
     const workers = this.#subjects.workers();
@@ -121,7 +121,7 @@ export class Readiness {
   }
 }
 
-/** What was found in words; of more than one listener each on a line of its own. */
+/** The results as text; with several listeners, one line each. */
 export function readinessOf(reached: readonly Reached[]): Health | undefined {
   const [only, ...more] = reached;
   if (!only) return undefined;

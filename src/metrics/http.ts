@@ -1,7 +1,7 @@
 /**
- * The HTTP that monitoring speaks: GET and HEAD, one request a connection. Its connections are bounded in
- * number, time and bytes, and nothing that its peers do, and no want of descriptors, ends the process.
- * Deno's own server keeps none of that (docs/decisions/0060-metrics-port.md).
+ * An HTTP server for monitoring: GET and HEAD, one request per connection. Its connections are limited in number, time and
+ * bytes. Neither its peers nor a lack of descriptors can end the process.
+ * Deno's own server guarantees none of this (docs/decisions/0060-metrics-port.md).
  */
 
 /** What is asked. */
@@ -45,10 +45,10 @@ const REASONS: Record<number, string> = {
 const SIGNATURE = [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a];
 const PREFIX = SIGNATURE.length + 4;
 
-/** Answers questions. One that rejects is told of, and answered with 500. */
+/** Answers requests. If it rejects, the error is logged, and the answer is 500. */
 export type Answering = (question: Question) => Promise<Answer>;
 
-/** What went wrong and is nobody's fault at the other end. */
+/** Reports an error that the peer did not cause. */
 export interface Troubles {
   /** No connection could be accepted; tried again. */
   accept(error: unknown): void;

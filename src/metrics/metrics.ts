@@ -1,6 +1,6 @@
 /**
- * What the metrics are: the counters of a moment as families of samples, named as Prometheus asks. What is
- * counted for each listener has its name as the label `listener`; the proxy's own has none.
+ * The metrics: the current counters as families of samples, named according to Prometheus' conventions. Metrics of a
+ * listener have its name as the label `listener`; those of the proxy have no such label.
  */
 import { errorName } from "../log/events.ts";
 import { BUCKETS_MS } from "../native/layout.ts";
@@ -38,7 +38,7 @@ export interface Surroundings {
   readonly lastReloadGood: boolean;
   /** Log lines that standard error did not take. */
   readonly linesLost: number;
-  /** Nothing where the system does not say. */
+  /** Nothing if the system does not say. */
   readonly usage?: Usage;
 }
 

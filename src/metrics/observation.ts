@@ -1,4 +1,4 @@
-/** What the metrics port shows of a proxy: its counters, its workers, its reach. */
+/** What the metrics port shows: counters, workers, reachability of the upstreams. */
 import project from "../../deno.json" with { type: "json" };
 import type { ProxyConfig } from "../config/model.ts";
 import type { StatusSource } from "../control/status.ts";
@@ -14,7 +14,7 @@ import type { Log } from "../log/log.ts";
 import type { LogOutput } from "../log/output.ts";
 import type { Supervisor } from "../worker/supervisor.ts";
 
-/** How far the proxy's life has come. */
+/** The phase of the run. */
 export interface Phase {
   readonly stopping: boolean;
   readonly lastReloadGood: boolean;
@@ -44,7 +44,7 @@ export interface Observation {
 }
 
 /**
- * Serves what `--metrics-addr` asks for, if it does.
+ * Serves what `--metrics-addr` requests, if it does.
  *
  * @throws {StartError} when it cannot listen there
  */
@@ -111,7 +111,7 @@ export async function observe(
   };
 }
 
-/** What the process uses; nothing where /proc is not there. */
+/** What the process uses; nothing if /proc is not there. */
 function usageOf(library: Pick<Library, "usage">): Pick<Surroundings, "usage"> {
   try {
     return { usage: library.usage() };

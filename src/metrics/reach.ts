@@ -1,4 +1,4 @@
-/** Whether the upstreams can be reached as their clients would be seen to: what readiness is. */
+/** Readiness: whether the upstreams can be reached from a client's address. */
 import { type Endpoint, isRange, upstreamEndpoints } from "../config/endpoints.ts";
 import { READINESS_PROBES } from "../config/limits.ts";
 import type { ListenerConfig } from "../config/model.ts";
@@ -6,7 +6,7 @@ import { hasDefaultServices } from "../config/options.ts";
 import { connectProblem } from "../log/events.ts";
 import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "../native/probe.ts";
 
-/** Makes a probe, or is told by a test what came of one. */
+/** Makes a probe; a test sets its result. */
 export type Try = (request: ProbeRequest) => Promise<ProbeResult>;
 
 /**
@@ -15,7 +15,7 @@ export type Try = (request: ProbeRequest) => Promise<ProbeResult>;
  */
 const UDP_MS = 500;
 
-/** Tries the upstreams of a listener; of several listeners at once only so many upstreams. */
+/** Tries the upstreams of a listener; of several listeners at once only this many upstreams. */
 export function reacher(
   library: Parameters<typeof probe>[0],
 ): (listener: ListenerConfig) => Promise<string | undefined> {
@@ -25,7 +25,7 @@ export function reacher(
 
 /**
  * Tries each upstream of a listener, as a client; all have to be reached. Where both are at their
- * defaults, one is enough. Over UDP alone silence is no problem, and a refusal is, but for a range: a
+ * defaults, one is enough. With UDP only, silence is acceptable and a refusal is not, except for a range: a
  * port of it need not have a server now, and its refusal came back.
  *
  * @returns what is wrong and what to do, or nothing
@@ -62,7 +62,7 @@ async function problemOf(
   return `cannot connect to ${service.text} as ${client}: ${problem}`;
 }
 
-/** The same with so many attempts at once; the others wait for their turn. */
+/** The same with this many attempts at once; the others wait for their turn. */
 function limited(attempt: Try, most: number): Try {
   let running = 0;
   const waiting: (() => void)[] = [];

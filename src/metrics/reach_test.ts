@@ -5,7 +5,7 @@ import { findProblems } from "./reach.ts";
 
 const ERRNOS: Record<Outcome, number> = { ok: 0, refused: 111, silent: 110, failed: 1 };
 
-/** What is found where each family's probe ends so, and what was asked for. */
+/** What is found where each family's probe ends so, and what was requested. */
 async function found(args: string[], outcomes: { 4?: Outcome; 6?: Outcome } = {}) {
   const asked = parseArguments(args, "0");
   assert(asked.kind === "run" && asked.setup.kind === "flags");

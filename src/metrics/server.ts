@@ -1,6 +1,6 @@
 /**
- * `--metrics-addr`: /metrics for Prometheus, /healthz and /readyz for whoever restarts and routes, and the
- * status page for people.
+ * `--metrics-addr`: /metrics for Prometheus, /healthz and /readyz for orchestrators and load balancers, and the status
+ * page for people.
  */
 import { formatAddress } from "../config/address.ts";
 import { METRICS_CONNECTIONS } from "../config/limits.ts";
@@ -21,9 +21,9 @@ export interface Health {
 export interface Sources {
   readonly families: () => readonly Family[];
   readonly health: () => Health;
-  /** Of one listener or of all; nothing where there is no such listener. */
+  /** Of one listener or of all; nothing if there is no such listener. */
   readonly readiness: (listener?: string) => Promise<Health | undefined>;
-  /** The status page's answer; nothing where the path is not the page's. */
+  /** The status page's answer; nothing if the path is not the page's. */
   readonly page: (question: Question) => Promise<Answer | undefined>;
 }
 
@@ -132,7 +132,7 @@ function readiness(found: Health | undefined): Answer {
   return found ? health(found) : { status: 404, body: "No listener has this name\n" };
 }
 
-/** A part of a path as it is meant; what is not encoded rightly stays. */
+/** A decoded part of a path; invalid encoding is left unchanged. */
 function decoded(part: string): string {
   try {
     return decodeURIComponent(part);

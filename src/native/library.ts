@@ -1,4 +1,4 @@
-/** The native core: where it is found, whether it fits, and a typed call for each export. */
+/** The native core: finds it, checks its version, and has a typed call for each export. */
 import {
   ABI_VERSION,
   ENDPOINT,
@@ -36,7 +36,7 @@ export class LibraryError extends Error {
 }
 
 /**
- * The places where the library may lie, in the order in which they are tried: beside the program in a
+ * The places where the library may lie, in the order in which they are tried: next to the program in a
  * release, then where `deno task build` puts it.
  *
  * @param base the URL of the folder that holds `main.ts`
@@ -148,7 +148,7 @@ export class Library {
     return this.#native.raise_file_limit();
   }
 
-  /** Queues whole lines for standard error; whether there was room. Never waits. */
+  /** Queues complete lines for standard error; whether there was room. Never waits. */
   pushLog(lines: string): boolean {
     const bytes = new TextEncoder().encode(lines);
     return this.#unwrap(this.#native.log_push(bytes, bytes.length)) === 1;
@@ -201,7 +201,7 @@ export class Library {
   /** Waits up to `timeout` milliseconds until a watched file has changed; whether one has. */
   async nextChange(timeout: number): Promise<boolean> {
     const changed = await this.#native.next_change(timeout);
-    // The text of an error lies on another thread.
+    // The text of an error is on another thread.
     if (changed < 0) throw new NativeError(changed, "Cannot watch files for changes");
     return changed === 1;
   }
@@ -229,7 +229,7 @@ export class Library {
   }
 
   /**
-   * Tells the service manager assignments of sd_notify(3), one a line; a reload gets its time.
+   * Tells the service manager assignments of sd_notify(3), one per line; a reload gets its time.
    *
    * @returns whether there is a service manager
    */
@@ -406,7 +406,7 @@ export class Library {
     payload: Uint8Array<ArrayBuffer>,
   ): Promise<number> {
     const outcome = await this.#native.probe(request, request.length, payload, payload.length);
-    // The text of an error lies on another thread; it would tell of a caller's mistake.
+    // The text of an error is on another thread; it would describe a mistake of the caller.
     if (outcome < 0) throw new NativeError(outcome, "Cannot probe the upstream");
     return outcome;
   }
@@ -424,7 +424,7 @@ export class Library {
   ): Promise<number> {
     const isTcp = transport === "tcp" ? 1 : 0;
     const outcome = await this.#native.reach_own(listen, listen.length, isTcp, timeout);
-    // The text of an error lies on another thread; it would tell of a caller's mistake.
+    // The text of an error is on another thread; it would describe a mistake of the caller.
     if (outcome < 0) throw new NativeError(outcome, "Cannot try the listening address");
     return outcome;
   }
@@ -451,7 +451,7 @@ export class Library {
       records,
       records.length,
     );
-    // The text of an error lies on another thread; it would tell of a caller's mistake.
+    // The text of an error is on another thread; it would describe a mistake of the caller.
     if (status < 0) throw new NativeError(status, "Cannot look at the connections");
     return survey;
   }
@@ -473,13 +473,13 @@ export class Library {
     this.#unwrap(this.#native.open_spawner(name, name.length));
   }
 
-  /** Starts this program's command line once more; the process. */
+  /** Starts this program's command line again; the process. */
   startSuccessor(): number {
     return this.#unwrap(this.#native.start_successor());
   }
 
   /**
-   * What the program that was started says on its standard error, within so many milliseconds; undefined
+   * What the program that was started says on its standard error, within this many milliseconds; undefined
    * where it will say no more.
    */
   async successorWords(timeout: number): Promise<Uint8Array | undefined> {
@@ -522,7 +522,7 @@ export class Library {
 
   /**
    * Asks the program at a control socket, with a line without its end, to hand over; a handle, or undefined
-   * where nobody answers.
+   * if nobody answers.
    */
   takeOver(path: string, line: string): number | undefined {
     const [name, request] = [new TextEncoder().encode(path), new TextEncoder().encode(line)];

@@ -1,4 +1,4 @@
-/** Tries whether the service can be reached: plainly, or as a client would be. */
+/** Tries to reach an upstream, plain or from a client's address. */
 import { type Address, LITTLE_ENDIAN, writeEndpoint } from "../config/options.ts";
 import { PROBE, Protocol } from "./layout.ts";
 import type { Library } from "./library.ts";
@@ -65,7 +65,7 @@ export function encodeProbe(request: ProbeRequest): Uint8Array<ArrayBuffer> {
  */
 export function probePayload(port: number): Uint8Array<ArrayBuffer> {
   if (port === 53) {
-    // The name servers of the root (RFC 1035, 4.1): no recursion is asked for.
+    // The name servers of the root (RFC 1035, 4.1): no recursion is requested.
     const header = [0x6d, 0x6d, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     return Uint8Array.from([...header, 0, 0, 2, 0, 1]);
   }

@@ -1,4 +1,4 @@
-/** Counters, as `stats` of the native core writes them. */
+/** Counters, in the form in which `stats` of the native core writes them. */
 import { BUCKETS_MS, COUNTERS, ERRNOS, HISTOGRAMS, REFUSALS } from "./layout.ts";
 
 export type CounterName = (typeof COUNTERS)[number];

@@ -1,4 +1,4 @@
-/** What this process uses of the system, as the native core reads it. */
+/** This process's use of resources, read by the native core. */
 import { LITTLE_ENDIAN } from "../config/options.ts";
 import { USAGE } from "./layout.ts";
 

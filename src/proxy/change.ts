@@ -1,4 +1,4 @@
-/** What a reload comes to: which listeners are new, changed, gone, or as they were. */
+/** The effect of a reload: which listeners are new, changed, removed, or unchanged. */
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import { overlaps } from "../config/ranges.ts";
 
@@ -30,13 +30,13 @@ export interface Change {
   readonly added: readonly Entry[];
   readonly changed: readonly Entry[];
   readonly removed: readonly Running[];
-  /** How many stay as they are. */
+  /** The number of unchanged listeners. */
   readonly unchanged: number;
 }
 
 /**
  * Which listener continues which: the one of the same name, or, renamed, one that it shares an address
- * with. Its counters and limits go on.
+ * with. Its counters and limits continue.
  */
 export function planChange(running: readonly Running[], wanted: readonly Intended[]): Change {
   const left = new Map(running.map((known) => [known.config.name, known]));

@@ -1,4 +1,4 @@
-/** The running program's side of the control socket: opening it, and what it tells of itself. */
+/** The running program's side of the control socket: opens it, and reports the program's state. */
 import project from "../../deno.json" with { type: "json" };
 import type { ProxyConfig } from "../config/model.ts";
 import { ControlSocket } from "../control/server.ts";
@@ -6,9 +6,9 @@ import type { Library } from "../native/library.ts";
 import { orStartErrorSync } from "./start_error.ts";
 
 /**
- * Opens the control socket, where there is to be one; it is served later. That of a predecessor is taken.
+ * Opens the control socket, if there is to be one; it is served later. That of a predecessor is taken.
  *
- * @throws {StartError} where another program has it, or its place cannot be had
+ * @throws {StartError} if another program has it, or its place is not available
  */
 export function openControl(
   { control }: Pick<ProxyConfig, "control">,

@@ -15,7 +15,7 @@ const SPARE_S = 5;
 /** How long the second signal waits for the log's reader. */
 const LAST_WORDS_MS = 100;
 
-/** How far a run has come. */
+/** The phase of a run. */
 export class Phase {
   /** A signal has come. */
   stopping = false;

@@ -1,9 +1,9 @@
-/** What is said of a listener that begins to serve. */
+/** Log lines about a listener that starts to accept connections. */
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import { refusedFamilies, refusedSentence } from "../config/options.ts";
 import type { Log } from "../log/log.ts";
 
-/** In front of what is said of a listener, where there are several: `mail: `. */
+/** In front of what is said about a listener, if there are several: `mail: `. */
 export function whose(
   { listeners }: Pick<ProxyConfig, "listeners">,
   { name }: Pick<ListenerConfig, "name">,

@@ -8,7 +8,7 @@ import { StartError } from "./start_error.ts";
 const TRIES = 20;
 const PAUSE_MS = 100;
 
-/** What `--metrics-addr` asks for; closed where it asks for nothing. */
+/** The port of `--metrics-addr`; closed without the flag. */
 export class MetricsPort {
   readonly #observe: () => Promise<Observation | undefined>;
   readonly #log: Log;

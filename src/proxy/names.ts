@@ -1,4 +1,4 @@
-/** The host names of upstreams: looked up before a listener opens, and again from time to time. */
+/** Host names of upstreams: resolved before a listener opens, and again periodically. */
 import { formatAddress, isMapped } from "../config/address.ts";
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import { LITTLE_ENDIAN } from "../config/options.ts";
@@ -14,7 +14,7 @@ type Address = {
   readonly scope: number;
 };
 
-/** A name and the family that is asked for. */
+/** A name and the family that is requested. */
 interface Wanted {
   readonly host: string;
   readonly family: 4 | 6;
@@ -24,7 +24,7 @@ interface Wanted {
 
 /** What a look at all names came to. Nothing changes before `adopt`. */
 export interface Lookup {
-  /** The listeners with addresses in place of the names. */
+  /** The listeners with addresses instead of the names. */
   readonly listeners: readonly ListenerConfig[];
   /** Says what has changed, and keeps it for the next time. */
   adopt(): void;
@@ -121,7 +121,7 @@ export class Names {
 }
 
 /**
- * A configuration with addresses in place of names, for commands that look once.
+ * A configuration with addresses instead of names, for commands that look once.
  *
  * @throws {StartError} with a line for each name that has none
  */

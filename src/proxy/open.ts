@@ -1,4 +1,4 @@
-/** Opens what the configuration says in the native core: the proxy, its workers and listeners. */
+/** Opens the configured proxy, its workers and listeners in the native core. */
 import { parseAddress } from "../config/address.ts";
 import { limits } from "../config/limits.ts";
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
@@ -31,7 +31,7 @@ export interface Opened {
  * Opens the proxy and its workers; nothing listens yet.
  *
  * @param predecessor whose sockets it is to have (`takeOver`)
- * @throws {StartError} where the predecessor has more workers
+ * @throws {StartError} if the predecessor has more workers
  */
 export function openProxy(
   config: ProxyConfig,
@@ -62,7 +62,7 @@ export function intendedOf(config: ProxyConfig, library: Pick<Library, "readFile
 export interface Place {
   readonly config: ProxyConfig;
   readonly proxy: number;
-  /** How many workers there are. */
+  /** The number of workers. */
   readonly workers: number;
   /** How many files the process may have open. */
   readonly fileLimit: number;
@@ -71,7 +71,7 @@ export interface Place {
 }
 
 /**
- * Makes these all the listeners of the proxy, with the descriptors shared out anew, or changes nothing.
+ * Makes these all the listeners of the proxy, with the descriptors shared out again, or changes nothing.
  *
  * @returns their numbers, in order
  * @throws {StartError} with what the operator can do about it
@@ -98,7 +98,7 @@ export function configure(
   }
 }
 
-/** Warns where nobody is named who may send headers. */
+/** Warns if nobody is named who may send headers. */
 export function warnOfEveryPeer(
   config: ProxyConfig,
   { config: listener, peers }: Intended,
@@ -115,7 +115,7 @@ export function warnOfEveryPeer(
   );
 }
 
-/** The `TrustRecord`s of whom a listener lets in; nothing where that is every peer. */
+/** The `TrustRecord`s of whom a listener lets in; nothing if that is every peer. */
 function allowedPeers(
   config: ProxyConfig,
   listener: ListenerConfig,

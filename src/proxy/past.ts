@@ -1,4 +1,4 @@
-/** Listeners as they were, as long as a connection or a flow still has them so. */
+/** Former listeners that a connection or a flow still uses. */
 import type { ListenerConfig } from "../config/model.ts";
 import type { Library } from "../native/library.ts";
 import type { Running } from "./change.ts";

@@ -24,7 +24,7 @@ Deno.test("Past: listeners are there as they were until nobody has them so", () 
   });
   assert.deepEqual(past.inUse(), []);
   past.add([running(1, 1, 25), running(2, 1, 80)], 1);
-  // The first was changed once more.
+  // The first was changed again.
   past.add([running(1, 2, 26)], 4);
   const ports = () => past.inUse().map(({ listen }) => listen[0]?.port);
   assert.deepEqual(ports(), [25, 80, 26]);

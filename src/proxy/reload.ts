@@ -1,4 +1,4 @@
-/** The configuration that is in force, and what puts another one in its place. */
+/** The configuration in force, and its replacement by a reload. */
 import { ConfigError } from "../config/mistakes.ts";
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import type { Log } from "../log/log.ts";
@@ -23,7 +23,7 @@ const RELEASE_MS = 1_000;
 /** What a reload came to. */
 export interface Reloaded {
   readonly good: boolean;
-  /** What the log says of it, a line each. */
+  /** What the log says of it, one line each. */
   readonly lines: readonly string[];
 }
 
@@ -54,7 +54,7 @@ export class Configuration {
   /** How many times the core was configured. */
   #version = 0;
   readonly #past: Past;
-  /** The end of what goes on. */
+  /** The end of the reload in progress. */
   #last: Promise<unknown> = Promise.resolve();
   #closed = false;
   /** When a port was last closed. */
@@ -89,7 +89,7 @@ export class Configuration {
     return this.#config;
   }
 
-  /** The same with addresses in place of names. */
+  /** The same with addresses instead of names. */
   get resolved(): ProxyConfig {
     return { ...this.#config, listeners: this.#running.map(({ config }) => config) };
   }
@@ -115,7 +115,7 @@ export class Configuration {
   /**
    * Reads everything again and follows it, or changes nothing. The log has the outcome.
    *
-   * @param onlyChanges nothing is logged where nothing has changed
+   * @param onlyChanges nothing is logged if nothing has changed
    */
   async reload(onlyChanges = false): Promise<Reloaded> {
     const lines: string[] = [];

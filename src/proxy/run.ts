@@ -1,4 +1,4 @@
-/** A proxy from its start to its end: the native core, the workers, signals and the log. */
+/** A run from start to end: the native core, the workers, signals and the log. */
 import { markOf, type ProxyConfig } from "../config/model.ts";
 import type { ControlSocket } from "../control/server.ts";
 import type { Log } from "../log/log.ts";

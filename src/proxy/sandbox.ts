@@ -1,4 +1,4 @@
-/** The sandbox: what the process gives up once it has started. docs/sandbox.md says why and what for. */
+/** The sandbox: the privileges that the process gives up after its start (docs/sandbox.md). */
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import { LITTLE_ENDIAN } from "../config/options.ts";
 import { errorText } from "../log/events.ts";
@@ -7,7 +7,7 @@ import { SANDBOX, Sandbox, SANDBOX_REQUEST } from "../native/layout.ts";
 import type { Library } from "../native/library.ts";
 import { StartError } from "./start_error.ts";
 
-/** `set`: by this program; `held`: it was the case already; `missing`: it could not be had. */
+/** `set`: by this program; `held`: already in force before; `missing`: not available. */
 export type Outcome = keyof typeof Sandbox;
 
 /** What came of each mechanism. */
@@ -76,7 +76,7 @@ export function capabilityNames(bits: bigint): string[] {
     .map((bit) => `CAP_${(CAPABILITIES[bit] ?? String(bit)).toUpperCase()}`);
 }
 
-/** What holds, as a list for a sentence; what the surroundings had set already says so. */
+/** The mechanisms in force, as a list for a sentence; "(already)" marks those that the environment had set. */
 export function whatHolds({ mechanisms, capabilities }: SandboxResult): string {
   const names = capabilityNames(capabilities).join(" and ");
   const words: Record<Mechanism, string> = {
@@ -95,7 +95,7 @@ export function whatHolds({ mechanisms, capabilities }: SandboxResult): string {
   return said.join(", ") || "nothing";
 }
 
-/** What could not be had, and why, as a list for a sentence; empty where nothing is missing. */
+/** The missing mechanisms with their reasons, as a list for a sentence; empty if nothing is missing. */
 export function whatIsMissing({ mechanisms }: SandboxResult): string {
   return MECHANISMS.filter((name) => mechanisms[name].outcome === "missing")
     .map((name) => `${MISSING[name]}: ${errorText(mechanisms[name].errno)}`)
@@ -103,7 +103,7 @@ export function whatIsMissing({ mechanisms }: SandboxResult): string {
 }
 
 /**
- * Enters the sandbox that `--sandbox` asks for, and logs what holds.
+ * Enters the sandbox that `--sandbox` requests, and logs what holds.
  *
  * @throws {StartError} with `on`, where something is missing
  */

@@ -1,10 +1,10 @@
 import { Status } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
 
-/** The proxy cannot run; the message is one line that says what to do. */
+/** The proxy cannot run; the message is one line with the remedy. */
 export class StartError extends Error {
   override readonly name = "StartError";
-  /** Whether another start comes to the same until somebody changes something; see `isLasting`. */
+  /** Whether another start has the same result until somebody changes something; see `isLasting`. */
   readonly lasting: boolean;
 
   constructor(message: string, options: ErrorOptions & { readonly lasting?: boolean } = {}) {
@@ -39,7 +39,7 @@ function startErrorOf(error: unknown): unknown {
   return error instanceof NativeError ? new StartError(error.message, { cause: error }) : error;
 }
 
-/** Whether an error comes from a permission that is missing, or from what the configuration says. */
+/** Whether an error is caused by a missing permission, or by the configuration. */
 export function isLasting({ cause }: Error): boolean {
   const statuses: number[] = [Status.permission, Status.loop];
   return cause instanceof NativeError && statuses.includes(cause.status);

@@ -1,6 +1,6 @@
 /**
- * What systemd is told of the service: that it serves, reloads, stops, and is well (sd_notify(3)).
- * Without a service manager nothing happens. A notification that fails is logged once and stops nothing.
+ * Notifications to systemd: ready, reloading, stopping, watchdog (sd_notify(3)). Without a service manager nothing happens.
+ * A failed notification is logged once and stops nothing.
  */
 import type { Log } from "../log/log.ts";
 import { type Library, NativeError } from "../native/library.ts";
@@ -8,7 +8,7 @@ import { type Library, NativeError } from "../native/library.ts";
 /** What is needed of the native core. */
 type Native = Pick<Library, "notify" | "storeListening" | "watchdogMilliseconds">;
 
-/** Signs of life for each interval of the watchdog: one that comes late is made up for. */
+/** Messages per watchdog interval, so that a late one does no harm. */
 const SIGNS_AN_INTERVAL = 4;
 /** What an end takes when the last connection is gone: removing routes, the log's last lines. */
 const TO_END_S = 10;
@@ -53,7 +53,7 @@ export class ServiceManager {
   }
 
   /**
-   * Runs a reload, around which the service manager knows that it goes on. Whether it came to anything
+   * Runs a reload, around which the service manager knows that it continues. Whether it came to anything
    * is the log's to say: the service is ready either way. One that comes before the service is ready, or
    * while it stops, is nothing to tell.
    *
@@ -71,7 +71,7 @@ export class ServiceManager {
   }
 
   /**
-   * From now on gives signs of life, where the service manager asks for them, as long as `well()`.
+   * From now on sends watchdog messages, if the service manager requests them, while `well()` is true.
    * Without them it ends the program and starts it again (systemd.service(5), WatchdogSec).
    */
   watch(well: () => boolean): void {

@@ -6,7 +6,7 @@ import { ServiceManager } from "./systemd.ts";
 
 const PROXY = 7;
 
-/** A service manager that keeps what it is told, and the log beside it. */
+/** A service manager that keeps what it is told, and the log next to it. */
 class Stage {
   readonly told: string[] = [];
   readonly lines: { message: string; details: Details }[] = [];

@@ -1,4 +1,4 @@
-/** A hand-over as the new program sees it: what it takes from the one that it replaces. */
+/** A hand-over in the new program: what it takes from the program that it replaces. */
 import project from "../../deno.json" with { type: "json" };
 import type { ProxyConfig } from "../config/model.ts";
 import type { Request } from "../control/protocol.ts";
@@ -28,7 +28,7 @@ export function wordsFor(routes: readonly Step[], replaced: readonly Replaced[])
 /**
  * Asks the program that `--take-over` names for its sockets.
  *
- * @returns nothing where there is no such program, or none answers
+ * @returns nothing if there is no such program, or none answers
  * @throws {StartError} when it refuses
  */
 export function takeOver(
@@ -64,7 +64,7 @@ function readWords(text: string): Omit<Predecessor, "handle"> {
 /**
  * Takes the sockets and flows over: from here on this program serves.
  *
- * @throws {StartError} when the predecessor goes on; then this program must end
+ * @throws {StartError} when the predecessor continues; then this program must end
  */
 export async function finishTakeOver(
   proxy: number,

@@ -1,4 +1,4 @@
-/** Notices that an upstream answers no client at all, which is what missing routes look like. */
+/** Detects that an upstream answers no client, which is the symptom of missing routes. */
 import type { ProxyConfig } from "../config/model.ts";
 import type { NativeEvent } from "../log/events.ts";
 import { commandLine } from "../cli/command_line.ts";
@@ -6,12 +6,12 @@ import type { Log } from "../log/log.ts";
 import type { Stats } from "../native/stats.ts";
 import type { Listeners } from "./listeners.ts";
 
-/** So many first connections may time out before it is said. */
+/** This many first connections may time out before it is said. */
 const FIRST = 3;
 
 /**
  * Takes every event; when the first connections as clients to one upstream of a listener have all timed
- * out, and no other of the listener has ever succeeded, it says so once a listener, and what to run.
+ * out, and no other of the listener has ever succeeded, it reports it once a listener, and what to run.
  *
  * @param stats the counters of a listener at this moment, by its number
  */

@@ -1,7 +1,7 @@
-/** What is thrown and caught by nobody: it is logged, and ends no process that has connections. */
+/** Uncaught errors: logged, and not fatal while the process has connections. */
 import type { Log } from "../log/log.ts";
 
-/** From now on logs what nobody catches. */
+/** From now on logs uncaught errors. */
 export function logUnhandled(log: Log): void {
   globalThis.addEventListener("unhandledrejection", (event) => {
     event.preventDefault();

@@ -1,6 +1,6 @@
 /**
- * An upgrade as the running program sees it: it starts the new program, hands over to it, and drains. A new
- * program that does not start leaves everything as it is (docs/upgrade.md).
+ * An upgrade in the running program: it starts the new program, hands over to it, and drains. If the new program does not
+ * start, nothing changes (docs/upgrade.md).
  */
 import { Problem } from "../config/problem.ts";
 import type { Successor, Upgraded } from "../control/protocol.ts";

@@ -1,6 +1,6 @@
 /**
- * Keeps Deno's debugger shut. Half a second after the start SIGUSR1 would open it on 127.0.0.1:9229, where
- * any user of the host may run any code in this process (docs/decisions/0061-sigusr1.md).
+ * Keeps Deno's debugger closed. Half a second after the start, SIGUSR1 would open it on 127.0.0.1:9229, where any user of the
+ * host can run any code in this process (docs/decisions/0061-sigusr1.md).
  */
 import type { Log } from "../log/log.ts";
 import type { Library } from "../native/library.ts";
@@ -36,7 +36,7 @@ function isAskedFor(library: Native): boolean {
   return words.some((word) => word.startsWith("--inspect"));
 }
 
-/** A function, to be called now and then, that says in the log that a SIGUSR1 came and did nothing. */
+/** Returns a function, to be called periodically, that logs that a SIGUSR1 had no effect. */
 export function watchUsr1(library: Native, log: Log): () => void {
   return () => {
     if (library.takeUsr1()) {

@@ -3,7 +3,7 @@ import type { Log } from "../log/log.ts";
 import { type Library, NativeError } from "../native/library.ts";
 import type { Configuration } from "./reload.ts";
 
-/** The native core looks by itself where nothing tells it of changes. */
+/** The native core looks by itself if nothing tells it of changes. */
 const WAIT_MS = 60_000;
 
 /**

@@ -18,7 +18,7 @@ export class AutoRoutes {
   /**
    * Sets what the routing lacks.
    *
-   * @param presence says who else uses the table, so that nobody's routes are taken away
+   * @param presence the other users of the table, whose routes must stay
    * @throws {RoutingError} when it cannot be set; then nothing of it is left
    */
   constructor(config: ProxyConfig, routing: Routing, log: Log, presence?: Presence) {
@@ -114,7 +114,7 @@ export class AutoRoutes {
       try {
         this.#routing.switch(name, this.#routing.isOn(name));
       } catch (error) {
-        // A reload that needs it says so.
+        // A reload that needs it reports it.
         if (!(error instanceof RoutingError)) throw error;
       }
     }

@@ -1,4 +1,4 @@
-/** `routes up|down|show`: sets, removes or checks the routing, and says so in lines. */
+/** `routes up|down|show`: sets, removes or checks the routing, and prints lines about it. */
 import type { RoutesAction } from "../cli/arguments.ts";
 import type { ProxyConfig } from "../config/model.ts";
 import type { Address } from "../config/options.ts";
@@ -83,7 +83,7 @@ export function survey(
       return routing.replyRoute(reply);
     } catch (error) {
       if (!(error instanceof RoutingError)) throw error;
-      // What is set may be right all the same.
+      // What is set may be right anyway.
       troubles.add(`Cannot determine the route of replies: ${error.message}`);
       return { isLocal: true, device: "" };
     }
@@ -99,7 +99,7 @@ function addressOf(need: Need): Address {
 }
 
 /**
- * Sets what is missing, and once more, at a place before it, what another rule keeps without effect.
+ * Sets what is missing, and sets a rule again, before the other one, if another rule keeps it without effect.
  *
  * @param told hears of each step that was set
  * @throws {RoutingError} when the table is another's, or the kernel refuses
@@ -201,7 +201,7 @@ export function isSetBy(entry: Present, step: Step): boolean {
   return entry.origin === ORIGIN && step.kind !== "sysctl" && covers(entry, step);
 }
 
-/** A rule goes before the route that it leads to. */
+/** A rule is removed before the route to which it leads. */
 function rulesFirst(entries: readonly Present[]): Present[] {
   return entries.toSorted((one, other) =>
     Number(one.kind === "route") - Number(other.kind === "route")

@@ -1,4 +1,4 @@
-/** A start or reload without the routing that replies need is warned of, with the one command that sets it. */
+/** Warns at a start or reload if the routing for replies is missing, with the command that sets it. */
 import { commandLine } from "../cli/command_line.ts";
 import type { ProxyConfig } from "../config/model.ts";
 import type { Log } from "../log/log.ts";

@@ -1,4 +1,4 @@
-/** What the listeners of a configuration need routes for: their upstreams, as data. */
+/** The upstreams for which the listeners of a configuration need routes, as data. */
 import { endpointText, networkOf, upstreamEndpoints } from "../config/endpoints.ts";
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 import { hasDefaultServices, type Transport, transportsOf } from "../config/options.ts";

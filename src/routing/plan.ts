@@ -88,7 +88,7 @@ export interface Reply {
 export interface ReplyRoute {
   /** It is delivered on this host. */
   readonly isLocal: boolean;
-  /** Where it goes out; empty where it does not. */
+  /** Where it goes out; empty if it does not. */
   readonly device: string;
   /** The rule that decides it. */
   readonly rule?: { readonly priority: number; readonly table: number };
@@ -99,14 +99,14 @@ export interface Detour {
   readonly step: Rule;
   /** The other rule. */
   readonly by: { readonly priority: number; readonly table: number };
-  /** Where replies go out; empty where they are dropped. */
+  /** Where replies go out; empty if they are dropped. */
   readonly device: string;
-  /** The step at a place before the other rule; none where there is no such place. */
+  /** The step at a place before the other rule; none if there is no such place. */
   readonly ahead?: Rule;
 }
 
 /**
- * The detours among replies. Only a rule that comes before the plan's own is one: what the kernel says of a
+ * The detours among replies. Only a rule before the plan's own is one: what the kernel says of a
  * reply may have other reasons, such as rp_filter.
  *
  * @param present what `compare` compared with
@@ -280,7 +280,7 @@ function loopback(given: SourcedCase): PlanPart {
 }
 
 /**
- * An address of this host that also answers others. A mark tells the proxy's connections from direct
+ * An address of this host that also answers others. A mark distinguishes the proxy's connections from direct
  * ones, where the kernel hands it from a connection's first packet on to the replies; UDP has no
  * connections, so there the port decides.
  */
@@ -475,7 +475,7 @@ export type Present = (Rule | Route) & {
 export interface Comparison {
   readonly there: readonly Step[];
   readonly missing: readonly Step[];
-  /** Routes of ours that stand in a missing one's way: with another source. */
+  /** Our own routes that block a missing one, because they have another source. */
   readonly replaced: readonly Present[];
   /** Of ours, and not in the plan. */
   readonly surplus: readonly Present[];
@@ -513,7 +513,7 @@ export function compare(
   };
 }
 
-/** Whether what is there does what a step wants. A route's source may be more than was asked for. */
+/** Whether what is there does what a step wants. A route's source may be more than was requested. */
 export function covers(entry: Present, step: Rule | Route): boolean {
   if (entry.other || entry.family !== step.family || entry.table !== step.table) return false;
   if (entry.kind === "route") {

@@ -22,7 +22,7 @@ export class Presence {
     this.#prefix = `mmproxy/table/${table}/`;
   }
 
-  /** Says that this run uses the table. Where it cannot be said, nobody waits for this run. */
+  /** Announces that this run uses the table. If this fails, other runs do not wait for this one. */
   announce(hasSet: boolean): void {
     const sign = `${this.#prefix}${this.#own}/${hasSet ? "set" : "used"}`;
     try {

@@ -1,4 +1,4 @@
-/** Rules and routes as the native core's records, and back. */
+/** Conversion of rules and routes to the native core's records, and back. */
 import { formatAddress } from "../config/address.ts";
 import { LITTLE_ENDIAN, writeEndpoint } from "../config/options.ts";
 import {

@@ -52,7 +52,7 @@ export function describeDetour({ step: { family }, by, device }: Detour): string
   return `IPv${family} rule ${by.priority} (${what}) comes before it and ${where}`;
 }
 
-/** What the operator runs to see the other rule, where no place is before it. */
+/** What the operator runs to see the other rule, if no place is before it. */
 export function detourRule({ step, by }: Detour): string {
   return `${ip(step)} rule show priority ${by.priority}`;
 }
@@ -62,7 +62,7 @@ function tableName(table: number): string {
   return { 253: "default", 254: "main", 255: "local" }[table] ?? String(table);
 }
 
-/** Of a step alone: where a rule that is there lies says its listing. */
+/** For a step only: the position of an existing rule is in its listing. */
 function position(rule: Rule | Present): string {
   return rule.priority === undefined || "origin" in rule ? "" : `pref ${rule.priority} `;
 }

@@ -76,7 +76,7 @@ const REFUSED: Readonly<Record<Reason, string>> = {
 const ROUTING =
   "Check that the upstream runs, and that its replies to clients come back to this host, with: mmproxy doctor.";
 
-/** By event, where there is no reason. */
+/** By event, if there is no reason. */
 const FAILED: Readonly<Partial<Record<NativeEvent["kind"], string>>> = {
   connect_failed: ROUTING,
   flow_failed: ROUTING,
@@ -92,7 +92,7 @@ const FAILED: Readonly<Partial<Record<NativeEvent["kind"], string>>> = {
 /**
  * What to do about an event of the log.
  *
- * @returns nothing where the line says it already
+ * @returns nothing if the line says it already
  */
 export function adviceFor(event: string, refusal: string | undefined): string {
   const refused = refusal === undefined ? undefined : REFUSED[refusal as Reason];

@@ -1,4 +1,4 @@
-/** The counters of the last minutes, so that charts begin before the page was opened. */
+/** The counters of the last minutes, so that charts start before the page was opened. */
 import { countsOf } from "../control/counts.ts";
 import type { Counts } from "../control/protocol.ts";
 import type { HistogramName, Stats } from "../native/stats.ts";

@@ -1,6 +1,6 @@
 /**
- * The configuration in force as keys and values, in the words of the configuration file. Every field of the
- * model stands here, so that a new one is shown only once somebody has decided that it is not a secret.
+ * The configuration in force as keys and values, with the names of the configuration file. Every field of the model is
+ * listed here, so that a new one is shown only after somebody has decided that it is not secret.
  */
 import type { ListenerConfig, ProxyConfig } from "../config/model.ts";
 
@@ -14,7 +14,7 @@ export interface InForce {
   readonly omitted: number;
 }
 
-/** How a value is shown; nothing where it is not set. */
+/** How a value is shown; nothing if it is not set. */
 type Show<Config, Key extends keyof Config> = (
   value: NonNullable<Config[Key]>,
 ) => string | undefined;

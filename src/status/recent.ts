@@ -14,7 +14,7 @@ export interface Note {
   readonly count: number;
   /** What the log says of the last one. */
   readonly message: string;
-  /** What to do; empty where the message says it. */
+  /** What to do; empty if the message says it. */
   readonly advice: string;
 }
 
@@ -55,7 +55,7 @@ export class Recent {
   };
 }
 
-/** How many things a line stands for. */
+/** The number of events that a line represents. */
 function countOf({ event, value, left_out }: Details): number {
   const counted = event === "datagrams_refused" ? Number(value) : 1 + Number(left_out ?? 0);
   return Number.isSafeInteger(counted) && counted > 0 ? counted : 1;

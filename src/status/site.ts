@@ -1,4 +1,4 @@
-/** The status page: its files, and the JSON that it asks for. Read only, and bounded in size and rate. */
+/** The status page: its files, and the JSON that it requests. Read only, and bounded in size and rate. */
 import type { Status } from "../control/protocol.ts";
 import { statusOf, type StatusSource } from "../control/status.ts";
 import type { ProxyConfig } from "../config/model.ts";
@@ -15,7 +15,7 @@ import { type Note, Recent } from "./recent.ts";
 const MOST_LISTENERS = 100;
 /** Listeners whose upstreams are tried: each costs its service a connection. */
 const MOST_TRIED = 20;
-/** An answer is made anew no sooner than this, however many ask. */
+/** An answer is made again no sooner than this, however many ask. */
 const FRESH_MS = 500;
 const JSON_TYPE = "application/json; charset=utf-8";
 
@@ -91,7 +91,7 @@ export class StatusSite {
     this.#history.close();
   }
 
-  /** The answer to a request; nothing where the path is not the page's. */
+  /** The answer to a request; nothing if the path is not the page's. */
   async answer({ path, host }: Question): Promise<Answer | undefined> {
     const asset = ASSETS.get(path);
     const make = this.#sources.get(path);

@@ -6,7 +6,7 @@ import { type HealthAnswer, type HistoryAnswer, StatusSite } from "./site.ts";
 
 const NOTHING = new Stats(new BigUint64Array(STATS_LENGTH));
 
-/** A site of a proxy with so many listeners, whose time is the test's. */
+/** A site of a proxy with this many listeners, whose time is the test's. */
 function site(count: number, logLevel = "info") {
   const config = readConfig(
     `log-level = "${logLevel}"\n` +

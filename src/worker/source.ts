@@ -53,7 +53,7 @@ export function link(modules: readonly (readonly [string, string])[]): string {
 /**
  * A module without its types; lines and columns stay where they were. Deno would strip them, too, but
  * would store the result of every `blob:` URL in its cache, which is of no use to any later start; the
- * sandbox forbids the write, and Deno then tries it five times, 150 ms in all, before it goes on.
+ * sandbox forbids the write, and Deno then tries it five times, 150 ms in all, before it continues.
  */
 function toJavaScript(source: string): string {
   // A compiled program's worker is JavaScript already, and its runtime has no parser of TypeScript.

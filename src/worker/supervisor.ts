@@ -8,7 +8,7 @@ export interface WorkerHandle {
   terminate(): void;
 }
 
-/** Starts a worker; `told` gets its reports, and a failure as a report of its own. */
+/** Starts a worker; `told` receives its reports, and a failure as a separate report. */
 export type Spawn = (assignment: Assignment, told: (report: Report) => void) => WorkerHandle;
 
 /** What the supervisor needs of its surroundings. */
@@ -31,7 +31,7 @@ export function nextPause(before: number, served: number): number {
   return Math.min(2 * before, LONGEST_PAUSE_MS);
 }
 
-/** Keeps a thread at each worker until they are told to end. */
+/** Keeps a thread running for each worker until the end. */
 export class Supervisor {
   readonly #around: Surroundings;
   readonly #stopped = Promise.withResolvers<void>();
@@ -81,7 +81,7 @@ export class Supervisor {
     return this.#restarts;
   }
 
-  /** From now on a worker that ends is not started again, nor is one whose pause goes on. */
+  /** From now on a worker that ends is not started again, nor is one whose pause continues. */
   stop(): void {
     this.#stopping = true;
     this.#stopped.resolve();

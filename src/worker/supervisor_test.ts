@@ -49,7 +49,7 @@ class Stage {
   }
 }
 
-/** Does it, and lets everything that waits for it go on. */
+/** Does it, and lets everything that waits for it continue. */
 function settled(act: () => void): () => Promise<void> {
   return () => {
     act();

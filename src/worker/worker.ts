@@ -1,6 +1,5 @@
 /**
- * A worker's whole life: it opens the library, warms its decoder up, and sits in one blocking call until
- * its proxy stops. It runs from a blob: URL (see worker_source.ts), so it imports only
+ * The life of a worker: it opens the library, warms up its decoder, and runs one blocking call until its proxy stops. It runs from a blob: URL (see worker_source.ts), so it imports only
  * modules that are linked there.
  */
 import { Action, Refusal, SCRATCH_SIZE } from "../native/layout.ts";
@@ -34,7 +33,7 @@ function serve({ library, worker }: Assignment): Report {
       try {
         return decode(length, carrier);
       } catch {
-        // Deno loses what a callback throws; a decoder that fails lets nobody in.
+        // Deno ignores what a callback throws; a failed decoder must refuse the header.
         verdict.refuse(Refusal.decoder);
         return Action.drop;
       }

@@ -112,7 +112,7 @@ class Flow {
   }
 }
 
-/** Asserts that these go on: each gets something back from now on. */
+/** Asserts that these continue: each gets something back from now on. */
 async function assertGoOn(those: readonly (Connection | Flow)[], while_: string): Promise<void> {
   const progress = () => those.map((one) => one instanceof Flow ? one.answers : one.chunks);
   const before = progress();

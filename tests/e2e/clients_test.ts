@@ -157,7 +157,7 @@ function destinationOf({ ip }: Endpoint): Endpoint {
   return ip.includes(":") ? DESTINATION6 : DESTINATION4;
 }
 
-/** Whether an event is of this refusal, and of this client where one is asked for. */
+/** Whether an event is of this refusal, and of this client if one is requested. */
 function refusedFor(refusal: string, client?: string): (event: LogEvent) => boolean {
   return (event) => event.refusal === refusal && (client === undefined || event.client === client);
 }

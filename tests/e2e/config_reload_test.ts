@@ -121,7 +121,7 @@ Deno.test("reload, file: a wrong one changes nothing, and says every mistake", a
   using fresh = await connect(port);
   await echoes(fresh, "as before");
 
-  // One that is right in itself, but cannot be had: half of it must not hold.
+  // One that is right in itself, but is not available: half of it must not hold.
   const added = freePort();
   using taken = Deno.listen({ hostname: "127.0.0.1", port: freePort() });
   const { port: busy } = taken.addr as Deno.NetAddr;

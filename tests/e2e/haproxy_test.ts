@@ -9,7 +9,7 @@ import { eventually } from "./support/time.ts";
 
 const needs = { haproxy, nginx, curl: installed("curl") };
 
-/** HAProxy in front of the program, nginx behind it. */
+/** HAProxy before the program, nginx behind it. */
 interface Scene {
   clients: ClientSide;
   program: Program;

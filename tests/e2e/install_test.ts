@@ -10,7 +10,7 @@ import { Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
 const CLIENT = { ip: "203.0.113.82", port: 40_084 };
 const BALANCER = { ip: "198.51.100.1", port: 443 };
 
-/** Releases of several versions, and where they are installed. */
+/** Releases of several versions, and if they are installed. */
 class Host implements AsyncDisposable {
   private constructor(readonly scratch: Scratch) {}
 

@@ -57,7 +57,7 @@ function endings(program: Program): unknown[] {
   return program.all("connection").map((line) => (line as Line).ended);
 }
 
-/** Sends as much as is asked for in a line: nothing, or much. */
+/** Sends as much as is requested in a line: nothing, or much. */
 const onDemand: Handler = async (stream) => {
   if (await stream.line() === "much") await stream.write(MUCH);
   await stream.rest();

@@ -12,7 +12,7 @@ function told(lines: LogEvent[]): number {
   return lines.reduce((sum, line) => sum + 1 + (line.left_out ?? 0), 0);
 }
 
-/** So many connections, some at a time, that each send this and wait for the end. */
+/** This many connections, some at a time, that each send this and wait for the end. */
 async function flood(port: number, sent: Uint8Array | string): Promise<void> {
   let left = FLOOD;
   await Promise.all(Array.from({ length: 20 }, async () => {

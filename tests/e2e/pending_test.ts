@@ -56,7 +56,7 @@ for (const listeners of [1, 2]) {
       for (let index = 0; index < 20; index++) {
         await assertServed(program.listen.port, { ...CLIENT, port: CLIENT.port + index });
       }
-      // The only one of its peer was not the one to give way, though it is the oldest of all.
+      // The only connection of its peer was not evicted, though it is the oldest of all.
       waiting.send(v2({ ...CLIENT, port: 40_999 }, BALANCER));
       assert.equal(text(await waiting.next()), `${CLIENT.ip}:40999\n`);
       const { message } = await program.event("header_evicted");

@@ -36,7 +36,7 @@ realPeerTest(
     for (const port of MAIL_PORTS) {
       for (const [client, balancer] of [[CLIENT4, BALANCER4], [CLIENT6, BALANCER6]]) {
         using stream = await recipe.client.act(() => Stream.connect(port, balancer));
-        // The server speaks first, as mail servers do.
+        // The server sends first, as mail servers do.
         assert.equal(await stream.line(), stream.local);
         assert.ok(stream.local.includes(client ?? ""));
         await stream.send("EHLO client.example\r\n");
@@ -176,7 +176,7 @@ realPeerTest(
     for (const [host, client, url, flags] of through) {
       await service.logged(client, await curl(host, url, ...flags));
     }
-    // Monitoring's header is no header, but a line that no web server takes.
+    // Monitoring's header is not treated as a header, but as a line that no web server accepts.
     const skipped = curl(
       office,
       `http://${SERVER4}:8080/`,

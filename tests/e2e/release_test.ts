@@ -63,7 +63,7 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
   await client.send(v2(CLIENT, BALANCER));
   assert.equal(await client.line(), show(CLIENT));
   client[Symbol.dispose]();
-  // The status page and its charts, from the packages beside the program.
+  // The status page and its charts, from the packages next to the program.
   for (const path of ["", "page/page.js", "page/uplot.js", "status.json"]) {
     const answer = await fetch(`http://${metrics}/${path}`);
     assert.equal(answer.status, 200, path);

@@ -272,7 +272,7 @@ Deno.test("reload: descriptors are shared out anew among more transports", async
   const [port, dns] = [freePort(), freePort()];
   const tcp = { name: "web", port, to: service.address };
   const path = await scratch.write("m.toml", toml([tcp]));
-  // So few that TCP alone may have 40 connections, and with UDP beside it about half.
+  // So few that TCP alone may have 40 connections, and with UDP next to it about half.
   await using program = await Program.start({
     config: path,
     args: FAST,

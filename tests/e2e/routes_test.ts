@@ -345,7 +345,7 @@ Deno.test("routes up: other flags of the same service change what is set", async
       await host.run("ip route show table 123"),
       /^local default dev lo .*src 127.0.0.1/,
     );
-    // What TCP needs is still there: the source is more than it asks for.
+    // What TCP needs is still there: the source is more than it requests.
     assert.doesNotMatch(await routes("up", ["-4", "127.0.0.1:53"]), /^Set/m);
     assert.match(
       await routes("show", ["-4", "127.0.0.1:53"]),
@@ -467,7 +467,7 @@ Deno.test("routes up: a rule that nothing can come before is named", async () =>
     assert.equal(code, 1);
     assert.match(
       stdout,
-      /IPv4 rule 1 \(lookup main\) .* give it another priority \(ip rule show priority 1\)$/m,
+      /IPv4 rule 1 \(lookup main\) .* change its priority \(ip rule show priority 1\)$/m,
     );
   });
 });
@@ -487,7 +487,7 @@ Deno.test("--auto-routes: goes before another program's rule, and leaves the res
   });
 });
 
-/** What others have set in the table; where routes up cannot go on, why. */
+/** What others have set in the table, and the reason why routes up cannot continue. */
 const FOREIGN: [name: string, script: string, why?: RegExp][] = [
   [
     "a default route",
@@ -684,7 +684,7 @@ Deno.test("--auto-routes: a reload adds what is missing, and the end removes all
   });
 });
 
-/** Acts on a host with one service: `start` starts a run in front of it. In the end nothing is set there. */
+/** Acts on a host with one service: `start` starts a run before it. In the end nothing is set there. */
 async function onOneTable(
   act: (
     start: (...flags: string[]) => Promise<Program>,

@@ -12,7 +12,7 @@ import { eventually } from "./support/time.ts";
 const CLIENT = { ip: "192.0.2.81", port: 0 };
 const BALANCER = { ip: "198.51.100.1", port: 443 };
 const DESKTOP = { width: 1280, height: 900, scheme: "light" } as const;
-/** What a stranger might send in place of a header. */
+/** What a stranger might send instead of a header. */
 const MARKUP = "<img src=x onerror=alert(1)>\r\n";
 
 /** A running program with its page. */
@@ -73,7 +73,7 @@ allowed-subnets = ["127.0.0.0/8"]
     return stream;
   }
 
-  /** A connection on which this comes in place of a header. */
+  /** A connection on which this comes instead of a header. */
   async refuse(words: string): Promise<void> {
     using stream = await Stream.connect(this.ports.web);
     await stream.send(words);

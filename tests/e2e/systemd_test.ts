@@ -12,7 +12,7 @@ const DROP_INS = ["low-ports.conf", "net-admin.conf", "routes.conf"];
 
 /** The unit with these drop-ins, where systemd-analyze finds both; the path of the unit. */
 async function unit(scratch: Scratch, dropIns: readonly string[]): Promise<string> {
-  // The unit's program need not be installed here, and verify asks for it.
+  // The unit's program need not be installed here, and verify requests it.
   const read = async (path: string) =>
     (await Deno.readTextFile(path)).replaceAll("/opt/mmproxy/bin/mmproxy", LAUNCHER);
   const path = await scratch.write("mmproxy.service", await read(join(DEPLOY, "mmproxy.service")));

@@ -33,7 +33,7 @@ interface Scene {
   service6: TcpService;
 }
 
-/** One program in front of a service of each family, all of which say whom they see. */
+/** One program before a service of each family, all of which say whom they see. */
 async function scene(listenIp: string, act: (scene: Scene) => Promise<void>): Promise<void> {
   await using service4 = new TcpService(tellAndEcho);
   await using service6 = new TcpService(tellAndEcho, "::1");

@@ -21,7 +21,7 @@ const BALANCER = { ip: "198.51.100.1", port: 443 };
 const MEBIBYTE = 1024 * 1024;
 const BULK = 64 * MEBIBYTE;
 
-/** A program in front of one service. */
+/** A program before one service. */
 async function relay(
   handler: Handler,
   act: (program: Program, service: TcpService) => Promise<void>,

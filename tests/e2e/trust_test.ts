@@ -224,7 +224,7 @@ Deno.test("trust: a silent peer whose header is optional is relayed after the wa
   await half.send("PROXY TCP4 ");
   await pause(WAIT - 1_500);
   assert.equal(world.program.all("connection_opened").length, 0, "too early");
-  // The upstream speaks first.
+  // The upstream sends first.
   assert.equal(await silent.line(), "hello");
   assert.equal(await prefix.line(), "hello");
   assert.equal(await half.end(), "closed");
@@ -249,7 +249,7 @@ Deno.test("trust: a peer whose header is skipped is the client, whatever it send
     assert.equal(client, local);
     assert.deepEqual(said, text(sent));
   }
-  // At once: the upstream may speak first.
+  // At once: the upstream may send first.
   using stream = await world.connect(SKIP);
   const began = performance.now();
   assert.equal(await stream.line(), "hello");
@@ -306,7 +306,7 @@ Deno.test("trust: datagrams without a header are their peer's, and those with on
   assert.equal(replies[1], 40);
   const counters = await world.program.stop();
   assert.equal(counters.get("headers_none"), 2);
-  // A datagram is looked at before its peer is: what is no header needs no decision.
+  // A datagram is looked at before its peer is: what is not a header needs no decision.
   assert.equal(counters.get("refused_not_proxy"), 2);
   assert.equal(counters.get("refused_peer_not_allowed"), 1);
 });

@@ -175,7 +175,7 @@ Deno.test("udp identity: a session whose flow made room for others opens it agai
   const [client, ...rest] = clients(200) as [Endpoint, ...Endpoint[]];
   await first.send(program.listen, constant(client), `${show(client)} 0`);
   await eventually(() => service.received.length === 1, "the first datagram");
-  // One peer announces them all, each in place of the one before.
+  // One peer announces them all, each instead of the one before.
   for (let from = 0; from < rest.length; from += 40) {
     const before = service.received.length;
     const some = rest.slice(from, from + 40);

@@ -8,7 +8,7 @@ import { asUser, installedFor } from "./support/users.ts";
 const NOBODY = 65_534, OTHER = 65_533;
 const REQUEST = '{"command":"status"}\n';
 
-/** What a user is answered; nothing where the connection is closed unheard. */
+/** What a user is answered; nothing if the connection is closed unheard. */
 async function answerTo(user: number, path: string): Promise<string> {
   const script = `import os, socket, sys
 user = int(sys.argv[3])

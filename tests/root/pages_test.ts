@@ -10,7 +10,7 @@ import { Docker, Image, NEEDS } from "./support/images.ts";
 import { startMachine } from "./support/machine.ts";
 
 const TOOLS = { ...NEEDS, haproxy: installed("haproxy") };
-/** What the pages have in front of port 8443. */
+/** What the pages have before port 8443. */
 const HAPROXY = `
 defaults
   mode tcp

@@ -12,7 +12,7 @@ use crate::proxy::{Family, Header, Transport};
 use crate::run::Timing;
 use crate::sys;
 
-/// No load runs longer than this, whatever is asked for.
+/// No load runs longer than this, whatever is requested.
 const LONGEST: f64 = 300.0;
 
 /// Why a command line was refused.

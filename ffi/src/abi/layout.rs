@@ -244,7 +244,7 @@ pub struct ReplyRecord {
     pub reserved: [u8; 2],
     /// Why the kernel does not route it, or 0.
     pub error: u32,
-    /// Where its route is; 0 where there is none.
+    /// Where its route is; 0 if there is none.
     pub table: u32,
     pub priority: u32,
     /// The table that the rule leads to.
@@ -257,7 +257,7 @@ pub struct ReplyRecord {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ProxyConfig {
-    /// Where the metrics are served over TCP; empty where they are not.
+    /// Where the metrics are served over TCP; empty if they are not.
     pub metrics: Endpoint,
     pub log_level: u32,
     /// How many workers there will be.
@@ -329,7 +329,7 @@ pub struct ConnectionRecord {
     pub bytes_down: u64,
     /// Empty for a flow without a reply route.
     pub peer: Endpoint,
-    /// Empty where the proxy's own address is used, and before the header has come.
+    /// Empty if the proxy's own address is used, and before the header has come.
     pub client: Endpoint,
     /// Empty before the header has come.
     pub upstream: Endpoint,
@@ -355,7 +355,7 @@ pub struct ListenerConfig {
     pub keepalive_ms: u32,
     /// How long a relayed connection may carry nothing; 0: forever.
     pub idle_timeout_ms: u32,
-    /// 1: nobody may connect but whom the rules name, also where there is none; 0: without rules all may
+    /// 1: nobody may connect but whom the rules name, also if there is none; 0: without rules all may
     /// send headers.
     pub restricted: u32,
     /// How long a peer whose header is optional may be silent before it is relayed as the client.
@@ -518,7 +518,7 @@ pub struct AccessRecord {
     pub datagrams_up: u64,
     pub datagrams_down: u64,
     pub peer: Endpoint,
-    /// Empty where the proxy's own address was used.
+    /// Empty if the proxy's own address was used.
     pub client: Endpoint,
     /// What the client had connected to.
     pub destination: Endpoint,

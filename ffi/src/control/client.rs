@@ -9,7 +9,7 @@ use crate::abi::errors::{Error, Result};
 /// Sends a request, a line without its end, and waits for the answer; its length in bytes.
 ///
 /// # Errors
-/// Where nobody answers in time, or with more than fits.
+/// If nobody answers in time, or with more than fits.
 pub fn ask(path: &str, request: &[u8], answer: &mut [u8], timeout: Duration) -> Result<usize> {
     let deadline = Instant::now() + timeout;
     let failed =

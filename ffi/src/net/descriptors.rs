@@ -25,7 +25,7 @@ pub fn send(socket: RawFd, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<us
     send_to(socket, None, bytes, descriptors)
 }
 
-/// As `send`, to an address where there is one.
+/// As `send`, to an address if there is one.
 pub fn send_to(
     socket: RawFd,
     to: Option<&SockAddr>,

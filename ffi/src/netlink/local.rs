@@ -145,7 +145,7 @@ impl Found {
                 _ => {}
             }
         }
-        // `IFA_ADDRESS` is the other end's where there is a local one next to it.
+        // `IFA_ADDRESS` is the other end's if there is a local one next to it.
         if let Some(own) = local.or(address) {
             keep(&mut self.own, prefix(own, bits_of(own))?, &mut self.too_many);
         }

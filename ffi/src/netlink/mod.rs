@@ -92,7 +92,7 @@ fn open() -> Result<Routing> {
     Routing::open().map_err(|error| Error::system("Cannot reach the kernel's routing", &error))
 }
 
-/// What `read` finds in the answers to a listing; nothing where the kernel lacks the family or the table.
+/// What `read` finds in the answers to a listing; nothing if the kernel lacks the family or the table.
 fn all<T>(
     routing: &Routing,
     request: &Request,

@@ -19,7 +19,7 @@ struct Reason {
     errno: i32,
     /// The families of client and upstream: 0 without one.
     families: [u8; 2],
-    /// The listener; 0 where there are too many lines for one each.
+    /// The listener; 0 if there are too many lines for one each.
     listener: u32,
 }
 

@@ -39,7 +39,7 @@ pub struct Lasting {
     pub connections: Arc<Quota>,
     /// Its UDP flows.
     pub flows: Arc<Quota>,
-    /// The connections of each client, where there is a limit of them.
+    /// The connections of each client, if there is a limit of them.
     pub seats: Arc<Seats>,
     /// IPv4, IPv6: the log has the first client that was refused for want of an upstream.
     told_families: [AtomicBool; 2],
@@ -72,7 +72,7 @@ impl Listener {
         }
     }
 
-    /// What a peer must send first; nothing where it may not connect.
+    /// What a peer must send first; nothing if it may not connect.
     #[inline]
     pub fn rule_of(&self, peer: SocketAddr) -> Option<HeaderRule> {
         match &self.trust {

@@ -125,7 +125,7 @@ struct Closed {
 }
 
 /// Checks the system and registers a proxy without workers and listeners; its handle. It continues with what its
-/// predecessor has, where there is one.
+/// predecessor has, if there is one.
 pub fn open(config: &ProxyConfig, predecessor: Option<Arc<Predecessor>>) -> Result<i32> {
     errors::keep_panics_quiet();
     let settings = ProxySettings::new(config)?;
@@ -234,7 +234,7 @@ impl Proxy {
     /// One more worker.
     ///
     /// # Errors
-    /// `INVALID` where there are as many as the configuration says.
+    /// `INVALID` if there are as many as the configuration says.
     pub fn open_worker(self: &Arc<Proxy>) -> Result<Arc<Worker>> {
         let mut workers = lock(&self.workers);
         if workers.len() >= self.settings.workers {

@@ -88,7 +88,7 @@ impl Transport {
 
 impl Upstreams {
     /// # Errors
-    /// `INVALID` where there is none but has to be one, or one is not of its family, or has no port.
+    /// `INVALID` if there is none but has to be one, or one is not of its family, or has no port.
     ///
     /// `flags`: bits of `port_flag`.
     pub fn new(v4: Option<SocketAddr>, v6: Option<SocketAddr>, flags: u32) -> Result<Upstreams> {
@@ -210,7 +210,7 @@ impl Wanted {
 }
 
 impl Sockets {
-    /// Opens one for each of this many workers, where nobody else listens.
+    /// Opens one for each of this many workers, if nobody else listens.
     ///
     /// `is_own`: this program itself listens there, with another address or for other families.
     fn open(

@@ -85,7 +85,7 @@ impl Budgets {
     }
 
     /// From how many addresses there may be replies at once, next to the listening sockets: each takes a
-    /// descriptor. Flows are more where clients are many, and fewer where they are few and talk to many ports.
+    /// descriptor. Flows are more where clients are many, and fewer if they are few and talk to many ports.
     pub fn reply_sources(self) -> usize {
         (self.flows / 4).max(1)
     }

@@ -72,7 +72,7 @@ impl Selection {
         })
     }
 
-    /// Whether a connection or flow of a listener is meant. `client` is empty where no header has named
+    /// Whether a connection or flow of a listener is meant. `client` is empty if no header has named
     /// one: then the peer is taken for it.
     pub fn matches(&self, listener: u32, client: &Endpoint, peer: &Endpoint) -> bool {
         if self.listener != 0 && self.listener != listener {

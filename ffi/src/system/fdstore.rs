@@ -18,9 +18,9 @@ const MOST: RawFd = 1 << 16;
 
 /// A descriptor that the service manager has passed.
 pub struct Passed {
-    /// Its name in the store; empty where it has none by which it can be removed.
+    /// Its name in the store; empty if it has none by which it can be removed.
     pub name: String,
-    /// Nothing where it is not a socket of IPv4 or IPv6: then it stays as it is.
+    /// Nothing if it is not a socket of IPv4 or IPv6: then it stays as it is.
     pub socket: Option<Socket>,
 }
 
@@ -61,7 +61,7 @@ fn take(descriptor: RawFd) -> Option<Socket> {
     [Domain::IPV4, Domain::IPV6].contains(&domain).then(own)
 }
 
-/// Puts a socket into the store, where there is one, whatever the state of the socket (FDPOLL=0). The same
+/// Puts a socket into the store, if there is one, whatever the state of the socket (FDPOLL=0). The same
 /// socket a second time changes nothing.
 pub fn add(name: &str, socket: &impl AsRawFd) -> Result<()> {
     let state = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");

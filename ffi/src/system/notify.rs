@@ -25,7 +25,7 @@ use crate::net::descriptors;
 /// A service manager that does not read must not hold the program up.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Sends the assignments in `state`, one a line, to the service manager; 1 when there is one, else 0
+/// Sends the assignments in `state`, one per line, to the service manager; 1 when there is one, else 0
 /// (sd_notify(3)).
 pub fn send(state: &[u8]) -> Result<i32> {
     send_with(state, &[])
@@ -76,7 +76,7 @@ fn send_to(socket: &OsStr, state: &[u8], descriptors: &[RawFd]) -> IoResult<()> 
     Ok(())
 }
 
-/// Opens what `send` needs, where there is a service manager: in the sandbox no such socket can be
+/// Opens what `send` needs, if there is a service manager: in the sandbox no such socket can be
 /// opened.
 pub fn prepare() {
     if env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty()) {

@@ -33,11 +33,11 @@ pub fn run(probe: &Probe, payload: &[u8]) -> Result<i32> {
 }
 
 /// Tries whether a connection or a datagram of this host gets through to an address on which it listens, and
-/// waits for the outcome: 0, or the operating system's error, ETIMEDOUT when it was lost. Where nobody listens
+/// waits for the outcome: 0, or the operating system's error, ETIMEDOUT when it was lost. If nobody listens
 /// yet, a listener is opened for that long; a wildcard address is tried by its loopback address.
 ///
 /// A connection then comes to the program that listens there; a datagram would prove nothing, and is only
-/// sent where nobody does.
+/// sent if nobody does.
 pub fn reach_own(listen: SocketAddr, transport: Transport, timeout: Duration) -> Result<i32> {
     let deadline = Instant::now() + timeout;
     let outcome = match transport {

@@ -8,7 +8,7 @@ use crate::abi::errors::{Error, Result};
 use crate::abi::layout::Endpoint;
 
 /// Writes a name's addresses of a family (4 or 6) with port 0, in the order of RFC 6724, as many as there is
-/// room for; how many. Where there is none, `why` gets the reason, UTF-8 and filled up with zeroes.
+/// room for; how many. If there is none, `why` gets the reason, UTF-8 and filled up with zeroes.
 pub fn resolve(name: &[u8], family: u32, into: &mut [Endpoint], why: &mut [u8]) -> Result<i32> {
     let name = CString::new(name).map_err(|_| Error::invalid("a host name has no zero byte"))?;
     let family = match family {

@@ -74,7 +74,7 @@ pub fn open(control: &str) -> Result<()> {
 /// Starts this program's command line again; the number of the process.
 ///
 /// # Errors
-/// Where there is no spawner, or it fails.
+/// If there is no spawner, or it fails.
 pub fn start() -> Result<u32> {
     with_spawner(|spawner| {
         let (reader, writer) = pipe()?;
@@ -93,7 +93,7 @@ pub fn start() -> Result<u32> {
 /// ended, or it has started and writes to the log itself.
 ///
 /// # Errors
-/// Where none was started.
+/// If none was started.
 pub fn words(into: &mut [u8], timeout: Duration) -> Result<Option<usize>> {
     // A copy: nobody else has to wait meanwhile.
     let words = with_spawner(|spawner| match &spawner.words {
@@ -114,7 +114,7 @@ pub fn words(into: &mut [u8], timeout: Duration) -> Result<Option<usize>> {
 /// Ends the program that was started, if it still runs; its status (wait(2)).
 ///
 /// # Errors
-/// Where none was started.
+/// If none was started.
 pub fn end() -> Result<i32> {
     with_spawner(|spawner| {
         spawner.words = None;

@@ -97,7 +97,7 @@ struct Connection {
     _counted: Counted,
     /// Its place among its client's, where those are limited.
     seat: Option<Seat>,
-    /// Its entry in the access log, where there is one.
+    /// Its entry in the access log, if there is one.
     account: Option<Box<Account>>,
 }
 
@@ -197,7 +197,7 @@ impl Connections {
     }
 
     /// Follows a change of the listeners: serves the sockets of new ports, and those that stay in the
-    /// new way; accepts what waits at the others, and closes them. Connections continue, also where there are
+    /// new way; accepts what waits at the others, and closes them. Connections continue, also if there are
     /// more than their budget has now.
     ///
     /// # Errors

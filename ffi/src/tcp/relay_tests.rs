@@ -443,7 +443,7 @@ struct Seen {
 }
 
 /// Random far ends around a relay: whatever they do, what arrives is a beginning of what was sent; it
-/// is all of it where nobody reset; and an end that looks clean never hides that something is missing.
+/// is all of it if nobody reset; and an end that looks clean never hides that something is missing.
 fn story(seed: u64, seen: &mut Seen) {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut random = move |below: u64| {

@@ -10,7 +10,7 @@ use crate::worker::deadlines::Deadlines;
 const TICK_MS: u64 = 1000;
 /// A connection is looked at this often within the idle timeout: so late it may be noticed.
 const LOOKS_AN_IDLE_TIMEOUT: u64 = 16;
-/// When a connection is looked at where nothing else says when.
+/// When a connection is looked at if nothing else says when.
 const DEFAULT_PERIOD_MS: u64 = 60_000;
 
 /// The connections to look at.

@@ -90,7 +90,7 @@ impl TrustTable {
         Ok(TrustTable { ranges: ranges.0.into(), mixed })
     }
 
-    /// What a peer must send first; nothing where it may not connect.
+    /// What a peer must send first; nothing if it may not connect.
     pub fn rule_of(&self, peer: IpAddr) -> Option<HeaderRule> {
         let peer = number_of(peer);
         let after = self.ranges.partition_point(|(first, _)| *first <= peer);

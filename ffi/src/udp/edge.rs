@@ -84,7 +84,7 @@ pub trait Edge<K: Kinds> {
     /// Milliseconds since the proxy was opened. Does not change within a turn.
     fn now(&self) -> u64;
 
-    /// What a peer must send to a port; nothing where it may send nothing.
+    /// What a peer must send to a port; nothing if it may send nothing.
     fn rule(&self, port: &K::Port, peer: SocketAddr) -> Option<HeaderRule>;
 
     /// Where the datagrams with this header go that came by a path, and from where the upstream is to see
@@ -120,7 +120,7 @@ pub trait Edge<K: Kinds> {
     /// From now on events of the socket carry this key.
     fn watch(&mut self, socket: &K::Socket, key: Key);
 
-    /// Begins a flow's entry in the access log, where one is kept, with the header that was decoded
+    /// Begins a flow's entry in the access log, if one is kept, with the header that was decoded
     /// last.
     fn account(
         &mut self,

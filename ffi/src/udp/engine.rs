@@ -73,7 +73,7 @@ impl<K: Kinds> Engine<K> {
         }
     }
 
-    /// Changes how many flows there may be. Where there are more, each new one has two make room.
+    /// Changes how many flows there may be. If there are more, each new one has two make room.
     pub fn limit_flows(&mut self, most: usize) {
         self.flows.limit(most);
     }

@@ -59,7 +59,7 @@ pub struct Entry<K: Kinds> {
 
 /// Where a flow is served.
 pub enum Place<K: Kinds> {
-    /// By this worker. With its entry of the access log, where there is one.
+    /// By this worker. With its entry of the access log, if there is one.
     Here { flow: Arc<Flow<K::Socket>>, account: Option<K::Account> },
     /// By another worker. `held` while datagrams of the batch wait for it.
     Elsewhere { flow: Weak<Flow<K::Socket>>, held: Option<Arc<Flow<K::Socket>>> },

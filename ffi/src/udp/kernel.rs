@@ -129,7 +129,7 @@ impl Kernel<'_, '_> {
         Quota::take(&listener.lasting.flows, listener.settings.max_flows)
     }
 
-    /// The access log's entry of a flow that another program had, where one is kept here as well.
+    /// The access log's entry of a flow that another program had, if one is kept here as well.
     pub fn adopted_account(
         &self,
         port: &Listening,

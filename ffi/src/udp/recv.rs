@@ -80,7 +80,7 @@ impl Inbox {
         Inbox::with(vec![0; room * SLOT].into())
     }
 
-    /// Makes room for batches of up to this many datagrams. Where there is no memory for that, the room
+    /// Makes room for batches of up to this many datagrams. If there is no memory for that, the room
     /// stays as it is. What the last batch brought is gone.
     pub fn grow(&mut self, room: usize) {
         if room <= self.messages.len() {

@@ -29,7 +29,7 @@ pub type OnHeader = extern "C" fn(u32, u32) -> u32;
 pub struct Context<'a> {
     pub worker: &'a Worker,
     pub poll: Poll,
-    /// Milliseconds since the proxy was opened: read once a turn.
+    /// Milliseconds since the proxy was opened: read once per turn.
     pub now: u64,
     pub(super) on_header: OnHeader,
     /// The port to which the header was addressed that was decoded last.
@@ -156,7 +156,7 @@ impl<'a> Context<'a> {
         self.tell_limited(served, event);
     }
 
-    /// Begins the access log's entry of what the header just decoded has opened; nothing where the
+    /// Begins the access log's entry of what the header just decoded has opened; nothing if the
     /// log level does not ask for it.
     pub fn account(
         &self,

@@ -69,7 +69,7 @@ export class Chart {
     if (this.plot && width > 0) this.plot.setSize({ width, height: HEIGHT });
   }
 
-  /** Makes the chart anew: its series, or the page's colors, are others. */
+  /** Makes the chart again: its series, or the page's colors, are others. */
   rebuild() {
     this.plot?.destroy();
     const axis = {

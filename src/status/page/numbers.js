@@ -74,7 +74,7 @@ export function duration(seconds) {
  * @param {readonly number[]} bounds upper bounds of the buckets in milliseconds, ascending
  * @param {readonly number[]} counts of each bucket by itself, and of what is longer than the last bound
  * @param {number} part 0 to 1
- * @returns {number | null} null where there are none
+ * @returns {number | null} null if there are none
  */
 export function quantile(bounds, counts, part) {
   const all = counts.reduce((sum, count) => sum + count, 0);

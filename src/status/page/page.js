@@ -12,7 +12,7 @@ const CONFIG_MS = 30_000;
 const GAP_MS = 30_000;
 const KEPT_SECONDS = 15 * 60;
 const MOST_REASONS = 5;
-/** The listeners' rates are those of so many seconds. */
+/** The listeners' rates are those of this many seconds. */
 const RATE_SECONDS = 10;
 
 const place = (id) => document.getElementById(id);

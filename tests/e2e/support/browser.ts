@@ -145,7 +145,7 @@ export class Browser implements AsyncDisposable {
 export class Page {
   /** What its console and its loader complained about. */
   readonly complaints: string[] = [];
-  /** Every URL that it asked for. */
+  /** Every URL that it requested. */
   readonly requests: string[] = [];
 
   constructor(readonly browser: Browser, readonly session: string) {}

@@ -100,7 +100,7 @@ function messagesOver(
     const vector = BATCH * MMSGHDR + index * IOVEC;
     view.setBigUint64(vector, data + BigInt(index * size), true);
     view.setBigUint64(vector + 8, BigInt(size), true);
-    // msg_iov lies at 16 and msg_iovlen at 24; all else is 0, for the socket is connected.
+    // msg_iov is at 16 and msg_iovlen at 24; all else is 0, for the socket is connected.
     view.setBigUint64(index * MMSGHDR + 16, vectors + BigInt(index * IOVEC), true);
     view.setBigUint64(index * MMSGHDR + 24, 1n, true);
   }

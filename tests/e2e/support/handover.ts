@@ -25,7 +25,7 @@ export class Surroundings implements AsyncDisposable {
     this.control = `${scratch.path}/control`;
   }
 
-  /** @param head lines of the file beside the control socket and the workers */
+  /** @param head lines of the file next to the control socket and the workers */
   static async make(head: string): Promise<Surroundings> {
     const service = new TcpService(tellAndEcho);
     return new Surroundings(await Scratch.make(), service, await UdpService.start(tell), head);

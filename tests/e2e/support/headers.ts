@@ -62,7 +62,7 @@ export function v1Unknown(tail = ""): Uint8Array<ArrayBuffer> {
 
 /** What a v2 header may carry beyond the addresses. */
 export interface V2Options {
-  /** UDP in place of TCP. */
+  /** UDP instead of TCP. */
   datagram?: boolean;
   tlvs?: Uint8Array[];
   /** Adds a CRC32c TLV with the right value. */

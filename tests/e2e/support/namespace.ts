@@ -4,7 +4,7 @@
  * namespace, for tests that need more than one user.
  */
 
-/** What the README asks for, run inside the namespace. */
+/** What the README requests, run inside the namespace. */
 export const SETUP = [
   "ip link set lo up",
   "ip rule add from 127.0.0.1/8 iif lo table 123",
@@ -66,7 +66,7 @@ function unshare(owner: Owner, command: string[], stdio: "inherit" | "piped"): D
   });
 }
 
-/** Waits for a child that is this program once more, only elsewhere: its exit code is ours. */
+/** Waits for a child that is this program again, only elsewhere: its exit code is ours. */
 export async function exitCode(child: Deno.ChildProcess): Promise<number> {
   // Ctrl-C reaches the whole group; the child decides, and this process reports its exit.
   const ignore = () => {};

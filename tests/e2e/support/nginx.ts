@@ -1,4 +1,4 @@
-/** nginx, as a service behind the program or as a balancer in front of it. */
+/** nginx, as a service behind the program or as a balancer before it. */
 
 import { freePort, socketsOf } from "./endpoints.ts";
 import { installed, isFile, type Scratch, Server } from "./real_peers.ts";

@@ -38,7 +38,7 @@ export interface LogEvent {
 export interface Start {
   /** Where it listens; by default a free port of 127.0.0.1. */
   listen?: Endpoint;
-  /** A file that says where it listens, in place of `--listen-addr`. */
+  /** A file that says where it listens, instead of `--listen-addr`. */
   config?: string;
   /** Flags beyond `--listen-addr`, `--log-format json` and `--log-level`. */
   args?: string[];
@@ -52,7 +52,7 @@ export interface Start {
   root?: string;
   /** Deno's path, where it is not the tests' own. */
   deno?: string;
-  /** A compiled program, in place of `main.ts` and Deno. */
+  /** A compiled program, instead of `main.ts` and Deno. */
   binary?: string;
 }
 

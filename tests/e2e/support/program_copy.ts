@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "..");
-/** The library that panics when a header asks for it; run.ts builds it. */
+/** The library that panics when a header requests it; run.ts builds it. */
 const FAULTY_LIBRARY = join(ROOT, "target/faults/release/libmmproxy.so");
 
 /** A copy of the program, removed at the end. */

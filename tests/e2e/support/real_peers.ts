@@ -21,7 +21,7 @@ export function isFile(path: string): boolean {
 }
 
 /**
- * A test that needs software of others. Where some is missing it is skipped and its name says so;
+ * A test that needs third-party software. If some is missing, the test is skipped, and its name says so;
  * in CI it fails.
  *
  * @param needs what must be there: its name, and whether it is.

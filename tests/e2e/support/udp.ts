@@ -5,7 +5,7 @@ import { type Endpoint, show } from "./endpoints.ts";
 import { bytes, concat } from "./headers.ts";
 import { eventually, pause } from "./time.ts";
 
-/** A datagram as it came. */
+/** A datagram as received. */
 export interface Datagram {
   data: Uint8Array;
   from: Endpoint;

@@ -10,7 +10,7 @@ import { blocksOf } from "../../e2e/support/page.ts";
 import { installed, runTool, Scratch } from "../../e2e/support/real_peers.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../../..");
-/** Where run.ts tells the tests of the storage. */
+/** Where run.ts reports the tests of the storage. */
 const VARIABLE = "MMPROXY_IMAGES";
 const MINUTES = 60_000;
 /** Small machines have no more than these limits to give. */

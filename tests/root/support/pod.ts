@@ -1,5 +1,5 @@
 /**
- * What runs in a pod in place of a real service and its clients: `serve <port>` tells every connection
+ * What runs in a pod instead of a real service and its clients: `serve <port>` tells every connection
  * whom it sees; `ask <port> <header>` sends a header and prints the answer, if any.
  */
 const [action, port, header = ""] = Deno.args;

@@ -157,7 +157,7 @@ fn echo(server: SocketAddrV4) -> Vec<Instruction> {
     assemble(program)
 }
 
-/// Adds the end, at which the packet goes on its way, and points the jumps there.
+/// Adds the end, at which the packet continues, and points the jumps there.
 fn assemble(mut program: Vec<Instruction>) -> Vec<Instruction> {
     let end = program.len();
     for (index, instruction) in program.iter_mut().enumerate() {

@@ -321,7 +321,7 @@ impl Epoll {
             tv_sec: (nanoseconds / 1_000_000_000) as libc::time_t,
             tv_nsec: (nanoseconds % 1_000_000_000) as libc::c_long,
         };
-        // SAFETY: the buffer is valid for writing as many events as are asked for, the time for
+        // SAFETY: the buffer is valid for writing as many events as are requested, the time for
         // reading.
         let count = check(unsafe {
             libc::syscall(

@@ -32,7 +32,7 @@ pub enum Step {
 }
 
 impl Exchange {
-    /// Starts anew: `prepare` appends what goes before the message, which names the client.
+    /// Starts again: `prepare` appends what goes before the message, which names the client.
     pub fn start(&mut self, number: u64, prepare: impl FnOnce(&mut Vec<u8>)) {
         self.sent = 0;
         self.received = 0;

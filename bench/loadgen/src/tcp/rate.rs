@@ -76,7 +76,7 @@ impl Rate {
             }
             let now = sys::now();
             if phase < Phase::Drain {
-                // No more than there are slots: starts that fail at once must not go on forever.
+                // No more than there are slots: starts that fail at once must not continue forever.
                 for _ in 0..self.slots.len() {
                     let slot = if due <= now { self.idle.pop() } else { None };
                     let Some(slot) = slot else { break };

@@ -163,7 +163,7 @@ impl Load {
         counts.failed.add(failed as u64);
     }
 
-    /// Takes replies as they come, for so many nanoseconds.
+    /// Takes replies as they come, for this many nanoseconds.
     fn wait(&mut self, pause: u64, course: &Course, counts: &Counts) -> io::Result<()> {
         let end = sys::now() + pause;
         loop {

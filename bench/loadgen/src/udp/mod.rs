@@ -44,7 +44,7 @@ pub fn load(mut arguments: Arguments) -> Result<()> {
     finish(arguments)?;
 
     let course = Arc::new(Course::default());
-    // A flood asks for throughput, a paced load for the delay, too.
+    // A flood requests throughput, a paced load for the delay, too.
     let naps = plan.rate == 0;
     let server = start_server(&course, &common, Service { echo, naps, clients: plan.clients })?;
     let load = Side::start(&course, move |course, counts| {

@@ -78,7 +78,7 @@ pub struct TcpOptions {
     pub reno: bool,
     /// For all its packets: see `peer_dscp`.
     pub dscp: u8,
-    /// No search for a free port, where none was found a moment ago: EADDRNOTAVAIL at once.
+    /// No search for a free port, if none was found a moment ago: EADDRNOTAVAIL at once.
     pub no_search: bool,
 }
 

@@ -52,7 +52,7 @@ struct Gate {
 }
 
 impl Predecessor {
-    /// Asks the program at a control socket to hand over; `None` where nobody answers there. It continues until
+    /// Asks the program at a control socket to hand over; `None` if nobody answers there. It continues until
     /// `finish`.
     ///
     /// `request`: the line that asks, without its end.
@@ -157,7 +157,7 @@ impl Predecessor {
     /// Has the predecessor hand over, and the workers read; how many flows came.
     ///
     /// # Errors
-    /// Where it does not; then no worker reads, ever, and this program has to end.
+    /// If it does not; then no worker reads, ever, and this program has to end.
     pub fn finish(&self, proxy: &Proxy) -> Result<u32> {
         let flows = self.take_flows(proxy);
         let flows = flows.map_err(|error| {

@@ -106,7 +106,7 @@ impl Channel {
     /// Receives a frame, each part of it within so much time.
     ///
     /// # Errors
-    /// `UnexpectedEof` where the other end has closed, `WouldBlock` where nothing came in time,
+    /// `UnexpectedEof` where the other end has closed, `WouldBlock` if nothing came in time,
     /// `InvalidData` where what came is not a frame: the bytes that came are the error's text then.
     pub fn receive(&self, timeout: Duration) -> io::Result<Frame> {
         self.0.set_read_timeout(Some(timeout))?;
@@ -199,7 +199,7 @@ impl Writer {
     }
 }
 
-/// Words of a payload, read. Each is `None` where there are fewer bytes, or they make no sense.
+/// Words of a payload, read. Each is `None` if there are fewer bytes, or they make no sense.
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {

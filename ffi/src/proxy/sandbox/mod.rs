@@ -96,7 +96,7 @@ fn cannot_look(error: io::Error) -> Error {
     Error::system("Cannot read /proc/self/task", &error)
 }
 
-/// A claim that was looked at: EPERM where it does not hold.
+/// A claim that was looked at: EPERM if it does not hold.
 fn held(holds: bool) -> io::Result<()> {
     if holds {
         Ok(())
