@@ -96,8 +96,8 @@ function found(name: string, program: Program | undefined): Program[] {
 }
 
 function chooseWorks({ only, mode }: Options): Work[] {
-  return WORKS.filter(({ name, tool, quick }) =>
-    only?.includes(name) ?? (mode === "full" ? tool === undefined : quick)
+  return WORKS.filter(({ name, byName = false, quick }) =>
+    only?.includes(name) ?? (mode === "full" ? !byName : quick)
   );
 }
 

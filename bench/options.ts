@@ -120,8 +120,8 @@ export function parseOptions(args: readonly string[]): Options {
   };
 }
 
-function describe({ name, title, quick, tool }: Work): string {
-  const note = quick ? " (quick)" : tool === undefined ? "" : " (only by name)";
+function describe({ name, title, quick, byName }: Work): string {
+  const note = quick ? " (quick)" : byName ? " (only by name)" : "";
   return `  ${name.padEnd(22)} ${title}${note}`;
 }
 

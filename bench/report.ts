@@ -54,9 +54,11 @@ function overview(
       ratioCell(work, metric),
     ])
   );
-  return rows.length === 0
-    ? []
-    : [title, table(["work", "", ...names, "ours / best peer"], rows), FAULTY];
+  return rows.length === 0 ? [] : [
+    title,
+    table(["work", "", ...names, "ours / best peer"], rows),
+    ...rows.flat().some((cell) => cell.endsWith(MARK)) ? [FAULTY] : [],
+  ];
 }
 
 /** Beside the metric that a work is ranked by. */
@@ -64,7 +66,8 @@ function isShown(name: string): boolean {
   return [COST, "further_mb", "rate_growth", "mib"].includes(name);
 }
 
-const FAULTY = "†: with faults in at least one round, see the work's own table.";
+const MARK = "†";
+const FAULTY = `${MARK}: with faults in at least one round, see the work's own table.`;
 
 function cell(
   work: WorkResult,
@@ -74,7 +77,7 @@ function cell(
 ): string {
   const summary = summaryOf(work, program, metric);
   const samples = work.samples.filter((sample) => sample.program === program);
-  const mark = samples.some(({ faults }) => faults.length > 0) ? "†" : "";
+  const mark = samples.some(({ faults }) => faults.length > 0) ? MARK : "";
   return summary === undefined ? mark : [format(summary), mark].join(" ").trim();
 }
 

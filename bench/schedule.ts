@@ -29,7 +29,7 @@ const FIRST_GUESS: Readonly<Record<Kind, number>> = {
  * Rounds in which no proxy and one-threaded programs are measured. No proxy is in no ratio: it shows
  * what the load alone can do. One-threaded programs are in no goal.
  */
-const FEWER_ROUNDS = 5;
+const FEWER_ROUNDS = 4;
 
 /** What is kept back, as a share of the budget: a stall in the last round cannot be made up for. */
 const RESERVE = 0.02;
