@@ -78,10 +78,9 @@ realPeerTest(
       await scratch.write(name, key);
       const go = await host.act(() => Server.spawn("wireguard-go", ["--foreground", name]));
       stack.use(go);
-      await eventually(
-        async () => (await host.run("ip -brief link")).includes(name),
-        `interface ${name}`,
-      );
+      // Its control socket comes after the interface.
+      const configured = () => host.run(`wg show ${name}`).then(() => true, () => false);
+      await eventually(configured, `interface ${name}`);
       await host.run(
         `wg set ${name} private-key ${scratch.path}/${name}
          ip address add ${address}/24 dev ${name}
