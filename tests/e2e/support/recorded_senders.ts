@@ -56,4 +56,13 @@ export const RECORDED: readonly Recorded[] = [
     version: 1,
     seen: /^203\.0\.113\.7:(?!0$|40000$)\d+$/,
   },
+  { sender: "sozu 2.3.3 (crates.io), send_proxy", header: V2_TCP, version: 2 },
+  {
+    sender: "sozu 2.3.3 (crates.io), UDP, every datagram",
+    // Its destination is where sozu sends to: 198.51.100.10:8080.
+    header: `${SIGNATURE}\x21\x12\x00\x0c\xcb\x00q\x07\xc63d\x0a\x9c\x54\x1f\x90`,
+    version: 2,
+    udp: true,
+    seen: /^203\.0\.113\.7:40020$/,
+  },
 ];
