@@ -32,8 +32,13 @@ const SUBNETS = ["127.0.0.0/8", "::1/128", "2001:db8:ffff::/48"];
 const START_LIMIT = 10_000;
 /** The same, for each port more. */
 const START_LIMIT_A_PORT = 50;
-/** How long it is given from there on until it serves, for what comes before may be lost. */
-const SETTLE = 100;
+/**
+ * How long it is given from there on at least, for what comes before it serves may be lost; and at
+ * most, until its processor time stands still: what its start costs is not the load's.
+ */
+const SETTLE = { least: 100, most: 600 };
+/** So long must it stand still, in milliseconds. */
+const QUIET = 40;
 /** The measured time of one step of the search for the highest rate, and how many steps. */
 const SEARCH_SECONDS = 0.5;
 const SEARCH_STEPS = 8;
@@ -124,7 +129,7 @@ async function measure(task: Task): Promise<Numbers> {
   try {
     await untilListening(task, child, errors);
     const listening_ms = performance.now() - started;
-    await sleep(SETTLE);
+    await untilSettled(child.pid);
     return { ...await withCounters(task, child.pid), listening_ms };
   } finally {
     await killTree(child);
@@ -161,6 +166,17 @@ async function untilListening(
     if (ended) throw new Error(`Ended before it listened: ${(await errors).trim().slice(-500)}`);
     if (performance.now() > limit) throw new Error(`Did not listen within ${timeout} ms`);
     await sleep(10);
+  }
+}
+
+async function untilSettled(pid: number): Promise<void> {
+  const started = performance.now();
+  await sleep(SETTLE.least - QUIET);
+  let busy = true;
+  while (busy && performance.now() - started < SETTLE.most) {
+    const before = readCpu(pid);
+    await sleep(QUIET);
+    busy = cpuSeconds(before, readCpu(pid)) > 0.001;
   }
 }
 
