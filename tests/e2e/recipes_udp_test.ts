@@ -1,6 +1,8 @@
 /** Recipes for services over UDP, with nginx as the load balancer. */
 import assert from "node:assert/strict";
-import { show } from "./support/endpoints.ts";
+import { fileURLToPath } from "node:url";
+import { show, socketsOf } from "./support/endpoints.ts";
+import { certificate } from "./support/haproxy.ts";
 import { text } from "./support/headers.ts";
 import type { Host } from "./support/host.ts";
 import { nginx, startUdpBalancer, streamModule } from "./support/nginx.ts";
@@ -115,6 +117,75 @@ realPeerTest(
     }
     const counters = await program.stop();
     assert.equal(counters.get("headers_v1"), 2);
+    assert.equal(program.all("datagrams_refused").length, 0);
+  },
+);
+
+realPeerTest(
+  "recipes: SIP, a call of a phone that the server sees, and media on the port of the SDP",
+  { ...balancer, sipp: installed("sipp"), nft: installed("nft") },
+  async () => {
+    await using recipe = await Recipe.make("sip.md");
+    const { client, scratch, server, stack } = recipe;
+    // The address of the load balancer where sipp would put its own, as a server's settings do.
+    const scenario = (await runTool("sh", ["-c", "sipp -sd uas; exit 0"]))
+      .replaceAll("[media_ip]", "203.0.113.1").replaceAll("[local_ip]", "203.0.113.1");
+    const file = await scratch.write("uas.xml", scenario);
+    const answer = ["-sf", file, "-i", "127.0.0.1", "-p", "5060", "-mi", "127.0.0.1"];
+    const media = ["-mp", "30000", "-rtp_echo", "-nostdin"];
+    await server.act(async () => {
+      stack.use(Server.spawn("sipp", [...answer, ...media]));
+      await eventually(() => socketsOf(5060).length > 0, "sipp on port 5060");
+    });
+    const program = await recipe.start();
+    await startUdpBalancer(recipe, 5060);
+    await recipe.run(server, "table inet sip {");
+
+    await client.run(
+      `cd ${scratch.path}
+       sipp -sn uac -i 203.0.113.7 -p 5062 -m 1 -timeout 20 -timeout_error -nostdin -trace_msg \
+         -message_file call.log 203.0.113.1:5060 >/dev/null`,
+    );
+    const call = await Deno.readTextFile(`${scratch.path}/call.log`);
+    const [, port] = /received[^]*?c=IN IP4 203\.0\.113\.1\r?\n[^]*?m=audio (\d+) /.exec(call) ??
+      [];
+    assert.match(port ?? "", /^3000\d$/, "the server's media port");
+    const phone = stack.use(await client.act(() => UdpSocket.open("203.0.113.7", 6000)));
+    await phone.send({ ip: "203.0.113.1", port: Number(port) }, "RTP");
+    const echo = await phone.receive();
+    assert.equal(text(echo.data), "RTP");
+    assert.deepEqual(echo.from, { ip: "203.0.113.1", port: Number(port) });
+
+    const rules = await recipe.run(server, "nft list table");
+    assert.match(rules, /packets 3 bytes \d+ comment "from the phone"/);
+    assert.match(rules, /packets 0 bytes 0 comment "from the load balancer"/);
+    const counters = await program.stop();
+    assert.equal(counters.get("flows_opened"), 2);
+    assert.equal(program.all("datagrams_refused").length, 0);
+  },
+);
+
+const HTTP3 = fileURLToPath(new URL("support/http3.py", import.meta.url));
+const aioquic = new Deno.Command("python3", { args: ["-c", "import aioquic"], stderr: "null" });
+
+realPeerTest(
+  "recipes: HTTP/3, the server sees the client, and a large answer arrives",
+  { ...balancer, aioquic: aioquic.outputSync().success, openssl: installed("openssl") },
+  async () => {
+    await using recipe = await Recipe.make("quic.md");
+    const { client, scratch, server, stack } = recipe;
+    await certificate(scratch);
+    const files = [`${scratch.path}/cert.pem`, `${scratch.path}/key.pem`];
+    await server.act(async () => {
+      stack.use(Server.spawn("python3", [HTTP3, "server", "127.0.0.1", "443", ...files]));
+      await eventually(() => socketsOf(443).length > 0, "HTTP/3 server");
+    });
+    const program = await recipe.start();
+    await startUdpBalancer(recipe, 443);
+    const said = await client.run(`python3 ${HTTP3} client 203.0.113.1 443 40443`);
+    assert.equal(said.trim(), "203.0.113.7 40443 100000");
+    const counters = await program.stop();
+    assert.equal(counters.get("flows_opened"), 1);
     assert.equal(program.all("datagrams_refused").length, 0);
   },
 );
