@@ -536,6 +536,13 @@ pub unsafe extern "C" fn link_is_up(name: Buffer, length: u32) -> i32 {
     })
 }
 
+/// Whether nftables has a rule that hands packets to a transparent listener: 1 or 0. Needs CAP_NET_ADMIN.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn has_tproxy() -> i32 {
+    guard(|| netlink::tproxy::is_there().map(i32::from))
+}
+
 /// Writes a number to a kernel parameter, named as a path below /proc/sys: `net/ipv4/ip_forward`.
 ///
 /// # Safety

@@ -2,7 +2,7 @@
 import type { Facts } from "./facts.ts";
 import type { Finding, HostCheck, ListenerCheck } from "./finding.ts";
 import { capabilities, conntrack, loopback, openFiles, sandbox } from "./host_checks.ts";
-import { listen, subnets, upstreams } from "./listener_checks.ts";
+import { listen, subnets, tproxy, upstreams } from "./listener_checks.ts";
 import { reversePath, routes } from "./routing_checks.ts";
 import { clients, service } from "./upstream_checks.ts";
 
@@ -21,6 +21,7 @@ export const CHECKS: readonly Check[] = [
   { name: "loopback", of: "host", run: loopback },
   { name: "subnets", of: "listener", run: subnets },
   { name: "listen", of: "listener", run: listen },
+  { name: "tproxy", of: "listener", run: tproxy },
   { name: "upstreams", of: "listener", run: upstreams },
   { name: "sandbox", of: "host", run: sandbox },
   { name: "nofile", of: "host", run: openFiles },

@@ -197,6 +197,32 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "failed: /etc/subnets has no subnet; write one subnet per line into it",
   ],
   [
+    "a transparent listener with a tproxy rule",
+    "tproxy",
+    facts(`${SERVICE} --transparent`, { tproxy: true }),
+    "ok: nftables has a tproxy rule",
+  ],
+  [
+    "a transparent listener without a tproxy rule",
+    "tproxy",
+    facts(`${SERVICE} --transparent`, { tproxy: false }),
+    "warning: nftables has no tproxy rule: unless eBPF (sk_lookup) passes packets on, only those to the " +
+    "listen port arrive; see docs/recipes/transparent.md",
+  ],
+  [
+    "rules that this user may not see",
+    "tproxy",
+    facts(`${SERVICE} --transparent`, { tproxy: refusal(Status.permission) }),
+    "unknown: Cannot do it: whether there is a tproxy rule cannot be seen from here",
+  ],
+  [
+    "rules of iptables-legacy",
+    "tproxy",
+    facts(`${SERVICE} --transparent`),
+    "unknown: iptables-legacy may have a TPROXY rule: iptables-legacy -t mangle -S lists it",
+  ],
+  ["a listener that is not transparent", "tproxy", facts(SERVICE, { tproxy: false }), ""],
+  [
     "a port of which nobody may be seen",
     "listen",
     facts(SERVICE, { taken: { problem: refusal(Status.address_in_use) } }),
@@ -453,7 +479,8 @@ Deno.test("examine: of several listeners each has its checks, after those of the
       ),
     ],
   );
-  assert.deepEqual(examine(given).map(({ name }) => name), CHECKS.map(({ name }) => name));
+  const transparent = facts(`${SERVICE} --transparent`, { tproxy: true });
+  assert.deepEqual(examine(transparent).map(({ name }) => name), CHECKS.map(({ name }) => name));
 });
 
 Deno.test("with a file the findings name its keys, and commands name the file", () => {

@@ -44,6 +44,11 @@ export interface Facts {
   /** The limit of open files. */
   readonly fileLimit: number;
   readonly isLoopbackUp: boolean;
+  /**
+   * Whether nftables has a rule with tproxy, or why that cannot be known. None where no listener is
+   * transparent, or iptables-legacy may have the rule.
+   */
+  readonly tproxy?: boolean | NativeError;
   /** In the order of the configuration. */
   readonly listeners: readonly ListenerFacts[];
   readonly routing: Survey | RoutingError;
@@ -136,6 +141,7 @@ export async function gather(config: ProxyConfig, library: Library): Promise<Fac
   const spoofed = incapable ? [] : await probeAll(library, targets, true, true);
   const dropped = droppedByFilter(library) - before;
   const conntrack = readConntrack(library);
+  const tproxy = readTproxy(config, library);
   const sockets = readSockets(library);
   const services = targets.map((target, index) => {
     const { address, transport } = target;
@@ -169,6 +175,7 @@ export async function gather(config: ProxyConfig, library: Library): Promise<Fac
     sandbox: rehearse(config, library),
     fileLimit,
     isLoopbackUp,
+    ...(tproxy !== undefined && { tproxy }),
     listeners: config.listeners.map((listener, index) => {
       const subnets = readSubnetFile(listener, library);
       const loop = loopProblem(config, listener, library);
@@ -461,6 +468,20 @@ function strictInterfaces(library: Library): string[] {
   const all = valueOf("all");
   return parseInterfaces(readText(library, "/proc/net/dev") ?? "")
     .filter((name) => name !== "lo" && Math.max(all, valueOf(name)) === 1);
+}
+
+function readTproxy({ listeners }: ProxyConfig, library: Library): Facts["tproxy"] {
+  if (!listeners.some(({ transparent }) => transparent)) return undefined;
+  try {
+    if (library.hasTproxy()) return true;
+  } catch (error) {
+    if (error instanceof NativeError) return error;
+    throw error;
+  }
+  const isLegacy = ["ip", "ip6"].some((family) =>
+    readText(library, `/proc/net/${family}_tables_names`)?.includes("mangle")
+  );
+  return isLegacy ? undefined : false;
 }
 
 function readConntrack(library: Library): Facts["conntrack"] {

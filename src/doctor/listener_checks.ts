@@ -7,6 +7,7 @@ import { refusedFamilies, refusedSentence } from "../config/options.ts";
 import { SubnetsError } from "../config/subnets.ts";
 import { errorText } from "../log/events.ts";
 import { Status } from "../native/layout.ts";
+import { NativeError } from "../native/library.ts";
 import type { Facts, Holder, ListenerFacts, OwnReach, Taken } from "./facts.ts";
 import {
   asRoot,
@@ -70,6 +71,24 @@ export function listen(facts: Facts, { listener, taken, reached }: ListenerFacts
   const texts = listener.listen.map(({ text }) => text);
   const free = `${listOf(texts)} ${texts.length === 1 ? "is" : "are"} free`;
   return [ok(reached.length > 0 ? `${free} and reachable from this host` : free)];
+}
+
+/** What makes packets to other ports arrive at a transparent listener, as far as it can be seen. */
+export function tproxy({ tproxy }: Facts, { listener }: ListenerFacts): Finding[] {
+  if (!listener.transparent) return [];
+  if (tproxy === undefined) {
+    return [
+      unknown("iptables-legacy may have a TPROXY rule: iptables-legacy -t mangle -S lists it"),
+    ];
+  }
+  if (tproxy instanceof NativeError) {
+    return [unknown(`${tproxy.message}: whether there is a tproxy rule cannot be seen from here`)];
+  }
+  if (tproxy) return [ok("nftables has a tproxy rule")];
+  return [warning(
+    "nftables has no tproxy rule: unless eBPF (sk_lookup) passes packets on, only those to the listen " +
+      "port arrive; see docs/recipes/transparent.md",
+  )];
 }
 
 /** A packet of this host's own was lost on its way to where the program listens. */

@@ -542,4 +542,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 3744759317;
+export const ABI_VERSION = 1375931949;

@@ -643,6 +643,11 @@ export class Library {
     return reply;
   }
 
+  /** Whether nftables has a rule with tproxy. Throws a `NativeError` without CAP_NET_ADMIN. */
+  hasTproxy(): boolean {
+    return this.#unwrap(this.#native.has_tproxy()) === 1;
+  }
+
   /** Whether an interface is up. */
   isLinkUp(name: string): boolean {
     const bytes = new TextEncoder().encode(name);

@@ -93,6 +93,10 @@ export const symbols = {
     result: "i32",
     nonblocking: true,
   },
+  has_tproxy: {
+    parameters: [],
+    result: "i32",
+  },
   hold_name: {
     parameters: ["buffer", "u32"],
     result: "i32",

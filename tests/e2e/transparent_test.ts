@@ -416,3 +416,23 @@ test("an upgrade hands over the listener, and flows are still answered from wher
   Deno.kill(successor, "SIGTERM");
   await successors.ended(successor);
 });
+
+test("the doctor sees the tproxy rule, and warns without one", async (world) => {
+  const service = await world.tcp("127.0.0.1", 20_001);
+  const listen = ["--transparent", "-l", `0.0.0.0:${PORT}`];
+  const flags = [...listen, "-4", service.address, "--connect-timeout", "1"];
+  const seen = async (shell?: string) => {
+    const options = shell === undefined ? {} : { shell };
+    const ended = await world.here.act(() => runToEnd(["doctor", "--json", ...flags], options));
+    const { checks } = JSON.parse(ended.stdout) as { checks: { name: string; state: string }[] };
+    return checks.filter(({ name }) => name === "tproxy").map(({ state }) => state);
+  };
+  assert.deepEqual(await seen(), ["ok"]);
+  assert.deepEqual(
+    await seen(`exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin "$@"`),
+    ["unknown"],
+    "without CAP_NET_ADMIN",
+  );
+  await world.here.run("nft delete table inet mmproxy");
+  assert.deepEqual(await seen(), ["warning"]);
+});

@@ -75,7 +75,12 @@ pub struct Routing {
 impl Routing {
     /// Opens it; needs no capability.
     pub fn open() -> io::Result<Routing> {
-        let socket = Socket::new(NETLINK_ROUTE)?;
+        Routing::open_to(NETLINK_ROUTE)
+    }
+
+    /// A socket to another part of the kernel, whose requests are answered in the same form.
+    pub fn open_to(protocol: isize) -> io::Result<Routing> {
+        let socket = Socket::new(protocol)?;
         // Older kernels refuse in numbers alone.
         let _ = socket.set_ext_ack(true);
         // Without a dump's filter the kernel sends more than was requested, which is left out then.

@@ -7,6 +7,7 @@ pub mod reach;
 pub mod reply;
 mod route;
 mod rule;
+pub mod tproxy;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
