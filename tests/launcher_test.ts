@@ -175,7 +175,7 @@ Deno.test("launcher: is found through links, and a link to the release's directo
   assert.ok(lines.includes(`${root}/current/main.ts`), lines.join("\n"));
 });
 
-Deno.test("launcher: takes MMPROXY_DENO, then a Deno beside main.ts, then that on the PATH", () => {
+Deno.test("launcher: takes MMPROXY_DENO, then a Deno next to main.ts, then that on the PATH", () => {
   using place = new Place("2.9.0");
   const says = (name: string) =>
     place.program(name, `#!/bin/sh\n[ "$1" = --version ] && echo deno 2.9.1 || echo ${name}\n`);

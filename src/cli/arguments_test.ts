@@ -292,7 +292,7 @@ Deno.test("parseArguments: a unix socket as an upstream is refused in a sentence
   );
 });
 
-Deno.test("parseArguments: --config names a file, and what is typed beside it overrides", () => {
+Deno.test("parseArguments: --config names a file, and flags override it", () => {
   const line = "--config /etc/mmproxy.toml --workers 3 --log-format json --auto-routes";
   const setup = {
     kind: "file",
@@ -306,7 +306,7 @@ Deno.test("parseArguments: --config names a file, and what is typed beside it ov
   }
 });
 
-Deno.test("parseArguments: beside --config no flag of a listener is taken", () => {
+Deno.test("parseArguments: with --config no flag of a listener is accepted", () => {
   for (const [flag, names] of [["-l 0.0.0.0:1", "-l, --listen-addr"], ["-m 7", "-m, --mark"]]) {
     assert.equal(
       refusalOf(words(`--config f.toml ${flag}`)),

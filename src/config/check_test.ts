@@ -78,7 +78,7 @@ allowed-subnets = "/c"
   ]);
 });
 
-Deno.test("loadConfig: a file that cannot be read, or is no text, is a mistake", () => {
+Deno.test("loadConfig: a file that cannot be read, or is not text, is a mistake", () => {
   assert.deepEqual(mistakesOf({}), ["Cannot read /m.toml: no such file"]);
   assert.deepEqual(mistakesOf({ "/m.toml": Uint8Array.of(0x61, 0xff) }), ["/m.toml: is not UTF-8"]);
 });

@@ -59,7 +59,7 @@ Deno.test("listenPorts: one address is as it was written, and keeps its link", (
   ]);
 });
 
-Deno.test("listenPorts: [::] leaves IPv4 to whoever has the port and transport", () => {
+Deno.test("listenPorts: [::] leaves IPv4 to the listener that has the port and transport", () => {
   const six = "-l [::]:53 -4 127.0.0.1:9";
   const has = (line: string, ...others: string[]) => ports(line, ...others)[0]?.includes("!");
   assert.equal(has(six), false);

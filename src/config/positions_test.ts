@@ -149,7 +149,7 @@ Deno.test("Positions: knows the part of a path that is there", () => {
   assert.equal(positions.at(["l", 0, "y"]), undefined);
 });
 
-Deno.test("Positions: a text that is no TOML gives some positions, and an end", () => {
+Deno.test("Positions: a text that is not TOML gives some positions, and an end", () => {
   for (const text of ["= 1", "[", "a = ", "a = [1", "a = {", "]", `a = "`, "a = 1\n???\nb = 2"]) {
     new Positions(text);
   }
@@ -165,7 +165,7 @@ function leaves(value: unknown, path: Path = []): [Path, unknown][] {
   return Object.entries(value).flatMap(([key, item]) => leaves(item, [...path, key]));
 }
 
-Deno.test("Positions: every value of every document is read again from where it stands", () => {
+Deno.test("Positions: every value of every document is read again from its position", () => {
   const key = fc.oneof(fc.constantFrom("a", "b", "listener"), fc.string({ maxLength: 4 }));
   const { table } = fc.letrec<{ table: Record<string, unknown>; value: unknown }>((tie) => ({
     table: fc.dictionary(key, tie("value"), { maxKeys: 4 }),

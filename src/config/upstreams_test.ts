@@ -58,7 +58,7 @@ for (const [text, host, ports] of NAMES) {
   }
 }
 
-Deno.test("parseUpstream: none is no upstream", () => {
+Deno.test("parseUpstream: none is not an upstream", () => {
   assert.equal(upstream("none"), "none");
   assert.equal(upstream("NONE", 6), "none");
 });

@@ -16,7 +16,7 @@ Deno.test("parseRequest: what is asked, bounded", () => {
   });
 });
 
-Deno.test("parseRequest: what is no request is a sentence", () => {
+Deno.test("parseRequest: an invalid request is answered with a sentence", () => {
   for (
     const [line, text] of [
       ["", "the request is not JSON"],

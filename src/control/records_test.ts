@@ -5,7 +5,7 @@ import { parseSubnet, type Subnet } from "../config/subnet.ts";
 import { CONNECTION, Phase, Protocol, SELECTION, SURVEY } from "../native/layout.ts";
 import { decodeConnection, decodeSurvey, encodeSelection } from "./records.ts";
 
-Deno.test("encodeSelection: each field stands where the native core reads it", () => {
+Deno.test("encodeSelection: each field is where the native core reads it", () => {
   const record = encodeSelection(3, parseSubnet("192.0.2.0/24") as Subnet, true);
   const view = new DataView(record.buffer);
   assert.deepEqual([...record.subarray(10, 15)], [0xff, 0xff, 192, 0, 2]);

@@ -32,7 +32,7 @@ Deno.test("short, byteRate, duration: few characters, and the right ones at each
   ]);
 });
 
-Deno.test("table: columns are as wide as their cells, and no cell speaks to the terminal", () => {
+Deno.test("table: columns are as wide as their cells, and no cell sends escape sequences to the terminal", () => {
   const columns = [{ heading: "NAME" }, { heading: "N", right: true }] as const;
   assert.deepEqual(table(columns, [["a", "10"], ["\x1b[2Jlonger", "9"]]), [
     "NAME         N",

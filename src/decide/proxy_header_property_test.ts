@@ -455,7 +455,7 @@ Deno.test("createDecoder: it writes into its verdict and nowhere else", () => {
   );
 });
 
-Deno.test("createDecoder: whom no header can name is refused alike in every form, and told", () => {
+Deno.test("createDecoder: an impossible client is refused alike in every form, and reported", () => {
   const first = fc.oneof(fc.nat(255), fc.constantFrom(0, 127, 223, 224, 239, 240, 254, 255));
   const rest = fc.oneof(fc.nat(255), fc.constantFrom(0, 0x80, 0xbf, 255));
   const any = (size: number) =>

@@ -170,7 +170,7 @@ Deno.test("logEvent: of several listeners the line says which, of none it does n
   assert.ok(!("listener" in nobody.details));
 });
 
-Deno.test("logEvent: who is not let in is told where to be named", () => {
+Deno.test("logEvent: a refused peer's line names the place to allow it", () => {
   const fields = { kind: EventKind.peer_refused, refusal: Refusal.peer_not_allowed };
   const listeners = new Listeners();
   const { allowedSubnets: _, ...trusting } = LISTENER;
@@ -351,7 +351,7 @@ for (const [fields, sentence] of SENTENCES) {
   });
 }
 
-Deno.test("logEvent: a peer that sent no byte is told from one that sent some", () => {
+Deno.test("logEvent: a peer that sent no byte is distinguished from one that sent some", () => {
   const silent = lineOf({ kind: EventKind.header_timeout, refusal: Refusal.timeout, peer: PEER });
   assert.match(silent.message, /^Closed 198.*: no PROXY header: received nothing for 10 s$/);
   assert.equal(silent.details.came, "nothing for 10 s");
@@ -428,7 +428,7 @@ Deno.test("logEvent: every reason has words of its own", () => {
   assert.equal(new Set(said).size, REFUSALS.length - 2);
 });
 
-Deno.test("REFUSALS: each name stands at its code", () => {
+Deno.test("REFUSALS: each name is at its code", () => {
   assert.deepEqual(Object.fromEntries(REFUSALS.map((name, code) => [name, code])), Refusal);
 });
 

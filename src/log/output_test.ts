@@ -61,7 +61,7 @@ Deno.test("LogOutput: a line for which the number leaves no room is lost, too", 
   assert.deepEqual(stage.taken, ["lost 1", "lost 1"]);
 });
 
-Deno.test("LogOutput: lines that could not be written are told once a second at most", () => {
+Deno.test("LogOutput: lost lines are reported at most once a second", () => {
   const stage = new Stage();
   const { output } = stage;
   stage.failed = 2;
@@ -75,7 +75,7 @@ Deno.test("LogOutput: lines that could not be written are told once a second at 
   assert.equal(output.lost, 4);
 });
 
-Deno.test("LogOutput: a flush tells what is untold and waits no longer than it may", () => {
+Deno.test("LogOutput: a flush reports lost lines and waits no longer than allowed", () => {
   const stage = new Stage();
   stage.failed = 1;
   stage.output.flush(250);

@@ -132,7 +132,7 @@ Deno.test("readTlvs: version 1 has none", () => {
   assert.deepEqual(readTlvs(v1(CLIENT, BALANCER).subarray(0, 12)), {});
 });
 
-Deno.test("readTlvs: what is cut off is left out, but for the TLS TLV's whole parts", () => {
+Deno.test("readTlvs: a truncated TLV is omitted, except for the complete parts of the TLS TLV", () => {
   const header = v2(CLIENT, BALANCER, {
     tlvs: [AUTHORITY, sslTlv(tlv(0x21, bytes("TLSv1.3")), tlv(0x28, new Uint8Array(9000)))],
   });

@@ -92,7 +92,7 @@ Deno.test("HttpServer: a version 2 header before the request is skipped, however
   }
 });
 
-Deno.test("HttpServer: an answer that fails is 500 and told of, and the next one is served", async () => {
+Deno.test("HttpServer: a failed answer is 500 and logged, and the next one is served", async () => {
   let defect = true;
   using served = serve(() => {
     if (defect) throw new Error("on purpose");

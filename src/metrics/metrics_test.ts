@@ -148,7 +148,7 @@ for (const [index, name] of HISTOGRAMS.entries()) {
   });
 }
 
-Deno.test("docs/metrics.md: tells every metric and every reason", async () => {
+Deno.test("docs/metrics.md: lists every metric and every reason", async () => {
   const page = await Deno.readTextFile(new URL("../../docs/metrics.md", import.meta.url));
   for (const { name, samples } of shown()) {
     assert.match(page, new RegExp(`\\| .*\`${name}[\`{].* \\|`), name);

@@ -51,7 +51,7 @@ Deno.test("findProblems: where none is named, one is enough", async () => {
   );
 });
 
-Deno.test("findProblems: over UDP alone silence is no problem, and a refusal is", async () => {
+Deno.test("findProblems: with UDP only, silence is acceptable, and a refusal is a problem", async () => {
   const udp = ["-p", "udp", "-4", "127.0.0.1:53"];
   const { problem, requests: [request] } = await found(udp, { 4: "silent" });
   assert.equal(problem, undefined);

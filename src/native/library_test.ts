@@ -70,7 +70,7 @@ Deno.test("loadLibrary: the library has nothing of what prints its description",
   }
 });
 
-Deno.test("loadLibrary: says in one line that a file is no library", async () => {
+Deno.test("loadLibrary: reports in one line that a file is not a library", async () => {
   await inFolder(async (folder) => {
     const path = `${folder}/libmmproxy.so`;
     await Deno.writeTextFile(path, "no library\n");
@@ -117,7 +117,7 @@ for (const size of [0, 1, 64 << 10, (64 << 10) + 1, 200_001]) {
   });
 }
 
-Deno.test("notify, watchdogMilliseconds: without a service manager nobody is told, and nobody asks", () => {
+Deno.test("notify, watchdogMilliseconds: without a service manager there are no notifications", () => {
   Deno.env.delete("NOTIFY_SOCKET");
   Deno.env.delete("WATCHDOG_USEC");
   assert.equal(library.notify("READY=1"), false);

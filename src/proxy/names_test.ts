@@ -58,7 +58,7 @@ class Stage {
   }
 }
 
-Deno.test("look: each family is asked for, and the first answer told", async () => {
+Deno.test("look: each family is resolved, and the first answer reported", async () => {
   const stage = new Stage();
   const [four] = await stage.look();
   assert.equal(four, "203.0.113.1");
@@ -88,7 +88,7 @@ Deno.test("look: an address that is still among the answers stays, in whatever o
   ]);
 });
 
-Deno.test("look: a failure keeps the last address, and is told once until it works again", async () => {
+Deno.test("look: a failure keeps the last address, and is logged once until it works again", async () => {
   const stage = new Stage();
   await stage.look();
   stage.take();

@@ -95,7 +95,7 @@ class Stage {
   }
 }
 
-Deno.test("reload, flags: a good subnet file is handed over whole and counted", async () => {
+Deno.test("reload, flags: a valid subnet file is passed on completely and counted", async () => {
   const stage = new Stage();
   const configuration = await stage.flags("-a", SUBNETS);
   stage.subnets = "192.0.2.0/24\n";
@@ -167,7 +167,7 @@ Deno.test("reload, file: listeners come, change and go in one step", async () =>
   assert.equal(configuration.config.workers, 2);
 });
 
-Deno.test("reload, file: descriptors are shared out anew", async () => {
+Deno.test("reload, file: descriptors are distributed again", async () => {
   const stage = new Stage();
   const configuration = await stage.file();
   stage.text = FILE + 'protocol = "udp"\n';

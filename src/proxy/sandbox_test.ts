@@ -62,7 +62,7 @@ Deno.test("capabilityNames: by their bits, also of those to come", () => {
   assert.deepEqual(capabilityNames(0n), []);
 });
 
-Deno.test("whatHolds: what the surroundings had set says so, but for files", () => {
+Deno.test("whatHolds: mechanisms that the environment had set are marked, except for files", () => {
   assert.equal(
     whatHolds(decodeResult(record({ no_new_privileges: "held", files: "held" }))),
     "no new privileges (already), no capability except CAP_NET_RAW, no file open for writing, " +

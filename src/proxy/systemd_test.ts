@@ -46,7 +46,7 @@ function pause(milliseconds: number): Promise<void> {
   return new Promise((wake) => setTimeout(wake, milliseconds));
 }
 
-Deno.test("ready, stopping: are told with their status, in one line each", () => {
+Deno.test("ready, stopping: are sent with their status, in one line each", () => {
   const { manager, told } = new Stage();
   manager.ready("Listening on 192.0.2.1:80");
   manager.stopping("2 connections\nmay finish", 13);
@@ -57,7 +57,7 @@ Deno.test("ready, stopping: are told with their status, in one line each", () =>
   ]);
 });
 
-Deno.test("reload: the service manager hears that it goes on, and what holds then", async () => {
+Deno.test("reload: the service manager is notified of the start and of the result", async () => {
   const { manager, told } = new Stage();
   manager.ready("Listening");
   const result = await manager.reload(() => {
@@ -76,7 +76,7 @@ Deno.test("reload: one that throws leaves the service ready", async () => {
   assert.equal(told.at(-1), "READY=1\nSTATUS=Listening");
 });
 
-Deno.test("reload: before the service is ready, and while it stops, nothing is told", async () => {
+Deno.test("reload: before the service is ready, and while it stops, nothing is sent", async () => {
   const { manager, told } = new Stage();
   const status = () => "Listening";
   assert.equal(await manager.reload(() => Promise.resolve(1), status), 1);
@@ -128,7 +128,7 @@ Deno.test("ready: a notification that fails is logged once, and stops nothing", 
   assert.match(stage.lines[0]?.message ?? "", /^Cannot notify \/run\/x: No such file; /);
 });
 
-Deno.test("ready: what is no refusal of the native core is not hidden", () => {
+Deno.test("ready: an error that is not a refusal of the native core is not hidden", () => {
   const stage = new Stage();
   stage.failure = new TypeError("a fault of ours");
   assert.throws(() => stage.manager.ready("Listening"), TypeError);

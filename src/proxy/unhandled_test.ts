@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import type { Details } from "../log/log.ts";
 import { logUnhandled } from "./unhandled.ts";
 
-Deno.test("logUnhandled: what nobody catches is one error line, and the process goes on", async () => {
+Deno.test("logUnhandled: an uncaught error is one error line, and the process continues", async () => {
   const lines: { level: string; message: string; details: Details }[] = [];
   // The test runner has listeners of its own, which would fail the test.
   const listeners = new Map<string, (event: Event) => void>();

@@ -114,7 +114,7 @@ Deno.test("nothing is started or handed over where it cannot be", async () => {
   ]);
 });
 
-Deno.test("the first process of a container starts no other, and hands over to one that is started beside it", async () => {
+Deno.test("the first process of a container starts no other, and hands over to one that is started next to it", async () => {
   const { upgrade } = parts({ process: 1 });
   assert.match((await upgrade.run()).lines[0] ?? "", /first process of its container/);
   await upgrade.handOver(1, 1, SUCCESSOR);

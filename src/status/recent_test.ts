@@ -23,7 +23,7 @@ Deno.test("Recent: one note a kind and listener, the latest first, counted", () 
   assert.match(recent.notes[0]?.advice ?? "", /Configure the load balancer to send a PROXY header/);
 });
 
-Deno.test("Recent: what is neither a refusal nor a failure is no note", () => {
+Deno.test("Recent: an event that is neither a refusal nor a failure is not recorded", () => {
   const recent = new Recent();
   recent.take("info", "Sandbox", { event: "sandbox" });
   recent.take("debug", "Relaying", { event: "connection_opened" });

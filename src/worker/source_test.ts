@@ -18,7 +18,7 @@ Deno.test("link: replaces imports, also of types, by the modules before", async 
   assert.equal((await import(url)).c, 3);
 });
 
-Deno.test("link: leaves a string that is no import alone", async () => {
+Deno.test("link: leaves a string that is not an import alone", async () => {
   const url = link([["a.ts", `export const a = "./b.ts";`]]);
   assert.equal((await import(url)).a, "./b.ts");
 });

@@ -136,7 +136,7 @@ Deno.test("access: a reset of the client is client_reset", async () => {
   assert.equal(line.header, "v1");
 });
 
-Deno.test("access: a service that refuses is connect_failed, beside the warning", async () => {
+Deno.test("access: an upstream that refuses is connect_failed, in addition to the warning", async () => {
   await using program = await start({ address: show({ ip: "127.0.0.1", port: freePort() }) });
   using client = await Stream.connect(program.listen.port);
   await client.send(v2(CLIENT, BALANCER));
@@ -229,7 +229,7 @@ Deno.test("access: a UDP flow's TLVs, and a flow that the stop ends", async () =
   assert.equal(line.authority, "dns.example.org");
 });
 
-Deno.test("access: below its level there is no line", async () => {
+Deno.test("access: no line below its level", async () => {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({ args: ["-4", service.address], logLevel: "info" });
   using client = await open(program);

@@ -25,7 +25,7 @@ function header(client: Endpoint): Uint8Array {
   return whole;
 }
 
-Deno.test("aws nlb: with on_first_ack, a service that speaks first greets the real client", async () => {
+Deno.test("aws nlb: with on_first_ack, an upstream that sends first reaches the real client", async () => {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({ args: ["-4", service.address] });
   using nlb = await Stream.connect(program.listen.port);
@@ -38,7 +38,7 @@ Deno.test("aws nlb: with on_first_ack, a service that speaks first greets the re
   assert.match(message, / client=203\.0\.113\.7:41025 .* vpc_endpoint=vpce-08d2bf15fac5001c9$/);
 });
 
-Deno.test("aws nlb: with on_first_ack_with_payload, a client that speaks first is served", async () => {
+Deno.test("aws nlb: with on_first_ack_with_payload, a client that sends first is relayed", async () => {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({ args: ["-4", service.address] });
   using nlb = await Stream.connect(program.listen.port);

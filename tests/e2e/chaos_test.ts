@@ -124,7 +124,7 @@ async function assertGoOn(those: readonly (Connection | Flow)[], while_: string)
   }, `progress of all, ${while_}`);
 }
 
-Deno.test("chaos: connections and flows do not notice what goes on around them", async () => {
+Deno.test("chaos: connections and flows are not affected by changes around them", async () => {
   await using scratch = await Scratch.make();
   await using copy = await ProgramCopy.make();
   await copy.addFaultyLibrary();

@@ -392,7 +392,7 @@ Deno.test("clients: without netlink the kernel is asked, and no byte leaves as a
   );
 });
 
-Deno.test("clients: a family without an upstream is refused, told once and counted", async () => {
+Deno.test("clients: a family without an upstream is refused, logged once and counted", async () => {
   const service = freePort();
   // What listens on the other family's default port was never named.
   await using set = await Set.up(["-4", `127.0.0.1:${service}`]);
@@ -485,7 +485,7 @@ Deno.test("loops: an upstream that is the program itself stops the start, and th
   });
 });
 
-Deno.test("loops: an upstream whose address this host gets later is no chain of connections", async () => {
+Deno.test("loops: an upstream whose address this host gets later does not become a chain of connections", async () => {
   const port = freePort();
   using net = await Net.make();
   const elsewhere = "203.0.113.50";

@@ -98,7 +98,7 @@ class Set implements AsyncDisposable {
   }
 }
 
-Deno.test("doctor: a whole set-up has every check, and works", async () => {
+Deno.test("doctor: a complete setup has every check, and works", async () => {
   await using set = await Set.up();
   const report = await set.host.act(() => ask(set.flags));
   assert.deepEqual(report.checks.map(({ name, state }) => `${name} ${state}`), [
@@ -468,7 +468,7 @@ for (const where of ["all", "lo"]) {
   });
 }
 
-Deno.test("doctor: an IPv6 default that nobody listens on is a warning, beside an IPv4 one", async () => {
+Deno.test("doctor: an IPv6 default without a server is a warning, if the IPv4 default has one", async () => {
   using host = await Host.make();
   await using _service = await host.act(() => new TcpService(tellAndEcho, "127.0.0.1", 443));
   await paste(host, ["mmproxy routes up -4 127.0.0.1:443"]);
@@ -632,7 +632,7 @@ Deno.test("doctor: finds a strict rp_filter where it drops replies", async () =>
   });
 });
 
-Deno.test("doctor: a strict rp_filter is no fault where it drops nothing", async () => {
+Deno.test("doctor: a strict rp_filter is not a fault if it drops nothing", async () => {
   await using set = await Set.up();
   await set.host.run(
     "for name in all lo; do echo 1 > /proc/sys/net/ipv4/conf/$name/rp_filter; done",

@@ -61,7 +61,7 @@ async function namesIn(folder: string): Promise<string[]> {
   return (await Array.fromAsync(Deno.readDir(folder), ({ name }) => name)).sort();
 }
 
-Deno.test("install: a new release takes the place of the old one, which goes on running", async () => {
+Deno.test("install: a new release replaces the old one, which continues to run", async () => {
   await using host = await Host.make();
   await host.install("1.0.0");
   assert.equal(await versionOf(host), "mmproxy 1.0.0");
@@ -108,7 +108,7 @@ Deno.test("install: the same release twice changes nothing", async () => {
   assert.deepEqual(await namesIn(host.path("")), ["mmproxy"]);
 });
 
-Deno.test("install: from what is no release nothing is installed", async () => {
+Deno.test("install: something other than a release is not installed", async () => {
   await using host = await Host.make();
   await Deno.remove(`${host.release("1.0.0")}/node_modules`, { recursive: true });
   await assert.rejects(host.install("1.0.0"), /is not a release; unpack one/);

@@ -138,7 +138,7 @@ Deno.test("metrics port: 1,000 idle connections keep nobody waiting", async () =
   await observed.program.stop();
 });
 
-Deno.test("metrics port: who reads no answer, and who sends no whole request, is closed in time", async () => {
+Deno.test("metrics port: a peer that reads no answer, or sends no complete request, is closed in time", async () => {
   await using service = new TcpService(tellAndEcho);
   await using observed = await Observed.start(service);
   const before = observed.files();

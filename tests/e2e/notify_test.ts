@@ -44,7 +44,7 @@ Deno.test("notify: READY=1 comes when connections are served, STOPPING=1 with th
   assert.equal(socket.count("WATCHDOG=1"), 0, "nobody asked for signs of life");
 });
 
-Deno.test("notify: an abstract socket is told too", async () => {
+Deno.test("notify: an abstract socket is notified as well", async () => {
   using socket = new NotifySocket(`@mmproxy-e2e-${crypto.randomUUID()}`);
   await using program = await Program.start({ shell: under(socket) });
   await socket.message("READY=1");
@@ -52,7 +52,7 @@ Deno.test("notify: an abstract socket is told too", async () => {
   await socket.message("STOPPING=1");
 });
 
-Deno.test("notify: SIGHUP tells that a reload goes on, since when, and that it is over", async () => {
+Deno.test("notify: SIGHUP reports the start of a reload, its time, and its end", async () => {
   await using scratch = await Scratch.make();
   const subnets = await scratch.write("subnets", "127.0.0.0/8\n");
   using socket = new NotifySocket(`@mmproxy-e2e-${crypto.randomUUID()}`);

@@ -42,7 +42,7 @@ async function assertServed(program: Program, ip: string, port = 0): Promise<voi
   assert.match(await stream.line(), new RegExp(`^${ip.replaceAll(".", "\\.")}:\\d+$`));
 }
 
-Deno.test("ports: a client without a free port is told from a host without a family", async () => {
+Deno.test("ports: a client without a free port is distinguished from a host without an address family", async () => {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({
     listen: { ip: "0.0.0.0", port: freePort() },

@@ -51,7 +51,7 @@ Deno.test("reload: of trust alone, who was let in stays, and the new rules count
   await program.stop();
 });
 
-Deno.test("reload: of destinations alone, what is not allowed any more is not reached anew", async () => {
+Deno.test("reload: a destination that is no longer allowed is not reached again", async () => {
   await using scratch = await Scratch.make();
   const port = freePort();
   await using one = new TcpService(tellAndEcho);
@@ -266,7 +266,7 @@ Deno.test("reload: a first mark that the process may not set changes nothing, an
   await program.stop();
 });
 
-Deno.test("reload: descriptors are shared out anew among more transports", async () => {
+Deno.test("reload: descriptors are distributed again among more transports", async () => {
   await using scratch = await Scratch.make();
   await using service = new TcpService(tellAndEcho);
   const [port, dns] = [freePort(), freePort()];

@@ -533,7 +533,7 @@ function assertOneLine({ code, stderr }: Ended, words: RegExp, expected = 1): vo
 
 const NO_ADMIN = 'exec setpriv --inh-caps=-all --bounding-set=-all,+net_raw "$@"';
 
-Deno.test("routes: without CAP_NET_ADMIN up says so, and show works", async () => {
+Deno.test("routes: without CAP_NET_ADMIN up fails with a message, and show works", async () => {
   using host = await makeHost();
   await host.act(async () => {
     const start = { shell: NO_ADMIN };
@@ -552,7 +552,7 @@ Deno.test("routes: a service that this host does not reach is refused in one lin
   });
 });
 
-Deno.test("routes: a host without IPv6 gets the IPv4 half, and is told so", async () => {
+Deno.test("routes: a host without IPv6 gets the IPv4 half, with a message", async () => {
   using host = await Host.make();
   await host.run("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
   await host.act(async () => {

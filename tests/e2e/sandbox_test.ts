@@ -215,7 +215,7 @@ Deno.test("sandbox: a start leaves no worker's modules in Deno's cache", async (
   await program.stop();
 });
 
-Deno.test("sandbox: by default every thread is confined, and the log says so", async () => {
+Deno.test("sandbox: by default every thread is confined, and the log shows it", async () => {
   await using service = new TcpService(tellAndEcho);
   await using program = await Program.start({
     args: ["-4", service.address, "--metrics-addr", `127.0.0.1:${freePort()}`],
@@ -256,7 +256,7 @@ Deno.test("sandbox: who may change routes keeps that, for --auto-routes alone", 
   assert.equal(await rules(7_354), "");
 });
 
-Deno.test("sandbox: a user with one capability gets it whole", async () => {
+Deno.test("sandbox: a user with one capability gets the complete sandbox", async () => {
   const sets = ["inh-caps", "ambient-caps", "bounding-set"].map((set) => `--${set}=-all,+net_raw`);
   await using faulty = await Faulty.start(["--sandbox", "on"], {
     shell: `exec setpriv --no-new-privs --securebits=+noroot ${sets.join(" ")} "$@"`,

@@ -110,7 +110,7 @@ Deno.test("tcp relay: the service's reset reaches the client as a reset", async 
   }
 });
 
-Deno.test("tcp relay: a plain close is no reset, in either direction", async () => {
+Deno.test("tcp relay: a plain close is not a reset, in either direction", async () => {
   let ended: string | undefined;
   const watch: Handler = async (stream) => {
     await stream.send("bye");
@@ -146,7 +146,7 @@ async function readSleepily(stream: Stream): Promise<string> {
   return `${count} ${hash.digest("hex")}`;
 }
 
-Deno.test("tcp relay: 64 MiB to a service that sleeps arrive whole", async () => {
+Deno.test("tcp relay: 64 MiB to an upstream that sleeps arrive completely", async () => {
   const report: Handler = async (stream) => await stream.send(await readSleepily(stream));
   await relay(report, async (program) => {
     const payload = noise(BULK, 2);
@@ -159,7 +159,7 @@ Deno.test("tcp relay: 64 MiB to a service that sleeps arrive whole", async () =>
   });
 });
 
-Deno.test("tcp relay: 64 MiB to a client that sleeps arrive whole, though the service closed", async () => {
+Deno.test("tcp relay: 64 MiB to a client that sleeps arrive completely, although the upstream closed", async () => {
   const payload = noise(BULK, 3);
   await relay((stream) => stream.write(payload), async (program) => {
     using client = await Stream.connect(program.listen.port);
@@ -183,7 +183,7 @@ Deno.test("tcp relay: 32 MiB in both directions at once", async () => {
   });
 });
 
-Deno.test("tcp relay: a service that speaks first is heard before the client sends", async () => {
+Deno.test("tcp relay: an upstream that sends first is relayed before the client sends", async () => {
   const banner: Handler = async (stream) => {
     await stream.send("220 ready\n");
     await stream.rest();
@@ -303,7 +303,7 @@ Deno.test("tcp relay: one bulk transfer does not starve a small exchange", async
   });
 });
 
-Deno.test("tcp relay: no service listens: the connection ends, the log says so, the next works", async () => {
+Deno.test("tcp relay: no upstream listens: the connection ends, the log shows it, the next works", async () => {
   await using program = await Program.start({ args: ["-4", "127.0.0.1:9"] });
   for (const header of [v2(CLIENT, BALANCER), v2Local()]) {
     using client = await Stream.connect(program.listen.port);

@@ -311,7 +311,7 @@ Deno.test("trust: datagrams without a header are their peer's, and those with on
   assert.equal(counters.get("refused_peer_not_allowed"), 1);
 });
 
-Deno.test("trust: replies to whoever has sent no header carry none, at a port of the Simple Proxy Protocol", async () => {
+Deno.test("trust: replies to a peer without a header carry none, at a port of the Simple Proxy Protocol", async () => {
   await using world = await World.make();
   const upstream = await world.udpUpstream();
   const address = show(upstream.local);

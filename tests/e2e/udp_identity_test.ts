@@ -132,7 +132,7 @@ Deno.test("udp identity: with two balancers each gets the replies to what it has
   await program.stop();
 });
 
-Deno.test("udp identity: a session announced anew in a burst is the new client's at once", async () => {
+Deno.test("udp identity: a session with a new header in a burst belongs to the new client immediately", async () => {
   await using service = await UdpService.start(SILENT);
   await using program = await start(["-4", service.address, "--udp-header", "session"]);
   await using peer = await UdpSocket.open();

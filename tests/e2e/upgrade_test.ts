@@ -85,7 +85,7 @@ class Player implements AsyncDisposable {
   }
 }
 
-Deno.test("upgrade: connections go on at the old program, flows at the new one, and both are drained", async () => {
+Deno.test("upgrade: connections continue in the old program, flows in the new one, and the old one drains", async () => {
   const { stack, program, successors, upgrade, web, game, session } = await setUp();
   await using _stack = stack;
   using before = await client(web, 1);
@@ -309,7 +309,7 @@ for (
   });
 }
 
-Deno.test("upgrade: whoever speaks another form is refused, and a second one has to wait", async () => {
+Deno.test("upgrade: another protocol version is refused, and a second hand-over has to wait", async () => {
   const { stack, program, control, web } = await setUp();
   await using _stack = stack;
   const first = await Deno.connect({ transport: "unix", path: control });
