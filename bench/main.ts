@@ -85,7 +85,7 @@ async function choosePrograms(options: Options): Promise<Program[]> {
     else if (kind === "ours") chosen.push(ours(name, count));
     else if (kind === "haproxy") chosen.push(...found(name, await haproxy(name, count)));
     else if (kind === "nginx") chosen.push(...found(name, await nginx(name, count)));
-    else throw new Error(`There is no program ${JSON.stringify(name)}; use --peer for others`);
+    else throw new Error(`Unknown program ${JSON.stringify(name)}; use --peer for others`);
   }
   return [...chosen, ...options.peers.map(customPeer)];
 }

@@ -47,34 +47,34 @@ export function parseOptions(args: readonly string[]): Options {
   const { full, quick } = MODES;
   const command = new Command("bench")
     .description("Measures this program against no proxy and against others, round by round.")
-    .option("--quick", "a few short rounds of the main works, in under three minutes")
+    .option("--quick", "a few short rounds of the main workloads, in under three minutes")
     .option(
       "--rounds <n>",
-      `how often each sample is taken (${full.rounds}; quick: ${quick.rounds})`,
+      `number of samples of each kind (${full.rounds}; quick: ${quick.rounds})`,
       positive,
     )
     .option(
       "--budget <minutes>",
-      `how long all of it may take (${full.budgetMinutes}; quick: ${quick.budgetMinutes})`,
+      `time for the complete run (${full.budgetMinutes}; quick: ${quick.budgetMinutes})`,
       positive,
     )
-    .option("--seconds <s>", "measured time of each sample, in place of a budget", positive)
-    .option("--only <works>", "names of works, with commas between", words)
+    .option("--seconds <s>", "measured time of each sample, instead of a budget", positive)
+    .option("--only <works>", "names of workloads, separated by commas", words)
     .option(
       "--programs <names>",
-      "of none, and ours, haproxy, nginx with a thread on each processor, or ours-1, haproxy-1, " +
-        `nginx-1 with one thread (all of them; quick: ${quick.programs.join(", ")})`,
+      "none, and ours, haproxy, nginx with a thread for each processor, or ours-1, haproxy-1, " +
+        `nginx-1 with one thread (default: all; quick: ${quick.programs.join(", ")})`,
       words,
     )
     .option(
       "--peer <name=command>",
-      "another peer, with {listen} {v4} {v6} {subnets} {protocol}; name/udp for UDP alone",
+      "another peer, with {listen} {v4} {v6} {subnets} {protocol}; name/udp for UDP only",
       (text: string, before: string[]) => [...before, text],
       [],
     )
     .option(
       "--tool <name=path>",
-      `where ${Object.values(TOOLS).flat().join(", ")} is, when not on the PATH`,
+      `where ${Object.values(TOOLS).flat().join(", ")} is, if not on the PATH`,
       tool,
       {},
     )
@@ -89,20 +89,20 @@ export function parseOptions(args: readonly string[]): Options {
       new Option("--header <version>", "PROXY header of the TCP loads")
         .choices(["v1", "v2"] as const).default("v2" as const),
     )
-    .option("--ipv6", "everything over IPv6 in place of IPv4", false)
-    .option("--output <file>", "where the result goes")
-    .addHelpText("after", () => `\nWorks:\n${WORKS.map(describe).join("\n")}`)
+    .option("--ipv6", "everything over IPv6 instead of IPv4", false)
+    .option("--output <file>", "file for the result")
+    .addHelpText("after", () => `\nWorkloads:\n${WORKS.map(describe).join("\n")}`)
     .parse([...args], { from: "user" });
   const given = command.opts();
   const mode = given.quick ? "quick" : "full";
   for (const name of given.only ?? []) {
     if (!WORKS.some((work) => work.name === name)) {
-      command.error(`There is no work ${JSON.stringify(name)}; --help lists them`, { exitCode: 2 });
+      command.error(`Unknown workload ${JSON.stringify(name)}; --help lists them`, { exitCode: 2 });
     }
   }
   const tools = WORKS.filter(({ name, tool }) => tool !== undefined && given.only?.includes(name));
   if (given.ipv6 && tools.length > 0) {
-    command.error(`${tools[0]?.name} runs over IPv4 alone: leave --ipv6 out`, { exitCode: 2 });
+    command.error(`${tools[0]?.name} runs over IPv4 only: omit --ipv6`, { exitCode: 2 });
   }
   return {
     mode,

@@ -226,7 +226,7 @@ function configured(program: Configured): Program {
 /** The two configurations that a peer is run with. */
 function describeBoth(configuration: (place: Place) => string): string {
   const [bulk, other] = [true, false].map((bulk) => configuration({ ...DESCRIBED, bulk }).trim());
-  return `Bulk:\n${bulk}\n\nAll else:\n${other}`;
+  return `Bulk:\n${bulk}\n\nOthers:\n${other}`;
 }
 
 /**

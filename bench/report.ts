@@ -131,7 +131,7 @@ export function section(work: WorkResult, { programs }: Pick<RunResult, "program
   }
   const others = foreignShare(work);
   const note = others > 0.1
-    ? [`Others used up to ${Math.round(others * 100)} % of the machine meanwhile.`]
+    ? [`Other programs used up to ${Math.round(others * 100)} % of the machine during this time.`]
     : [];
   return [`### ${work.title} (\`${work.name}\`)`, table(head, rows), ...note].join("\n\n");
 }

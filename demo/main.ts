@@ -87,21 +87,21 @@ async function perform(): Promise<number> {
   });
   console.log(`
 mmproxy listens on ${show(program.listen)}, TCP and UDP, in a private network and without root.
-Behind it an echo service on 127.0.0.1:${port} and [::1]:${port}, which knows no PROXY protocol.
+Its upstream is an echo server on 127.0.0.1:${port} and [::1]:${port} that does not understand the PROXY protocol.
 `);
-  console.log(row("header sent", "names the client", "sent by", "the service saw", ""));
+  console.log(row("header", "client in the header", "sent from", "upstream saw", ""));
   let right = 0;
   for (const { over, version, client, header } of SCENES) {
     const play = over === "TCP" ? playTcp : playUdp;
     const { sender, seen, echoed } = await play(program.listen, header);
     const good = seen === show(client) && echoed;
     if (good) right++;
-    const verdict = good ? "as it should" : "WRONG";
+    const verdict = good ? "correct" : "WRONG";
     console.log(row(`PROXY ${version} over ${over}`, show(client), sender, seen, verdict));
   }
   await program.stop();
   console.log(`
-${right} of ${SCENES.length}: the service saw the client's address, not the proxy's, and every payload came back.
+${right} of ${SCENES.length} correct: the upstream saw the client's address, not the proxy's, and the payload came back.
 `);
   return right === SCENES.length ? 0 : 1;
 }

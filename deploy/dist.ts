@@ -110,7 +110,7 @@ export function packagedUnit(unit: string): string {
     [/^# Without this file.*\nEnvironmentFile=.*\n/m, ""],
     [
       /^ExecStart=.*$/m,
-      "# The routing that replies to clients need, set as root; where that fails the log says why.\n" +
+      "# The routing for replies to clients, set as root. If this fails, the log gives the reason.\n" +
       `ExecStartPre=-+${PROGRAM} routes up --config ${CONFIG}\n` +
       `ExecStart=${PROGRAM} --config ${CONFIG}\n` +
       `ExecStopPost=-+${PROGRAM} routes down --config ${CONFIG}`,
@@ -120,7 +120,7 @@ export function packagedUnit(unit: string): string {
       `ExecReload=-+${PROGRAM} routes up --config ${CONFIG}\n$1ExecReload=${PROGRAM} reload`,
     ],
     [/^DynamicUser=yes$/m, "User=mmproxy"],
-    [/^# A user that exists as long as the service runs, with/m, "# A user with"],
+    [/^# A user that exists while the service runs, with/m, "# A user with"],
   ];
   let packaged = unit;
   for (const [line, instead] of lines) {

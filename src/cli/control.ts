@@ -66,7 +66,7 @@ function close(asked: Asked): Command {
   const command = withSelection(
     named(
       "close",
-      "Closes connections and UDP flows, and prints how many. TCP connections are reset. A flow opens " +
+      "Closes connections and UDP flows, and prints how many. A TCP connection with undelivered data is reset. A flow opens " +
         "again with its client's next datagram.",
     ),
   );

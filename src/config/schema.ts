@@ -53,8 +53,8 @@ export const LISTENER = {
   upstream: choice(
     ["family", "destination"],
     MODEL_DEFAULTS.upstream,
-    "family: ipv4 and ipv6 say where clients go; destination: the header does, within " +
-      "allowed-destinations",
+    "family: ipv4 or ipv6, by the client's family; destination: the header's destination, " +
+      "within allowed-destinations",
   ),
   ipv4: v.optional(upstream(4)),
   ipv6: v.optional(upstream(6)),
@@ -86,7 +86,7 @@ export const LISTENER = {
     BOUNDS.keepalive,
     DEFAULTS.keepalive,
     "Seconds of silence after which a TCP connection's host is asked whether it is there, on both " +
-      "sides; 0: as the system says",
+      "sides; 0: the system's setting",
   ),
   "idle-timeout": seconds(
     BOUNDS.idleTimeout,
@@ -152,7 +152,7 @@ export const PROXY = {
     ["auto", "on", "off"],
     DEFAULTS.sandbox,
     "What the program gives up before it serves. auto: as much as the system allows; on: all of it, " +
-      "or do not start; off: nothing",
+      "or do not start; off: none",
   ),
   "drain-timeout": seconds(
     BOUNDS.drainTimeout,
@@ -168,7 +168,7 @@ export const PROXY = {
     v.string(controlPath()),
     v.minLength(1, controlPath()),
     v.maxBytes(MOST_SOCKET_PATH, controlPath()),
-    v.description("The path of the control socket; without one there is none"),
+    v.description("The path of the control socket; none by default"),
   )),
   "upgrade-drain": seconds(
     BOUNDS.upgradeDrain,
@@ -196,7 +196,7 @@ export const FILE = v.strictObject({
   ...PROXY,
   defaults: v.optional(v.pipe(
     v.strictObject(LISTENER),
-    v.description("What holds for each listener that does not say otherwise"),
+    v.description("Defaults for all listeners"),
   )),
   listener: v.pipe(v.array(v.strictObject(LISTENER)), v.minLength(1)),
 });
@@ -267,8 +267,8 @@ function upstream(family: 4 | 6) {
   return v.pipe(
     v.string(`expected a text, for example "${example}:443"`),
     v.description(
-      `Where IPv${family} clients go; without a port: to the port that was listened on; none: ` +
-        "nowhere, they are refused",
+      `Upstream for IPv${family} clients; without a port: the port on which they arrived; none: ` +
+        "they are refused",
     ),
     v.examples([example, `${example}:443`, `${example}:30000-30999`, "mail.internal:25", "none"]),
     read((text) => parseUpstream(text, family), ""),

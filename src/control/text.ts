@@ -122,7 +122,7 @@ export function connectionLines({ found, silentWorkers, connections }: Connectio
   );
   const left = found - connections.length;
   return [
-    ...(connections.length > 0 ? lines : found > 0 ? [] : ["None"]),
+    ...(connections.length > 0 ? lines : found > 0 ? [] : ["No connections or flows"]),
     ...(left > 0 ? [`and ${left} more; see --limit`] : []),
     ...silence(silentWorkers),
   ];

@@ -118,7 +118,9 @@ Deno.test("connectionLines, closedLines: what is left out is said", () => {
     "and 2 more; see --limit",
     "1 worker did not answer in time: the list is incomplete",
   ]);
-  assert.deepEqual(connectionLines({ found: 0, silentWorkers: 0, connections: [] }), ["None"]);
+  assert.deepEqual(connectionLines({ found: 0, silentWorkers: 0, connections: [] }), [
+    "No connections or flows",
+  ]);
   assert.deepEqual(closedLines({ closed: 4, silentWorkers: 0 }), ["Closed 4"]);
 });
 

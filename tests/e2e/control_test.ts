@@ -130,7 +130,7 @@ Deno.test("control: status, connections and close, of connections and flows, wit
   assert.equal(await run(["close", "--control", control, "--listener", "game"]), "Closed 1");
   assert.equal(await run(["close", "--control", control, "--listener", "web"]), "Closed 2");
   await two.end();
-  assert.equal(await run(["connections", "--control", control]), "None");
+  assert.equal(await run(["connections", "--control", control]), "No connections or flows");
   await program.stop();
 });
 
