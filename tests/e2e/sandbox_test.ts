@@ -290,7 +290,7 @@ Deno.test("sandbox: where calls cannot be filtered, auto serves and says what is
   assert.equal(level, "warn");
   assert.match(
     message,
-    /^Sandbox: incomplete: system calls cannot be filtered: operation not permitted \(EPERM\); see docs\/sandbox\.md\. It has no new privileges \(already\), CAP_NET_BIND_SERVICE and CAP_NET_RAW/,
+    /^Sandbox: incomplete: system calls cannot be filtered: operation not permitted \(EPERM\); see docs\/sandbox\.md\. In force: no new privileges \(already\), no capability except CAP_NET_BIND_SERVICE and CAP_NET_RAW/,
   );
   assert.equal((sandbox as Record<string, string>).filter, "missing");
   for (const { capabilities } of await threads(program.pid)) {
@@ -341,8 +341,8 @@ Deno.test("sandbox: the doctor tries it, and sees that of a proxy that runs", as
   const running = `ok: running mmproxy (process ${program.pid}): no new privileges, ` +
     "system calls filtered, CAP_NET_BIND_SERVICE, CAP_NET_RAW";
   assert.deepEqual(await doctor(), [
-    "ok: Available here: no new privileges, CAP_NET_BIND_SERVICE and CAP_NET_RAW and no other " +
-    "capability, no file open for writing, system calls filtered",
+    "ok: Available here: no new privileges, no capability except CAP_NET_BIND_SERVICE and " +
+    "CAP_NET_RAW, no file open for writing, system calls filtered",
     running,
   ]);
   const [here] = await doctor({ shell: without("seccomp") });
