@@ -25,7 +25,7 @@ _mmproxy() {
     reload) words="--control --config -h --help" ;;
     upgrade) words="--control --config -h --help" ;;
     top) words="--control --config -h --help" ;;
-    help) words="install moving flags config routes connections control upgrade doctor systemd sandbox containers trust logs status-page metrics dscp proxy-protocol performance sshd postfix mail-host game-server dns syslog wireguard mixed-port health-checks local-clients aws-nlb nlb-tls marking senders cloudflare-spectrum frp transparent -h --help" ;;
+    help) words="install moving flags config routes connections control upgrade doctor systemd sandbox containers trust logs status-page metrics dscp proxy-protocol performance sshd postfix mail-host game-server dns syslog wireguard ftp quic sip mixed-port health-checks local-clients aws-nlb nlb-tls marking senders cloudflare-spectrum frp transparent -h --help" ;;
     *) words="-l --listen-addr --transparent -p --protocol -4 --ipv4 -6 --ipv6 --upstream --allowed-destinations -a --allowed-subnets --udp-header --auto-routes --table -m --mark --header-timeout --connect-timeout --keepalive --idle-timeout -c --close-after --drain-timeout --shutdown-delay --upgrade-drain --log-level --log-format --color --metrics-addr --control --workers --listeners --sandbox --watch --take-over --config --version -h --help" ;;
   esac
   if ((COMP_CWORD == 1)); then

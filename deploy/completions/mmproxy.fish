@@ -106,5 +106,5 @@ complete -c mmproxy -n '__fish_seen_subcommand_from upgrade' -s h -l help -d 'pr
 complete -c mmproxy -n '__fish_seen_subcommand_from top' -l control -r -F -d 'control socket of the running program'
 complete -c mmproxy -n '__fish_seen_subcommand_from top' -l config -r -F -d 'its configuration file, which sets the control socket'
 complete -c mmproxy -n '__fish_seen_subcommand_from top' -s h -l help -d 'print this help'
-complete -c mmproxy -n '__fish_seen_subcommand_from help' -a 'install moving flags config routes connections control upgrade doctor systemd sandbox containers trust logs status-page metrics dscp proxy-protocol performance sshd postfix mail-host game-server dns syslog wireguard mixed-port health-checks local-clients aws-nlb nlb-tls marking senders cloudflare-spectrum frp transparent'
+complete -c mmproxy -n '__fish_seen_subcommand_from help' -a 'install moving flags config routes connections control upgrade doctor systemd sandbox containers trust logs status-page metrics dscp proxy-protocol performance sshd postfix mail-host game-server dns syslog wireguard ftp quic sip mixed-port health-checks local-clients aws-nlb nlb-tls marking senders cloudflare-spectrum frp transparent'
 complete -c mmproxy -n '__fish_seen_subcommand_from help' -s h -l help -d 'print this help'
