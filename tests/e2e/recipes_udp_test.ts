@@ -34,8 +34,11 @@ realPeerTest(
       const [from, to] of [["203.0.113.7", "203.0.113.1"], ["2001:db8:203::7", "2001:db8:203::1"]]
     ) {
       for (const transport of ["udp", "tcp"]) {
-        await client.run(`logger --server ${to} --port 514 --${transport} --tag app one`);
-        lines.push(`${from} im${transport} app: one`);
+        // Both messages from one port.
+        await client.run(
+          `printf 'one\\ntwo\\n' | logger --server ${to} --port 514 --${transport} --tag app`,
+        );
+        for (const message of ["one", "two"]) lines.push(`${from} im${transport} app: ${message}`);
         await eventually(
           async () => (await file()).length === lines.length,
           `line ${lines.length}`,
@@ -44,7 +47,9 @@ realPeerTest(
     }
     assert.deepEqual(await file(), lines);
     const counters = await program.stop();
-    assert.equal(counters.get("headers_v1"), 4);
+    // One for each TCP connection and for each datagram: nginx sends each from a port of its own.
+    assert.equal(counters.get("headers_v1"), 6);
+    assert.equal(counters.get("flows_opened"), 2);
     assert.equal(program.all("header_refused").length, 0);
   },
 );
