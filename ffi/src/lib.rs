@@ -104,8 +104,8 @@ pub unsafe extern "C" fn watch_files(paths: Buffer, length: u32) -> i32 {
     guard(|| watch::set(unsafe { bytes(paths, length) }))
 }
 
-/// Waits up to `timeout_ms` milliseconds until a watched file has changed, and for the end of what continues
-/// there: 1, or 0 when none has.
+/// Waits up to `timeout_ms` milliseconds until a watched file has changed and the change is complete. Returns 1, or 0
+/// if none has changed.
 #[cfg_attr(feature = "bindgen", deno_bindgen(non_blocking))]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn next_change(timeout_ms: u32) -> i32 {
@@ -158,7 +158,7 @@ pub unsafe extern "C" fn log_push(lines: Buffer, length: u32) -> i32 {
     guard(|| log_queue::STDERR.push(unsafe { bytes(lines, length) }))
 }
 
-/// How many queued lines could not be written so far, because the reader is gone or the disk is full.
+/// The number of queued lines that could not be written so far, because the reader is gone or the disk is full.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn log_failed() -> u32 {
@@ -180,22 +180,22 @@ pub extern "C" fn take_usr1() -> i32 {
     guard(usr1::take_over)
 }
 
-/// How many SIGUSR1 came since the last call.
+/// The number of SIGUSR1 since the last call.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn usr1_received() -> u32 {
     usr1::received()
 }
 
-/// Whether this process listens where Deno's debugger does, on 127.0.0.1:9229: 1 or 0.
+/// Whether this process listens on the address of Deno's debugger, 127.0.0.1:9229: 1 or 0.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn debugger_listens() -> i32 {
     guard(|| Ok(i32::from(usr1::debugger_listens())))
 }
 
-/// Tells the service manager `state`, assignments of sd_notify(3), one per line; returns 1, or 0 when
-/// there is no service manager. A reload gets its time.
+/// Sends `state` to the service manager: assignments of sd_notify(3), one per line. Returns 1, or 0 without a service
+/// manager. A reload gets its time stamp.
 ///
 /// # Safety
 /// `state` is valid for reading `length` bytes.
@@ -206,9 +206,9 @@ pub unsafe extern "C" fn notify(state: Buffer, length: u32) -> i32 {
     guard(|| notify::send(unsafe { bytes(state, length) }))
 }
 
-/// Makes the service manager's store hold the listening sockets of a proxy as they are now, and nothing else
-/// (sd_pid_notify_with_fds(3), FDSTORE). Writes what became of the sockets that the store has passed to this
-/// process: how many listen again, and how many were closed; 0 and 0 from the second call on.
+/// Updates the service manager's store, so that it holds the current listening sockets of a proxy and nothing else
+/// (sd_pid_notify_with_fds(3), FDSTORE). Writes how many of the sockets that the store has passed to this process
+/// listen again, and how many were closed; 0 and 0 from the second call on.
 ///
 /// # Safety
 /// `came` is valid for writing `length` bytes: two `u32`.
@@ -226,8 +226,7 @@ pub unsafe extern "C" fn store_listening(proxy: u32, came: Buffer, length: u32) 
     })
 }
 
-/// Milliseconds within which the service manager wants to hear that the program is well; 0: it does
-/// not ask.
+/// The service manager's watchdog interval in milliseconds; 0 without a watchdog.
 #[cfg_attr(feature = "bindgen", deno_bindgen)]
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn watchdog_ms() -> u32 {
@@ -253,8 +252,8 @@ pub extern "C" fn stderr_is_journal() -> i32 {
     journal::on_stderr()
 }
 
-/// Prepares a proxy; returns its handle. Nothing listens yet. `predecessor`: from `take_over`, or 0. With one,
-/// what it listens on is not opened but taken, and the workers wait for `finish_take_over`.
+/// Prepares a proxy; returns its handle. Nothing listens yet. `predecessor`: from `take_over`, or 0. With one, its
+/// listening sockets are taken over instead of opened, and the workers wait for `finish_take_over`.
 ///
 /// # Safety
 /// `config` is valid for reading `length` bytes: one `ProxyConfig`.
@@ -283,8 +282,7 @@ pub extern "C" fn scratch(worker: u32) -> *const c_void {
     handles::worker(worker).map_or(std::ptr::null(), |worker| worker.scratch.address().cast())
 }
 
-/// Serves every listener with a worker on the calling thread, until its proxy is stopped (then 0) or it
-/// fails. `on_header(length, carrier)` decodes the header in the scratch region and returns an `Action`.
+/// Runs a worker for every listener on the calling thread, until its proxy is stopped (then 0) or it fails. `on_header(length, carrier)` decodes the header in the scratch region and returns an `Action`.
 ///
 /// # Safety
 /// `on_header` is a C function of two `u32` that returns one, callable on this thread until `serve`
@@ -302,12 +300,11 @@ pub unsafe extern "C" fn serve(worker: u32, on_header: *const c_void) -> i32 {
     })
 }
 
-/// Makes these all the listeners of a proxy: those that are named by number are changed, new ones opened,
-/// and the others closed: they take nothing new, their connections may finish, and those that remain after
-/// `grace_ms` milliseconds end; their UDP flows get the replies of the next second. It checks what all need
-/// of the system (capabilities, free addresses, no loop), and opens a socket for each worker, port and
-/// protocol, which starts to queue. Sockets of addresses that stay are not touched, whichever listener has
-/// them then; connections and flows continue. `max_flows`, `max_connections` and `max_pipes` are what there may be at
+/// Replaces the listeners of a proxy: those with a number are changed, new ones are opened, and all others are closed:
+/// they accept nothing new, their connections may finish, and those that remain after `grace_ms` milliseconds end; their
+/// UDP flows get the replies of the next second. It checks the requirements (capabilities, free addresses, no loop), and
+/// opens a socket for each worker, port and protocol, which starts to queue. Sockets of addresses that stay are not
+/// touched, whichever listener has them afterwards; connections and flows continue. `max_flows`, `max_connections` and `max_pipes` are what there may be at
 /// once, over all workers and listeners: more connections wait to be accepted, idle flows make room, and a pipe
 /// is two descriptors. All or nothing. Writes the listeners' numbers, in order: from 1
 /// on, and never again another's.
