@@ -103,7 +103,7 @@ Deno.test("usr1: a program that was asked before it had started does not start w
   assert.equal(code, 1, stderr);
   assert.match(
     stderr.trimEnd().split("\n").at(-1) ?? "",
-    /^mmproxy: SIGUSR1 has opened Deno's debugger on 127\.0\.0\.1:9229 before the program had started; start it again$/,
+    /^mmproxy: SIGUSR1 opened Deno's debugger on 127\.0\.0\.1:9229 during the start; start mmproxy again$/,
   );
   assert.ok(!tcpListens(DEBUGGER));
 });
