@@ -39,13 +39,14 @@ realPeerTest(
     await pause(100);
     const before = await packets(server);
     assert.equal(before("to the upstream, TCP"), 0);
-    assert.ok(before("to the upstream, unmarked") >= 4);
+    assert.ok(before("to the upstream, unmarked") >= 3);
 
     await request(8080);
-    await eventually(async () => (await packets(balancer))("replies, TCP") >= 3, "replies");
+    // A segment may carry an answer, an acknowledgement and the FIN: SYN and one more are certain.
+    await eventually(async () => (await packets(balancer))("replies, TCP") >= 2, "replies");
     const after = await packets(server);
-    assert.ok(after("from the load balancer, TCP") >= 4);
-    assert.ok(after("to the upstream, TCP") >= 4, "with the SYN");
+    assert.ok(after("from the load balancer, TCP") >= 3);
+    assert.ok(after("to the upstream, TCP") >= 3, "with the SYN");
     assert.equal(after("to the upstream, UDP"), 0);
 
     const sender = recipe.stack.use(await balancer.act(() => UdpSocket.open("198.51.100.1")));
