@@ -28,7 +28,7 @@ pub fn is_there() -> Result<bool> {
     });
     match asked {
         Err(refused) if !is_missing(&refused.error) => {
-            Err(Error::system("Cannot list the rules of nftables".to_owned(), &refused.error))
+            Err(Error::system("Cannot list the rules of nftables", &refused.error))
         }
         _ => Ok(found),
     }
