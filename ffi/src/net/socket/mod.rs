@@ -9,6 +9,7 @@ mod dscp;
 mod host;
 mod listen;
 mod options;
+mod repair;
 mod upstream;
 
 pub use address::RawAddr;
@@ -24,6 +25,10 @@ pub use listen::{
 pub use options::get_int;
 pub use options::{
     reset_on_close, set_int, set_receive_buffer, take_error, unanswered, Unanswered,
+};
+pub use repair::{
+    acknowledge, clock, largest_segment_of_path, leave, numbers, reset, unacknowledged, unread,
+    unsent, write_next, Numbers, Reset,
 };
 pub use upstream::{
     check_upstream, connect_tcp, connect_udp, errno, is_other_source, is_out_of_descriptors,

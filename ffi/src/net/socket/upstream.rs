@@ -9,6 +9,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::dscp::set_dscp;
 use super::options::{options, reset_on_close, set_int, set_transparent};
+use super::repair::ask_for_segments;
 
 /// From where the upstream sees a connection or a flow come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub struct TcpOptions {
     pub dscp: u8,
     /// No search for a free port, if none was found a moment ago: EADDRNOTAVAIL at once.
     pub no_search: bool,
+    /// The other end is asked for segments no larger than that.
+    pub largest_segment: Option<u32>,
 }
 
 /// Starts a TCP connection to the upstream; it is established once the socket is writable. The socket
@@ -104,6 +107,9 @@ pub fn connect_tcp(
             // decides by the whole 4-tuple, not bind(2) by the port alone.
             socket.set_reuse_address(true)?;
             bind_transparent(&socket, client)?;
+        }
+        if let Some(largest) = options.largest_segment {
+            ask_for_segments(socket.as_raw_fd(), largest);
         }
         match socket.connect(&upstream.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),

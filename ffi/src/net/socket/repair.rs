@@ -1,0 +1,244 @@
+//! Where a connection is: its sequence numbers, and leaving it without a word to the other end.
+//!
+//! TCP_REPAIR was made to move connections between hosts (Linux 3.5); it takes CAP_NET_ADMIN. What is
+//! read here changes nothing of the connection.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+
+use libc::{c_int, c_void, socklen_t};
+use socket2::{Domain, Socket, Type};
+
+use super::call::check;
+use super::options::{reset_on_close, set_int, set_transparent};
+
+/// Values of TCP_REPAIR (linux/tcp.h).
+const ON: c_int = 1;
+const OFF: c_int = 0;
+/// Off without a window probe, which would be a packet.
+const OFF_SILENTLY: c_int = -1;
+
+/// Values of TCP_REPAIR_QUEUE.
+const NO_QUEUE: c_int = 0;
+const RECEIVE_QUEUE: c_int = 1;
+const SEND_QUEUE: c_int = 2;
+
+/// The state in which both directions are open (netinet/tcp.h).
+const ESTABLISHED: u8 = 1;
+/// Bits of `tcpi_options`: timestamps, selective acknowledgements, window scaling.
+const NEGOTIATED: u8 = 1 | 2 | 4;
+const TIMESTAMPS: u8 = 1;
+/// What the timestamps take of each segment (RFC 7323, appendix A).
+const TIMESTAMPS_LENGTH: u32 = 12;
+/// A path without a limit worth the name: loopback.
+const LARGEST_MTU: u32 = 65_535;
+
+/// Where a connection is, as one of its sockets sees it. Sequence numbers are in host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of the byte that the next read brings.
+    pub read_next: u32,
+    /// Of the byte that the next write sends.
+    pub write_next: u32,
+    /// The socket's clock: the TSval that it would send now.
+    pub clock: u32,
+    /// The scale of windows that come in, and of those that go out.
+    pub scale_in: u8,
+    pub scale_out: u8,
+    /// Which of timestamps, SACK and window scaling both ends have agreed on.
+    pub options: u8,
+    /// The largest segments that this end may send, and that it has asked for: data and TCP options.
+    pub largest_out: u32,
+    pub largest_in: u32,
+}
+
+/// Where a connection is; `None` where one of its directions has ended.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN.
+pub fn numbers(fd: RawFd, is_ipv4: bool) -> io::Result<Option<Numbers>> {
+    let info = info(fd)?;
+    if info.tcpi_state != ESTABLISHED {
+        return Ok(None);
+    }
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)?;
+    let read = in_repair(fd);
+    // In repair mode: what the other end has announced, not what the window allows now.
+    let announced: io::Result<u32> = get(fd, libc::TCP_MAXSEG);
+    end_repair(fd)?;
+    let (read_next, write_next) = read?;
+    let options = info.tcpi_options & NEGOTIATED;
+    let own = if options & TIMESTAMPS == 0 { 0 } else { TIMESTAMPS_LENGTH };
+    Ok(Some(Numbers {
+        read_next,
+        write_next,
+        clock: get(fd, libc::TCP_TIMESTAMP)?,
+        scale_in: info.tcpi_snd_rcv_wscale & 15,
+        scale_out: info.tcpi_snd_rcv_wscale >> 4,
+        options,
+        largest_out: announced?.min(largest_segment(info.tcpi_pmtu, is_ipv4)),
+        largest_in: info.tcpi_advmss + own,
+    }))
+}
+
+/// The largest segment of a connection whose packets may not be larger than loopback's, so that another one
+/// can be asked not to bring larger ones; `None` over loopback, or where the kernel does not say.
+pub fn largest_segment_of_path(fd: RawFd, is_ipv4: bool) -> Option<u32> {
+    let info = info(fd).ok()?;
+    let own = if info.tcpi_options & TIMESTAMPS == 0 { 0 } else { TIMESTAMPS_LENGTH };
+    let most = largest_segment(info.tcpi_pmtu, is_ipv4);
+    (info.tcpi_pmtu < LARGEST_MTU).then(|| most.min(info.tcpi_snd_mss + own))
+}
+
+/// Asks the other end for segments no larger than that; before connect(2) (tcp(7), TCP_MAXSEG).
+pub fn ask_for_segments(fd: RawFd, largest: u32) {
+    let _ = set_int(fd, libc::SOL_TCP, libc::TCP_MAXSEG, largest as c_int);
+}
+
+/// What a packet of so many bytes has room for, without the headers of IP and TCP.
+fn largest_segment(packet: u32, is_ipv4: bool) -> u32 {
+    packet.saturating_sub(if is_ipv4 { 40 } else { 60 })
+}
+
+/// The numbers of the next byte to read and to write, of a socket in repair mode.
+fn in_repair(fd: RawFd) -> io::Result<(u32, u32)> {
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, RECEIVE_QUEUE)?;
+    // What has come in is read in two calls, between which more may come.
+    let read_next = loop {
+        let before: u32 = get(fd, libc::TCP_QUEUE_SEQ)?;
+        let waits = waiting(fd, libc::FIONREAD)?;
+        if before == get(fd, libc::TCP_QUEUE_SEQ)? {
+            break before.wrapping_sub(waits);
+        }
+    };
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
+    let write_next = get(fd, libc::TCP_QUEUE_SEQ);
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, NO_QUEUE)?;
+    Ok((read_next, write_next?))
+}
+
+/// Ends repair mode as if it had not been. It takes SO_REUSEADDR away, without which the port could not be bound
+/// again as long as the connection, or its TIME_WAIT, has it.
+fn end_repair(fd: RawFd) -> io::Result<()> {
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, OFF_SILENTLY)?;
+    set_int(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
+}
+
+/// A socket's clock in milliseconds: the TSval that it would send now (tcp(7), TCP_TIMESTAMP).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn clock(fd: RawFd) -> io::Result<u32> {
+    get(fd, libc::TCP_TIMESTAMP)
+}
+
+/// The number of the next byte to write.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN.
+pub fn write_next(fd: RawFd) -> io::Result<u32> {
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)?;
+    let read = in_repair(fd);
+    end_repair(fd)?;
+    Ok(read?.1)
+}
+
+/// Bytes that were written and that the other end has not acknowledged (tcp(7), SIOCOUTQ).
+pub fn unacknowledged(fd: RawFd) -> io::Result<u32> {
+    waiting(fd, libc::TIOCOUTQ)
+}
+
+/// Bytes that were written and not sent yet (linux/sockios.h, SIOCOUTQNSD).
+pub fn unsent(fd: RawFd) -> io::Result<u32> {
+    /// libc has no name for it.
+    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+    waiting(fd, SIOCOUTQNSD)
+}
+
+/// Bytes that have come and were not read (tcp(7), SIOCINQ).
+pub fn unread(fd: RawFd) -> io::Result<u32> {
+    waiting(fd, libc::FIONREAD)
+}
+
+/// Sends what it owes of acknowledgements now (tcp(7), TCP_QUICKACK).
+pub fn acknowledge(fd: RawFd) {
+    // An acknowledgement that waits is late, and no more.
+    let _ = set_int(fd, libc::SOL_TCP, libc::TCP_QUICKACK, 1);
+}
+
+/// From here on the socket sends nothing, and closing it is not seen by the other end.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN.
+pub fn leave(fd: RawFd) -> io::Result<()> {
+    let _ = set_int(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 0);
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)
+}
+
+/// How one end of a connection that has no socket is to be reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub mark: u32,
+    /// The next number that `to` waits for, and the one that it sends next.
+    pub sequence: u32,
+    pub acknowledgement: u32,
+}
+
+/// Sends a reset for a connection that no socket of this host has any more.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN, and those of bind(2): another socket may have the address by now.
+pub fn reset(end: Reset) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(end.to), Type::STREAM, None)?;
+    let fd = socket.as_raw_fd();
+    socket.set_reuse_address(true)?;
+    if end.mark != 0 {
+        socket.set_mark(end.mark)?;
+    }
+    set_transparent(fd, end.from.is_ipv4())?;
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)?;
+    for (queue, number) in [(SEND_QUEUE, end.sequence), (RECEIVE_QUEUE, end.acknowledgement)] {
+        set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, queue)?;
+        set_int(fd, libc::SOL_TCP, libc::TCP_QUEUE_SEQ, number as c_int)?;
+    }
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, NO_QUEUE)?;
+    socket.bind(&end.from.into())?;
+    // In repair mode it is connected at once, without a packet.
+    socket.connect(&end.to.into())?;
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, OFF)?;
+    reset_on_close(fd);
+    Ok(())
+}
+
+fn info(fd: RawFd) -> io::Result<libc::tcp_info> {
+    // SAFETY: zeroes are a valid `tcp_info`.
+    let mut info: libc::tcp_info = unsafe { zeroed() };
+    read_option(fd, libc::TCP_INFO, &mut info)?;
+    Ok(info)
+}
+
+fn get(fd: RawFd, name: c_int) -> io::Result<u32> {
+    let mut value = 0u32;
+    read_option(fd, name, &mut value)?;
+    Ok(value)
+}
+
+fn read_option<T>(fd: RawFd, name: c_int, value: &mut T) -> io::Result<()> {
+    let mut length = size_of::<T>() as socklen_t;
+    let value: *mut c_void = std::ptr::from_mut(value).cast();
+    // SAFETY: `value` has `length` bytes, which outlive the call; both types that are read are of
+    // integers alone, so that any bytes are valid.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_TCP, name, value, &mut length) })?;
+    Ok(())
+}
+
+fn waiting(fd: RawFd, what: libc::Ioctl) -> io::Result<u32> {
+    let mut bytes: c_int = 0;
+    // SAFETY: both requests write one `int`.
+    check(unsafe { libc::ioctl(fd, what, &raw mut bytes) })?;
+    Ok(bytes as u32)
+}
