@@ -15,6 +15,7 @@ mod header;
 mod net;
 mod netlink;
 mod observe;
+mod offload;
 mod proxy;
 mod system;
 mod tcp;
@@ -272,6 +273,21 @@ pub unsafe extern "C" fn open_proxy(config: Buffer, length: u32, predecessor: u3
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn open_worker(proxy: u32) -> i32 {
     guard(|| Ok(handles::add_worker(handles::proxy(proxy)?.open_worker()?)))
+}
+
+/// Hands relayed TCP connections of a proxy over to the kernel from here on. Takes CAP_BPF and CAP_NET_ADMIN, and
+/// Linux 5.17. Call it before the sandbox.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn start_offload(proxy: u32) -> i32 {
+    guard(|| handles::proxy(proxy)?.start_offload().map(|()| 0))
+}
+
+/// Whether this process may load the BPF program of `start_offload`, and this kernel takes it: 0. Changes nothing.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn check_offload() -> i32 {
+    guard(|| offload::check().map(|()| 0).map_err(Error::unavailable))
 }
 
 /// Where a worker's scratch region is: `SCRATCH_SIZE` bytes, valid while the process lives; null for a
@@ -1107,8 +1123,8 @@ unsafe fn records_mut<'a, T>(start: Buffer, length: u32) -> errors::Result<&'a m
 fn record_count<T>(start: Buffer, length: u32) -> errors::Result<usize> {
     let size = std::mem::size_of::<T>();
     if start.is_null() && length > 0
-        || start as usize % std::mem::align_of::<T>() != 0
-        || length as usize % size != 0
+        || !(start as usize).is_multiple_of(std::mem::align_of::<T>())
+        || !(length as usize).is_multiple_of(size)
     {
         return Err(Error::invalid(format!("{length} bytes are not records of {size} bytes")));
     }

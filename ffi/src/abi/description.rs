@@ -231,7 +231,7 @@ pub const BOUNDARY: &[Item] = &[
         sandbox::HELD,
         sandbox::SET,
     ),
-    offsets!("SANDBOX_REQUEST", SandboxRequest, mark, routing),
+    offsets!("SANDBOX_REQUEST", SandboxRequest, mark, routing, offload),
     offsets!("SANDBOX",
         SandboxRecord,
         capabilities,

@@ -39,6 +39,11 @@ impl Error {
         Error { status, text: format!("{}: {error}", doing.as_ref()) }
     }
 
+    /// Something that this host does not offer, in words.
+    pub fn unavailable(text: String) -> Error {
+        Error { status: status::SYSTEM, text }
+    }
+
     /// The sentence.
     pub fn text(&self) -> &str {
         &self.text

@@ -441,6 +441,8 @@ pub struct SandboxRequest {
     pub mark: u32,
     /// 1: rules and routes are removed at the end (`--auto-routes`).
     pub routing: u32,
+    /// 1: connections are handed over to the kernel (`--offload`).
+    pub offload: u32,
 }
 
 /// What came of the sandbox: for each mechanism one of `sandbox`, and the operating system's error or 0.

@@ -98,7 +98,7 @@ pub fn run(choices: &mut dyn Choices, defects: Defects) -> Result<Summary, Strin
         if advance {
             let by = world.below(world.close_after / 3 + 400);
             world.now.set(world.now.get() + by);
-            if by % 5 == 0 {
+            if by.is_multiple_of(5) {
                 world.upgrade();
             }
         }

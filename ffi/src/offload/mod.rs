@@ -1,0 +1,387 @@
+//! Relayed connections that the kernel takes over: a BPF program at tc ingress translates the packets of both
+//! connections into each other, so that peer and service are one connection from then on
+//! (docs/decisions/0085-offload.md).
+//!
+//! `record.rs` is what the program shares with this one, `translation.rs` the arithmetic, `entries.rs` the
+//! shared memory, `grace.rs` the wait for packets on their way. `tcp/offloading.rs` decides when.
+
+mod entries;
+mod grace;
+pub mod record;
+pub mod translation;
+
+use std::collections::VecDeque;
+use std::ffi::CStr;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use aya::maps::{HashMap, Map, MapData};
+use aya::programs::{tc, SchedClassifier, TcAttachType};
+use aya::Ebpf;
+
+use crate::net::socket;
+use crate::system::sync::lock;
+use entries::Entries;
+use grace::Grace;
+pub use grace::Ticket;
+use record::{out, saw, state, Direction, Reference, Tuple};
+use translation::Pair;
+
+/// The program, compiled from `ffi/bpf/offload.bpf.c` by `deno task bpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/offload.bpf.o");
+
+/// How many connections there may be; further ones are relayed as before.
+const ENTRIES: u32 = 16_384;
+
+/// The program on this host's interfaces, and the connections that it has.
+pub struct Offload {
+    tuples: Mutex<HashMap<MapData, Tuple, Reference>>,
+    entries: Entries,
+    free: Mutex<Free>,
+    /// How many entries there are.
+    count: AtomicUsize,
+    grace: Arc<Grace>,
+    /// The number of lo.
+    loopback: u32,
+    /// The program is detached when this is dropped.
+    _program: Ebpf,
+}
+
+/// Entries that no connection has.
+struct Free {
+    /// The first one that was never used.
+    unused: u32,
+    /// Those that were, and when no packet can have them in hand any more.
+    used: VecDeque<(Ticket, u32)>,
+}
+
+/// One connection's entry. Dropped, its packets go to sockets again, or are answered with a reset where there
+/// are none.
+pub struct Place {
+    offload: Arc<Offload>,
+    index: u32,
+    incoming: [Tuple; 2],
+    pair: Pair,
+}
+
+impl Offload {
+    /// Loads the program and attaches it to every interface that has packets with Ethernet headers.
+    ///
+    /// # Errors
+    /// The kernel's, in words: without CAP_BPF and CAP_NET_ADMIN, and before Linux 5.17.
+    pub fn load() -> Result<Offload, String> {
+        let mut program = load_program(ENTRIES)?;
+        let missing = || "the object lacks a part: build it again".to_owned();
+        let Some(Map::Array(entries)) = program.take_map("entries") else { return Err(missing()) };
+        let entries =
+            Entries::map(&entries.fd(), ENTRIES as usize).map_err(|error| reasons(&error))?;
+        let tuples = program.take_map("tuples").ok_or_else(missing)?;
+        let tuples = HashMap::try_from(tuples).map_err(|error| reasons(&error))?;
+        let classifier = classifier_of(&mut program)?;
+        let mut loopback = None;
+        for interface in interfaces().map_err(|error| reasons(&error))? {
+            // Before Linux 6.6; there it says "exists" where it does, and later it is not needed.
+            let _ = tc::qdisc_add_clsact(&interface.name);
+            classifier
+                .attach(&interface.name, TcAttachType::Ingress)
+                .map_err(|error| format!("{}: {}", interface.name, reasons(&error)))?;
+            if interface.is_loopback {
+                loopback = Some(interface.index);
+            }
+        }
+        Ok(Offload {
+            tuples: Mutex::new(tuples),
+            entries,
+            free: Mutex::new(Free { unused: 0, used: VecDeque::new() }),
+            count: AtomicUsize::new(0),
+            grace: Grace::start().map_err(|error| reasons(&error))?,
+            loopback: loopback.ok_or("there is no loopback interface")?,
+            _program: program,
+        })
+    }
+
+    /// Begins to watch a relayed connection. Everything that was read from one socket was written to the
+    /// other. `None` where it cannot be offloaded, or there is no entry left.
+    ///
+    /// # Errors
+    /// EPERM without CAP_NET_ADMIN, and those of the map.
+    pub fn watch(
+        self: &Arc<Offload>,
+        pair: Pair,
+        peer: RawFd,
+        upstream: RawFd,
+    ) -> io::Result<Option<Place>> {
+        let Some(incoming) = pair.incoming() else { return Ok(None) };
+        let is_ipv4 = pair.peer.is_ipv4();
+        let (Some(of_peer), Some(of_upstream)) =
+            (socket::numbers(peer, is_ipv4)?, socket::numbers(upstream, is_ipv4)?)
+        else {
+            return Ok(None);
+        };
+        let Some(entry) = translation::entry(&pair, &of_peer, &of_upstream) else {
+            return Ok(None);
+        };
+        let Some(index) = self.take_entry() else { return Ok(None) };
+        self.entries.write(index, &entry);
+        self.entries.state(index).store(state::WATCHED, Ordering::Release);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        // From here on dropping it undoes everything.
+        let place = Place { offload: self.clone(), index, incoming, pair };
+        let mut tuples = lock(&self.tuples);
+        for (direction, tuple) in incoming.iter().enumerate() {
+            let reference = Reference { entry: index, direction: direction as u32 };
+            // Another connection's entry, which has ended and is not removed yet, is none of ours.
+            const NEW_ONLY: u64 = 1;
+            if tuples.insert(tuple, reference, NEW_ONLY).is_err() {
+                drop(tuples);
+                return Ok(None);
+            }
+        }
+        drop(tuples);
+        Ok(Some(place))
+    }
+
+    /// Whether an offloaded connection to an upstream comes from a client's address and port, and goes on.
+    pub fn holds(&self, client: SocketAddr, upstream: SocketAddr) -> bool {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let Some(tuple) = Tuple::new(upstream, client) else { return false };
+        let Ok(Reference { entry, .. }) = lock(&self.tuples).get(&tuple, 0) else { return false };
+        let directions = [0, 1].map(|direction| self.entries.direction(entry, direction));
+        let ended = directions.iter().all(|direction| direction.seen & saw::FIN != 0)
+            || directions.iter().any(|direction| direction.seen & saw::RST != 0);
+        self.entries.state(entry).load(Ordering::Relaxed) == state::OFFLOADED && !ended
+    }
+
+    /// An entry that no connection has, and no packet in hand.
+    fn take_entry(&self) -> Option<u32> {
+        let mut free = lock(&self.free);
+        if let Some((ticket, index)) = free.used.front().copied() {
+            if self.grace.has_passed(ticket) {
+                free.used.pop_front();
+                return Some(index);
+            }
+        }
+        let index = free.unused;
+        ((index as usize) < self.entries.count()).then(|| {
+            free.unused += 1;
+            index
+        })
+    }
+}
+
+impl Drop for Offload {
+    fn drop(&mut self) {
+        self.grace.stop();
+    }
+}
+
+impl Place {
+    /// The four addresses.
+    pub fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    /// Whether packets of both directions were seen, and by interfaces between which they can be translated.
+    pub fn is_seen(&self) -> bool {
+        let [from_peer, from_upstream] = self.interfaces();
+        from_peer != 0 && from_upstream == self.offload.loopback
+    }
+
+    fn interfaces(&self) -> [u32; 2] {
+        [0, 1].map(|direction| self.direction(direction).in_interface)
+    }
+
+    /// From here on packets are translated. What has passed the program before still arrives at the sockets,
+    /// until the ticket has passed.
+    ///
+    /// # Errors
+    /// Those of asking the sockets for their clocks: nothing has changed then.
+    pub fn offload(&self, [peer, upstream]: [RawFd; 2]) -> io::Result<Ticket> {
+        let (offload, [from_peer, _]) = (&self.offload, self.interfaces());
+        let entries = &offload.entries;
+        if from_peer != offload.loopback {
+            entries.leave_by(self.index, 0, out::TO_LOOPBACK, offload.loopback);
+            entries.leave_by(self.index, 1, out::TO_NEIGHBOUR, from_peer);
+        }
+        entries.draining(self.index).store(1, Ordering::Relaxed);
+        for (direction, fd) in [(0, upstream), (1, peer)] {
+            let at = monotonic_ns();
+            entries.set_clock(self.index, direction, socket::clock(fd)?, at);
+        }
+        entries.state(self.index).store(state::OFFLOADED, Ordering::Release);
+        Ok(offload.grace.ask())
+    }
+
+    /// Notes where what a socket has written ends: acknowledgements before it are the socket's.
+    pub fn set_boundary(&self, direction: usize, number: u32) {
+        self.offload.entries.boundary(self.index, direction).store(number, Ordering::Relaxed);
+    }
+
+    /// Nothing is owed to the sockets any more.
+    pub fn end_draining(&self) {
+        self.offload.entries.draining(self.index).store(0, Ordering::Relaxed);
+    }
+
+    /// Whether every packet that the sockets are to have has arrived there.
+    pub fn has_passed(&self, ticket: Ticket) -> bool {
+        self.offload.grace.has_passed(ticket)
+    }
+
+    /// What the receiver of a direction has acknowledged: its low half is a sequence number.
+    pub fn acknowledged(&self, direction: usize) -> u64 {
+        self.offload.entries.acknowledged(self.index, direction).load(Ordering::Relaxed)
+    }
+
+    /// Notes that the receiver of a direction has acknowledged everything before a number, which the program may not
+    /// have seen. What is acknowledged then, in 64 bits.
+    pub fn note_acknowledged(&self, direction: usize, number: u32) -> u64 {
+        let acknowledged = self.offload.entries.acknowledged(self.index, direction);
+        let seen = acknowledged.load(Ordering::Relaxed);
+        let ahead = number.wrapping_sub(seen as u32) as i32;
+        let noted = seen.wrapping_add_signed(i64::from(ahead));
+        acknowledged.fetch_max(noted, Ordering::Relaxed);
+        noted
+    }
+
+    /// A direction as it is.
+    pub fn direction(&self, direction: usize) -> Direction {
+        self.offload.entries.direction(self.index, direction)
+    }
+
+    /// Whether someone else has the addresses and ports by now.
+    pub fn is_over(&self) -> bool {
+        self.offload.entries.state(self.index).load(Ordering::Acquire) == state::OVER
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let offload = &self.offload;
+        offload.count.fetch_sub(1, Ordering::Relaxed);
+        let mut tuples = lock(&offload.tuples);
+        for tuple in &self.incoming {
+            // One that was not inserted belongs to another entry.
+            if tuples.get(tuple, 0).is_ok_and(|found| found.entry == self.index) {
+                let _ = tuples.remove(tuple);
+            }
+        }
+        drop(tuples);
+        offload.entries.state(self.index).store(state::FREE, Ordering::Release);
+        let ticket = offload.grace.ask();
+        lock(&offload.free).used.push_back((ticket, self.index));
+    }
+}
+
+/// CLOCK_MONOTONIC, which the BPF program reads.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writing; the clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Whether this process may load the program, and this kernel takes it. Attaches it to nothing.
+///
+/// # Errors
+/// As `Offload::load`.
+pub fn check() -> Result<(), String> {
+    classifier_of(&mut load_program(1)?).map(|_| ())
+}
+
+/// The object's maps, with room for so many connections.
+fn load_program(entries: u32) -> Result<Ebpf, String> {
+    aya::EbpfLoader::new()
+        .map_max_entries("tuples", 2 * entries)
+        .map_max_entries("entries", entries)
+        .load(OBJECT)
+        .map_err(|error| reasons(&error))
+}
+
+/// The program, in the kernel.
+fn classifier_of(program: &mut Ebpf) -> Result<&mut SchedClassifier, String> {
+    let classifier: &mut SchedClassifier = program
+        .program_mut("offload")
+        .ok_or("the object lacks the program: build it again")?
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| reasons(&error))?;
+    classifier.load().map_err(|error| reasons(&error))?;
+    Ok(classifier)
+}
+
+struct Interface {
+    name: String,
+    index: u32,
+    is_loopback: bool,
+}
+
+/// The interfaces whose packets have Ethernet headers: lo has them, too.
+fn interfaces() -> io::Result<Vec<Interface>> {
+    // SAFETY: the list is freed below; an entry of index 0 ends it.
+    let list = unsafe { libc::if_nameindex() };
+    if list.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let mut found = Vec::new();
+    let mut at = list;
+    loop {
+        // SAFETY: the list has an end, which is met before it is passed.
+        let entry = unsafe { *at };
+        if entry.if_index == 0 || entry.if_name.is_null() {
+            break;
+        }
+        // SAFETY: a string that the list owns, until it is freed.
+        let name = unsafe { CStr::from_ptr(entry.if_name) }.to_string_lossy().into_owned();
+        match hardware_type(&name) {
+            Some(libc::ARPHRD_LOOPBACK) => {
+                found.push(Interface { name, index: entry.if_index, is_loopback: true });
+            }
+            Some(libc::ARPHRD_ETHER) => {
+                found.push(Interface { name, index: entry.if_index, is_loopback: false });
+            }
+            _ => {}
+        }
+        // SAFETY: this was not the last entry.
+        at = unsafe { at.add(1) };
+    }
+    // SAFETY: the list is the one that was given out, and no reference into it is left.
+    unsafe { libc::if_freenameindex(list) };
+    Ok(found)
+}
+
+/// What an interface's packets look like (netdevice(7), SIOCGIFHWADDR).
+fn hardware_type(name: &str) -> Option<libc::c_ushort> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None).ok()?;
+    // SAFETY: zeroes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(room)) {
+        *to = from as libc::c_char;
+    }
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    // SAFETY: the request is a valid `ifreq`, which the kernel writes to.
+    socket::check(unsafe { libc::ioctl(fd, libc::SIOCGIFHWADDR, &raw mut request) }).ok()?;
+    // SAFETY: the call has filled in the hardware address.
+    Some(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
+/// An error with what has caused it, in one line.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(all(test, feature = "bpf-tests"))]
+mod program_tests;

@@ -1,0 +1,153 @@
+//! What turns the packets of one connection into those of another: pure arithmetic.
+
+use std::net::SocketAddr;
+
+use super::record::{Direction, Entry, Tuple};
+use crate::net::socket::Numbers;
+
+/// The low half is a sequence number; the rest makes room for it to be taken back by a little.
+const EPOCH: u64 = 1 << 32;
+
+/// Both connections of a relay: the peer's and the upstream's.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    pub peer: SocketAddr,
+    pub listen: SocketAddr,
+    pub client: SocketAddr,
+    pub upstream: SocketAddr,
+}
+
+impl Pair {
+    /// What packets from the peer, and from the upstream, have; `None` where the two connections are of
+    /// two families.
+    pub fn incoming(&self) -> Option<[Tuple; 2]> {
+        if self.peer.is_ipv4() != self.upstream.is_ipv4() {
+            return None;
+        }
+        Some([Tuple::new(self.peer, self.listen)?, Tuple::new(self.upstream, self.client)?])
+    }
+
+    /// What they have when they arrive at the other end.
+    fn outgoing(&self) -> Option<[Tuple; 2]> {
+        Some([Tuple::new(self.client, self.upstream)?, Tuple::new(self.listen, self.peer)?])
+    }
+}
+
+/// The entry for a pair whose sockets are where the numbers say, with everything that was read from one
+/// written to the other. `None` where one connection can do what the other cannot.
+pub fn entry(pair: &Pair, peer: &Numbers, upstream: &Numbers) -> Option<Entry> {
+    let (incoming, outgoing) = (pair.incoming()?, pair.outgoing()?);
+    // A segment of one connection must fit into the other, and mean the same there.
+    let fits = upstream.largest_in <= peer.largest_out && peer.largest_in <= upstream.largest_out;
+    if peer.options != upstream.options || !fits {
+        return None;
+    }
+    let direction = |at: usize, from: &Numbers, to: &Numbers| Direction {
+        to: outgoing[at],
+        address_sum: outgoing[at].address_sum(&incoming[at]),
+        // The byte that would be read next is the one that would be written next.
+        add_sequence: to.write_next.wrapping_sub(from.read_next),
+        window_shift: i32::from(from.scale_in) - i32::from(to.scale_out),
+        timestamp_base: to.clock,
+        acknowledged: EPOCH | u64::from(to.write_next),
+        ..Direction::default()
+    };
+    Some(Entry {
+        directions: [direction(0, peer, upstream), direction(1, upstream, peer)],
+        ..Entry::default()
+    })
+}
+
+/// How many bytes of a direction the receiver has acknowledged beyond a number; the FIN counts as one in
+/// TCP, and not here.
+pub fn delivered(direction: &Direction, since: u64) -> u64 {
+    let end = direction.acknowledged.saturating_sub(since);
+    if end > 0 && has_ended(direction) {
+        end - 1
+    } else {
+        end
+    }
+}
+
+/// Whether its FIN was acknowledged.
+pub fn has_ended(direction: &Direction) -> bool {
+    direction.seen & super::record::saw::FIN != 0
+        && (direction.acknowledged as u32).wrapping_sub(direction.fin) as i32 >= 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offload::record::saw;
+
+    fn pair() -> Pair {
+        let address = |text: &str| text.parse().unwrap();
+        Pair {
+            peer: address("203.0.113.1:40000"),
+            listen: address("203.0.113.2:443"),
+            client: address("192.0.2.7:51000"),
+            upstream: address("127.0.0.1:8080"),
+        }
+    }
+
+    fn numbers() -> Numbers {
+        Numbers {
+            read_next: 1000,
+            write_next: 2000,
+            clock: 7,
+            scale_in: 7,
+            scale_out: 7,
+            options: 7,
+            largest_out: 1460,
+            largest_in: 1460,
+        }
+    }
+
+    #[test]
+    fn the_next_byte_of_one_is_the_next_byte_of_the_other() {
+        // Whatever the numbers are, and where they wrap.
+        for (read, written) in [(0, 0), (5, u32::MAX), (u32::MAX, 5), (u32::MAX - 1, u32::MAX)] {
+            let peer = Numbers { read_next: read, ..numbers() };
+            let upstream = Numbers { write_next: written, ..numbers() };
+            let entry = entry(&pair(), &peer, &upstream).unwrap();
+            let add = entry.directions[0].add_sequence;
+            for ahead in [0, 1, 70_000, u32::MAX] {
+                let translated = read.wrapping_add(ahead).wrapping_add(add);
+                assert_eq!(translated, written.wrapping_add(ahead));
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_other_connection_cannot_carry_is_refused() {
+        let other = [
+            Numbers { options: 6, ..numbers() },
+            Numbers { largest_in: 65_495, ..numbers() },
+            Numbers { largest_out: 1400, ..numbers() },
+        ];
+        for upstream in other {
+            assert_eq!(entry(&pair(), &numbers(), &upstream), None);
+        }
+        let mixed = Pair { upstream: "[::1]:8080".parse().unwrap(), ..pair() };
+        assert_eq!(entry(&mixed, &numbers(), &numbers()), None);
+    }
+
+    #[test]
+    fn windows_keep_their_size_in_another_scale() {
+        let peer = Numbers { scale_in: 9, scale_out: 3, ..numbers() };
+        let upstream = Numbers { scale_in: 2, scale_out: 7, ..numbers() };
+        let entry = entry(&pair(), &peer, &upstream).unwrap();
+        assert_eq!(entry.directions.map(|direction| direction.window_shift), [2, -1]);
+    }
+
+    #[test]
+    fn the_fin_is_no_byte() {
+        let since = EPOCH | 100;
+        let open = Direction { acknowledged: EPOCH + 150, ..Direction::default() };
+        assert_eq!((delivered(&open, since), has_ended(&open)), (50, false));
+        let ending = Direction { seen: saw::FIN, fin: 151, ..open };
+        assert_eq!((delivered(&ending, since), has_ended(&ending)), (50, false));
+        let ended = Direction { acknowledged: EPOCH + 151, ..ending };
+        assert_eq!((delivered(&ended, since), has_ended(&ended)), (50, true));
+    }
+}
