@@ -41,6 +41,8 @@ named! {
         BytesDown, "bytes_down";
         /// TCP connections ended because no byte moved for the idle timeout.
         IdleTimeouts, "idle_timeouts";
+        /// TCP connections handed over to the kernel.
+        Offloaded, "offloaded";
         /// Times that accepting paused because file descriptors or memory ran out.
         AcceptPauses, "accept_pauses";
         /// Datagrams from clients to the upstream.

@@ -26,7 +26,7 @@ use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::abi::errors::{self, Error, Result};
@@ -37,6 +37,7 @@ use crate::net::socket;
 use crate::observe::events::{Doorbell, EventKind};
 use crate::observe::log_limit::LogLimit;
 use crate::observe::stats::STATS_LENGTH;
+use crate::offload::Offload;
 use crate::system::fdstore;
 use crate::system::sync::lock;
 use crate::trust::destinations::Destinations;
@@ -71,6 +72,8 @@ pub struct Proxy {
     pub pairs: Arc<Pairs>,
     /// Connections to an upstream on loopback use reno.
     pub reno_over_loopback: bool,
+    /// What hands connections over to the kernel, where that is asked for and can be had.
+    pub offload: OnceLock<Arc<Offload>>,
     workers: Mutex<Vec<Arc<Worker>>>,
     /// Held over a change of the table. The numbers of the next listener and sockets.
     next: Mutex<Next>,
@@ -215,6 +218,7 @@ impl Proxy {
             host,
             pairs: Arc::default(),
             reno_over_loopback: socket::host_paces(),
+            offload: OnceLock::new(),
             workers: Mutex::default(),
             next: Mutex::new(Next { listener: Cell::new(1), sockets: Cell::new(1) }),
             stop_at: AtomicU64::new(NEVER),
@@ -229,6 +233,16 @@ impl Proxy {
             surveys: Surveys::default(),
             settings,
         }
+    }
+
+    /// Hands relayed connections over to the kernel from here on.
+    ///
+    /// # Errors
+    /// `SYSTEM` where the BPF program cannot be loaded or attached.
+    pub fn start_offload(&self) -> Result<()> {
+        let offload = Offload::load().map_err(Error::unavailable)?;
+        self.offload.get_or_init(|| Arc::new(offload));
+        Ok(())
     }
 
     /// One more worker.

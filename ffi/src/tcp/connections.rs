@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::offloading::{Look, Offloading};
 use super::pending::{Limits, Pending};
 use super::ports::Exhausted;
 use super::watch::{Due, Watch, Watched};
@@ -20,6 +21,7 @@ use crate::observe::events::EventKind;
 use crate::observe::refusal::Refusal;
 use crate::observe::silence::Outcome;
 use crate::observe::stats::{Counter, Histogram};
+use crate::offload::translation::Pair;
 use crate::proxy::port::Transport;
 use crate::proxy::quota::{Counted, Quota};
 use crate::proxy::seats::{Seat, Seats};
@@ -63,6 +65,8 @@ pub struct Connections {
     header_deadlines: Deadlines,
     connect_deadlines: Deadlines,
     watch: Watch,
+    /// When connections that the kernel relays are looked at.
+    offload_looks: Deadlines,
     /// Listeners that were closed, and when their last connections end.
     closed: Vec<(u64, u32)>,
     exhausted: Exhausted,
@@ -115,6 +119,9 @@ struct Upstream {
     /// When it was asked to connect.
     asked_at: u64,
     watched: Watched,
+    offloading: Offloading,
+    /// When it ended, where that is not known at once.
+    ended_at: Option<u64>,
 }
 
 /// Why a connection ends.
@@ -173,6 +180,24 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Counts what was delivered since the last look, where the kernel relays it.
+    fn count_offloaded(&mut self) {
+        let Phase::Relaying(upstream) = &mut self.phase else { return };
+        if !upstream.offloading.is_offloaded() {
+            return;
+        }
+        let relay = &mut upstream.relay;
+        let (Look::Goes { bytes, .. } | Look::Ended { bytes, .. }) =
+            upstream.offloading.look(relay, [&mut self.peer, &mut upstream.side]);
+        relay.up.count(bytes[0]);
+        relay.down.count(bytes[1]);
+        let stats = &self.served.stats;
+        stats.add(Counter::BytesUp, relay.up.take_bytes());
+        stats.add(Counter::BytesDown, relay.down.take_bytes());
+    }
+}
+
 impl Connections {
     /// Without a listening socket and a budget yet: see `follow`.
     pub fn new() -> Connections {
@@ -190,6 +215,7 @@ impl Connections {
             header_deadlines: Deadlines::default(),
             connect_deadlines: Deadlines::default(),
             watch: Watch::default(),
+            offload_looks: Deadlines::default(),
             closed: Vec::new(),
             tools: Tools::new(0),
             exhausted: Exhausted::default(),
@@ -258,6 +284,7 @@ impl Connections {
             self.header_deadlines.next(),
             self.connect_deadlines.next(),
             self.watch.next(),
+            self.offload_looks.next(),
             self.resume_at,
             self.closed.iter().map(|(at, _)| *at).min(),
         ];
@@ -669,9 +696,22 @@ impl Connections {
             reno: cx.worker.proxy.reno_over_loopback && upstream.ip().is_loopback(),
             dscp,
             no_search: self.exhausted.knows(source, upstream, cx.now),
+            // What the upstream sends is to fit the peer's path, once nobody cuts it anew.
+            largest_segment: cx
+                .offload()
+                .and_then(|_| socket::largest_segment_of_path(fd, peer.is_ipv4())),
+        };
+        // A connection that the kernel relays has its client's port without a socket.
+        let taken = match (source, cx.offload()) {
+            (Source::Client(client), Some(offload)) => offload.holds(client, upstream),
+            _ => false,
+        };
+        let from = match source {
+            Source::Client(client) if taken => Source::Client(SocketAddr::new(client.ip(), 0)),
+            source => source,
         };
         let open = || {
-            let opened = socket::connect_tcp(source, upstream, options)?;
+            let opened = socket::connect_tcp(from, upstream, options)?;
             let fd = opened.socket.as_raw_fd();
             cx.poll.add(fd, Token::Upstream(key), Interest::Changes)?;
             Ok(opened)
@@ -683,7 +723,7 @@ impl Connections {
         match opened {
             Ok(opened) => {
                 let connection = self.connections.get_mut(key)?;
-                if opened.port_fallback {
+                if opened.port_fallback || taken {
                     cx.tell_fallback(&served, peer, &decision);
                 }
                 let mut towards = Upstream {
@@ -692,6 +732,8 @@ impl Connections {
                     decision,
                     asked_at: cx.now,
                     watched: Watched::new(cx.now),
+                    offloading: Offloading::default(),
+                    ended_at: None,
                 };
                 let sent = towards.relay.send_early_payload(&mut towards.side, &mut self.tools);
                 connection.phase = Phase::Connecting(towards);
@@ -764,6 +806,9 @@ impl Connections {
     fn relay(&mut self, cx: &Context, key: Key) -> Option<End> {
         let connection = self.connections.get_mut(key)?;
         let Phase::Relaying(upstream) = &mut connection.phase else { return None };
+        if upstream.offloading.is_offloaded() {
+            return None;
+        }
         let turn = upstream.relay.turn(&mut connection.peer, &mut upstream.side, &mut self.tools);
         let (up, down) = (upstream.relay.up.take_bytes(), upstream.relay.down.take_bytes());
         let stats = &connection.served.stats;
@@ -771,6 +816,16 @@ impl Connections {
         stats.add(Counter::BytesDown, down);
         if up + down > 0 {
             upstream.watched.moved_at = cx.now;
+        }
+        if let (Some(offload), Turn::Waiting | Turn::Ready) = (cx.offload(), &turn) {
+            let age = cx.now - upstream.asked_at;
+            let sides = [&connection.peer, &upstream.side];
+            let pair = || pair(connection.peer_address, &upstream.decision, sides);
+            let look = upstream.offloading.advance(offload, age, &upstream.relay, sides, pair);
+            if let Some(ahead) = look {
+                stats.add(Counter::Offloaded, 1);
+                self.offload_looks.push(key.index, cx.now, ahead);
+            }
         }
         match turn {
             Turn::Waiting => None,
@@ -800,6 +855,13 @@ impl Connections {
         while let Some(index) = self.watch.pop_due(cx.now) {
             if let Some(key) = self.connections.key_at(index) {
                 if let Some(end) = self.look_at(cx, key) {
+                    self.end(cx, key, end);
+                }
+            }
+        }
+        while let Some(index) = self.offload_looks.pop_due(cx.now) {
+            if let Some(key) = self.connections.key_at(index) {
+                if let Some(end) = self.look_at_offloaded(cx, key) {
                     self.end(cx, key, end);
                 }
             }
@@ -874,6 +936,43 @@ impl Connections {
         }
     }
 
+    /// Looks at a connection whose packets the kernel translates; why it ends, if it does.
+    fn look_at_offloaded(&mut self, cx: &Context, key: Key) -> Option<End> {
+        // What has arrived at its sockets meanwhile goes first.
+        if let Some(end) = self.relay(cx, key) {
+            return Some(end);
+        }
+        let connection = self.connections.get_mut(key)?;
+        let Phase::Relaying(upstream) = &mut connection.phase else { return None };
+        let Upstream { relay, offloading, side, watched, .. } = &mut *upstream;
+        let look = offloading.look(relay, [&mut connection.peer, side]);
+        let (Look::Goes { bytes, .. } | Look::Ended { bytes, .. }) = look;
+        relay.up.count(bytes[0]);
+        relay.down.count(bytes[1]);
+        let (up, down) = (relay.up.take_bytes(), relay.down.take_bytes());
+        let stats = &connection.served.stats;
+        stats.add(Counter::BytesUp, up);
+        stats.add(Counter::BytesDown, down);
+        if up + down > 0 {
+            watched.moved_at = cx.now;
+        }
+        match look {
+            Look::Goes { again, .. } => {
+                self.offload_looks.push(key.index, cx.now, again);
+                None
+            }
+            Look::Ended { first, error, ago, .. } => {
+                upstream.ended_at = Some(cx.now.saturating_sub(ago));
+                let relay = &mut upstream.relay;
+                if error.is_some() {
+                    relay.give_up(first);
+                }
+                relay.end_elsewhere(first);
+                Some(End::Over(error))
+            }
+        }
+    }
+
     /// Looks at a connection that is relayed; why it ends, if it does.
     fn look_at(&mut self, cx: &Context, key: Key) -> Option<End> {
         let connection = self.connections.get_mut(key)?;
@@ -883,6 +982,8 @@ impl Connections {
         match upstream.watched.look(settings, cx.now) {
             Due::Nothing => {}
             Due::Idle => return Some(End::Idle),
+            // Its sockets know nothing of it any more.
+            Due::Hosts { .. } if upstream.offloading.is_offloaded() => {}
             Due::Hosts { first } => {
                 let sides = [(&connection.peer, Party::Peer), (&upstream.side, Party::Upstream)];
                 for (side, party) in sides {
@@ -923,8 +1024,10 @@ impl Connections {
         self.header_deadlines.remove(key.index);
         self.connect_deadlines.remove(key.index);
         self.watch.remove(key.index);
+        self.offload_looks.remove(key.index);
         self.pending.leave(key.index);
         let Some(mut connection) = self.connections.remove(key) else { return };
+        connection.count_offloaded();
         if let Some(account) = connection.account.take() {
             tell_account(cx, account, &connection, &end);
         }
@@ -956,7 +1059,23 @@ impl Connections {
             let event = upstream.decision.described(event, connection.peer_address);
             cx.tell(&connection.served, event);
         }
+        let Upstream { side, offloading, .. } = upstream;
+        let fds = [&connection.peer, &side].map(|side| side.fd.as_raw_fd());
+        let by_end = matches!(end, End::Over(Some(_)));
+        let cut = by_end || matches!(end, End::Idle | End::Stopped | End::Closed);
+        if cut && offloading.leave(fds, by_end) {
+            // Its sockets have its addresses: they go first.
+            drop((connection.peer, side));
+            offloading.reset(connection.served.listener.settings.mark);
+        }
     }
+}
+
+/// Both connections of a relay; `None` where an address cannot be asked for.
+fn pair(peer: SocketAddr, decision: &Decision, [of_peer, of_upstream]: [&Side; 2]) -> Option<Pair> {
+    let local = |side: &Side| socket::local_address(side.fd.as_raw_fd()).ok();
+    let (listen, client) = (local(of_peer)?, local(of_upstream)?);
+    Some(Pair { peer, listen, client, upstream: decision.upstream })
 }
 
 /// The port that a connection was addressed to, asked where the upstream depends on it: what TPROXY hands
@@ -1079,7 +1198,11 @@ fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection
     };
     record.ending = ending as u8;
     record.errno = errno;
-    record.duration_ms = cx.now - connection.accepted_at;
+    let ended_at = match &connection.phase {
+        Phase::Relaying(upstream) => upstream.ended_at,
+        _ => None,
+    };
+    record.duration_ms = ended_at.unwrap_or(cx.now).saturating_sub(connection.accepted_at);
     if let Some(relay) = relay {
         record.bytes_up = relay.up.taken();
         record.bytes_down = relay.down.taken();

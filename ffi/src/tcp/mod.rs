@@ -5,6 +5,7 @@
 
 pub mod connections;
 pub mod keepalive;
+mod offloading;
 mod pending;
 mod pipes;
 mod ports;

@@ -8,7 +8,7 @@
 //! that splice reports is confirmed by a receive.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::pipes::{Pipe, Pipes};
 use crate::net::socket;
@@ -23,7 +23,7 @@ const SMALL_SPLICES: u8 = 8;
 
 /// One socket of a pair, and what epoll last said of it (edge-triggered, so it is remembered).
 pub struct Side {
-    pub fd: OwnedFd,
+    pub fd: Descriptor,
     readable: bool,
     writable: bool,
     /// The peer will send no more: read to the end, a short read does not say "drained".
@@ -31,6 +31,23 @@ pub struct Side {
     failed: bool,
     /// An urgent byte waits, or is behind what waits: a short read may have stopped before it.
     urgent: bool,
+}
+
+/// A socket, until the connection goes on without it; from then on -1, on which every call fails.
+pub struct Descriptor(Option<OwnedFd>);
+
+impl Descriptor {
+    /// Closes the socket.
+    pub fn close(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl AsRawFd for Descriptor {
+    #[inline]
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
 }
 
 /// What a thread lends to every relay in turn.
@@ -125,6 +142,7 @@ impl Tools {
 impl Side {
     /// A socket of which nothing is known yet.
     pub fn new(fd: OwnedFd) -> Side {
+        let fd = Descriptor(Some(fd));
         Side { fd, readable: false, writable: false, hung_up: false, failed: false, urgent: false }
     }
 
@@ -197,6 +215,23 @@ impl Relay {
     /// Whether something was read that is not delivered, or may wait to be read.
     pub fn owes(&self, peer: &Side, upstream: &Side) -> bool {
         self.up.owes(peer) || self.down.owes(upstream)
+    }
+
+    /// Whether everything that was read is written, with both directions open and no urgent byte about: the
+    /// next byte that is read from one side is the next one that the other is sent.
+    pub fn is_even(&self, peer: &Side, upstream: &Side) -> bool {
+        let runs = self.up.state == State::Running && self.down.state == State::Running;
+        runs && self.holds_nothing() && !peer.urgent && !upstream.urgent
+    }
+
+    /// Whether everything that was read is written.
+    pub fn holds_nothing(&self) -> bool {
+        self.up.holds_nothing() && self.down.holds_nothing()
+    }
+
+    /// The connection has ended without this relay.
+    pub fn end_elsewhere(&mut self, first: Party) {
+        self.up.last = first == Party::Upstream;
     }
 
     /// Whose side failed first, if one did.
@@ -507,6 +542,16 @@ impl Direction {
     /// Bytes that `take_bytes` has handed out, all in all.
     pub fn taken(&self) -> u64 {
         self.taken
+    }
+
+    /// Whether its end was passed on.
+    pub fn has_ended(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Counts bytes that were delivered without this relay.
+    pub fn count(&mut self, bytes: u64) {
+        self.bytes += bytes;
     }
 
     fn owes(&self, from: &Side) -> bool {

@@ -17,6 +17,7 @@ use crate::observe::events::EventKind;
 use crate::observe::log_limit::LogLimit;
 use crate::observe::refusal::Refusal;
 use crate::observe::stats::Counter;
+use crate::offload::Offload;
 use crate::proxy::places::Places;
 use crate::proxy::port::Transport;
 use crate::proxy::table::Snapshot;
@@ -91,6 +92,12 @@ impl<'a> Context<'a> {
         self.version = version;
         let before = std::mem::replace(&mut self.snapshot, table.snapshot());
         Some((before, self.snapshot.clone()))
+    }
+
+    /// What hands connections over to the kernel, where that is asked for and can be had.
+    #[inline]
+    pub fn offload(&self) -> Option<&Arc<Offload>> {
+        self.worker.proxy.offload.get()
     }
 
     /// Where this program listens.

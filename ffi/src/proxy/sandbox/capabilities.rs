@@ -37,7 +37,8 @@ struct Sets {
 /// - what the clients' addresses and the mark take: CAP_NET_RAW, but CAP_NET_ADMIN where the thread has
 ///   no other, and for a mark before Linux 5.17;
 /// - CAP_NET_BIND_SERVICE, for clients whose own port is below 1024;
-/// - CAP_NET_ADMIN, where rules and routes are to be removed at the end.
+/// - CAP_NET_ADMIN, where rules and routes are to be removed at the end, and for TCP_REPAIR, by which
+///   connections are handed over.
 pub fn needed(request: &SandboxRequest) -> u64 {
     let Ok(sets) = get() else { return NET_RAW | NET_ADMIN | NET_BIND_SERVICE };
     let have = sets.effective;
@@ -51,7 +52,7 @@ pub fn needed(request: &SandboxRequest) -> u64 {
         let _ = put(&sets);
         enough
     });
-    let routing = if request.routing != 0 { NET_ADMIN } else { 0 };
+    let routing = if request.routing != 0 || request.offload != 0 { NET_ADMIN } else { 0 };
     have & (enough.unwrap_or(NET_RAW | NET_ADMIN) | NET_BIND_SERVICE | routing)
 }
 

@@ -24,8 +24,9 @@ pub enum Scope {
 }
 
 /// Installs the filter, for good.
-pub fn install(scope: Scope) -> io::Result<()> {
-    for program in programs().map_err(io::Error::other)? {
+/// `offload`: entries of BPF maps that are open may be read and changed; nothing else of bpf(2).
+pub fn install(scope: Scope, offload: bool) -> io::Result<()> {
+    for program in programs(offload).map_err(io::Error::other)? {
         let applied = match scope {
             Scope::Process => apply_filter_all_threads(&program),
             Scope::Thread => apply_filter(&program),
@@ -58,9 +59,11 @@ pub fn holds() -> bool {
 }
 
 /// Both programs, in the order in which they are installed: of two refusals the later one's error holds.
-fn programs() -> Result<[BpfProgram; 2], BackendError> {
+fn programs(offload: bool) -> Result<[BpfProgram; 2], BackendError> {
     let arch = std::env::consts::ARCH.try_into()?;
-    let allowed = ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, Vec::new())).collect();
+    let bpf = offload.then_some(&libc::SYS_bpf);
+    let allowed = ALLOWED.iter().chain(ALLOWED_HERE).chain(bpf);
+    let allowed = allowed.map(|&call| (call, Vec::new())).collect();
     let allow = SeccompFilter::new(
         allowed,
         SeccompAction::Errno(libc::ENOSYS as u32),
@@ -68,7 +71,7 @@ fn programs() -> Result<[BpfProgram; 2], BackendError> {
         arch,
     )?;
     let deny = SeccompFilter::new(
-        denied()?,
+        denied(offload)?,
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPERM as u32),
         arch,
@@ -384,14 +387,19 @@ const TCGETS2: i64 = 0x802c_542a;
 /// fcntl(2): signals of a descriptor, and who gets them.
 const F_SETSIG: i64 = 10;
 const F_SETOWN_EX: i64 = 15;
+/// BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM and BPF_MAP_DELETE_ELEM of bpf(2).
+const MAP_COMMANDS: [i64; 3] = [1, 2, 3];
 /// A packet socket, also when it is asked of AF_INET (packet(7)).
 const SOCK_PACKET: i64 = 10;
 
 /// What is forbidden always, and what is forbidden with some arguments: any of a call's rules does it.
-fn denied() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
+fn denied(offload: bool) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         DENIED.iter().chain(DENIED_HERE).map(|&call| (call, Vec::new())).collect();
 
+    if offload {
+        rules.insert(libc::SYS_bpf, vec![none_of(0, &MAP_COMMANDS)?]);
+    }
     rules.insert(libc::SYS_openat, writing(2)?);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, writing(1)?);
@@ -450,6 +458,8 @@ fn denied() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
         TCGETS2,
         // SIOCATMARK: whether the urgent mark is reached.
         0x8905,
+        // SIOCOUTQNSD: what waits to be sent (tcp/offloading.rs).
+        0x894b,
         // SIOCGIFNAME and SIOCGIFINDEX: without them no route is known to be one of `lo`, and
         // --auto-routes leaves its routes behind.
         0x8910,

@@ -40,7 +40,7 @@ pub fn enter(request: &SandboxRequest) -> Result<SandboxRecord> {
         lowered => lowered.map(|()| before.permitted != after.permitted),
     };
     note(&mut record.lowered, &mut record.lowered_errno, lowered);
-    let filtered = filter::install(filter::Scope::Process).and_then(|()| {
+    let filtered = filter::install(filter::Scope::Process, request.offload != 0).and_then(|()| {
         let all = threads::all_filtered()?;
         held(all).map(|()| true)
     });
@@ -64,14 +64,15 @@ pub fn raise_permitted() -> Result<()> {
 /// `enter` could set here. Changes nothing.
 pub fn rehearse(request: &SandboxRequest) -> Result<SandboxRecord> {
     let keep = capabilities::needed(request);
+    let offload = request.offload != 0;
     let rehearsal = std::thread::Builder::new()
         .name("sandbox rehearsal".into())
-        .spawn(move || rehearse_here(keep))
+        .spawn(move || rehearse_here(keep, offload))
         .map_err(|error| Error::system("Cannot start a thread", &error))?;
     rehearsal.join().unwrap_or_else(|_| Err(Error::invalid("the rehearsal of the sandbox failed")))
 }
 
-fn rehearse_here(keep: u64) -> Result<SandboxRecord> {
+fn rehearse_here(keep: u64, offload: bool) -> Result<SandboxRecord> {
     let before = threads::own_status().map_err(cannot_look)?;
     let lowered = capabilities::lower_this_thread(keep);
     let after = threads::own_status().map_err(cannot_look)?;
@@ -87,7 +88,8 @@ fn rehearse_here(keep: u64) -> Result<SandboxRecord> {
     note(&mut record.lowered, &mut record.lowered_errno, lowered);
     // Which descriptors there will be to replace is not known here; what it takes is.
     note(&mut record.files, &mut record.files_errno, descriptors::writable().map(|_| true));
-    let filtered = filter::install(filter::Scope::Thread).and_then(|()| held(filter::holds()));
+    let filtered =
+        filter::install(filter::Scope::Thread, offload).and_then(|()| held(filter::holds()));
     note(&mut record.filter, &mut record.filter_errno, filtered.map(|()| true));
     Ok(record)
 }
