@@ -84,6 +84,7 @@ const WITHOUT_FLAGS = {
   autoRoutes: false,
   watch: false,
   sandbox: "auto",
+  offload: "off",
   table: 123,
   // What only a file says.
   upgradeDrain: 300,
@@ -148,6 +149,7 @@ const TAKEN: readonly (readonly [line: string, changed: Record<string, unknown>]
   ["--watch", { watch: true }],
   ["--sandbox on", { sandbox: "on" }],
   ["--sandbox OFF", { sandbox: "off" }],
+  ["--offload auto", { offload: "auto" }],
   ["--table 7", { table: 7 }],
 ];
 

@@ -20,6 +20,7 @@ import {
   hasDefaultServices,
   type LevelName,
   type LogFormat,
+  type OffloadMode,
   type ProtocolName,
   type SandboxMode,
   type UdpHeaderName,
@@ -72,6 +73,7 @@ type ProxyKey =
   | "watch"
   | "table"
   | "sandbox"
+  | "offload"
   | "metricsAddr"
   | "control"
   | "takeOver";
@@ -325,6 +327,16 @@ export const OPTIONS: Table = {
     default: DEFAULTS.sandbox,
     parse: choice<SandboxMode>("auto", "on", "off"),
   },
+  offload: {
+    of: "proxy",
+    flags: "--offload <mode>",
+    help:
+      "hand established TCP connections over to the kernel (BPF). auto: where the host allows it; " +
+      "off: relay them",
+    heeders: DOCTOR,
+    default: DEFAULTS.offload,
+    parse: choice<OffloadMode>("auto", "off"),
+  },
   metricsAddr: {
     of: "proxy",
     flags: "--metrics-addr <addr>",
@@ -364,7 +376,7 @@ export const GROUPS: Readonly<Record<string, readonly Key[]>> = {
     ...(["drainTimeout", "shutdownDelay", "upgradeDrain"] as const),
   ],
   "Log, metrics and control:": ["logLevel", "logFormat", "color", "metricsAddr", "control"],
-  "Process:": ["workers", "sandbox", "watch", "takeOver"],
+  "Process:": ["workers", "sandbox", "offload", "watch", "takeOver"],
 };
 
 /** The rows with their keys, in the order of the help. */

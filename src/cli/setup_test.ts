@@ -87,6 +87,7 @@ const options = fc.record({
   "auto-routes": fc.constant(true as const),
   table: fc.integer({ min: 1, max: 251 }),
   sandbox: fc.constantFrom("auto", "on", "off"),
+  offload: fc.constantFrom("auto", "off"),
   // No listener's and no upstream's.
   "metrics-addr": port.map((port) => `203.0.113.9:${port}`),
   control: fc.constantFrom("/run/mmproxy/control", 'ü"\\', "a b"),

@@ -55,7 +55,7 @@ Deno.test("loadConfig: says every mistake of the configuration, by the file's na
   assert.deepEqual(mistakesOf({ "/m.toml": `workers = 0\nx = 1\n${ONE}` }), [
     '/m.toml, line 1: workers = 0: expected a whole number from 1 to 1024, or "auto"',
     "/m.toml, line 2: x = 1: unknown key; the keys here are workers, listeners, metrics-addr, log-level, " +
-    "log-format, color, auto-routes, table, sandbox, drain-timeout, shutdown-delay, control, upgrade-drain, " +
+    "log-format, color, auto-routes, table, sandbox, offload, drain-timeout, shutdown-delay, control, upgrade-drain, " +
     "take-over, resolve-interval, watch, defaults, listener",
   ]);
 });

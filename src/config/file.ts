@@ -113,6 +113,7 @@ function proxyOf({ values }: ProxyTable, listeners: readonly ListenerConfig[]): 
     autoRoutes: all["auto-routes"],
     table: all.table,
     sandbox: all.sandbox,
+    offload: all.offload,
     drainTimeout: all["drain-timeout"],
     shutdownDelay: all["shutdown-delay"],
     upgradeDrain: all["upgrade-drain"],

@@ -64,6 +64,7 @@ Deno.test("readConfig: several listeners, each with its own and the defaults", (
     watch: false,
     table: 123,
     sandbox: "auto",
+    offload: "off",
     drainTimeout: 10,
     shutdownDelay: 0,
     upgradeDrain: 300,

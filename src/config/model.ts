@@ -7,6 +7,7 @@ import type {
   ColorMode,
   LevelName,
   LogFormat,
+  OffloadMode,
   ProtocolName,
   SandboxMode,
   UdpHeaderName,
@@ -34,6 +35,8 @@ export interface ProxyConfig {
   readonly table: number;
   /** `auto`: as much of the sandbox as is available; `on`: all of it, or no start. */
   readonly sandbox: SandboxMode;
+  /** `auto`: established TCP connections are handed over to the kernel, where the host allows it. */
+  readonly offload: OffloadMode;
   /** How long connections may continue once no new ones are taken. */
   readonly drainTimeout: number;
   /** How long new connections are taken after the signal to stop. */

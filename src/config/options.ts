@@ -19,6 +19,7 @@ export type UdpHeaderName = keyof typeof UdpHeader;
 export type LevelName = keyof typeof Level;
 export type LogFormat = "text" | "json";
 export type SandboxMode = "auto" | "on" | "off";
+export type OffloadMode = "auto" | "off";
 /** `auto`: colours on a terminal, unless the environment has NO_COLOR. */
 export type ColorMode = "auto" | "always" | "never";
 
@@ -44,6 +45,7 @@ export const DEFAULTS = {
   color: "auto",
   table: "123",
   sandbox: "auto",
+  offload: "off",
 } as const;
 
 /** Names to protocols' bits. */

@@ -154,6 +154,12 @@ export const PROXY = {
     "What the program gives up before it serves. auto: as much as the system allows; on: all of it, " +
       "or do not start; off: none",
   ),
+  offload: choice(
+    ["auto", "off"],
+    DEFAULTS.offload,
+    "Whether established TCP connections are handed over to the kernel. auto: where the host allows it; " +
+      "off: they are relayed",
+  ),
   "drain-timeout": seconds(
     BOUNDS.drainTimeout,
     DEFAULTS.drainTimeout,

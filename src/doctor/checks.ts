@@ -1,7 +1,7 @@
 /** The list of checks, in the order in which an operator would fix them: facts in, findings out. */
 import type { Facts } from "./facts.ts";
 import type { Finding, HostCheck, ListenerCheck } from "./finding.ts";
-import { capabilities, conntrack, loopback, openFiles, sandbox } from "./host_checks.ts";
+import { capabilities, conntrack, loopback, offload, openFiles, sandbox } from "./host_checks.ts";
 import { listen, subnets, tproxy, upstreams } from "./listener_checks.ts";
 import { reversePath, routes } from "./routing_checks.ts";
 import { clients, service } from "./upstream_checks.ts";
@@ -24,6 +24,7 @@ export const CHECKS: readonly Check[] = [
   { name: "tproxy", of: "listener", run: tproxy },
   { name: "upstreams", of: "listener", run: upstreams },
   { name: "sandbox", of: "host", run: sandbox },
+  { name: "offload", of: "host", run: offload },
   { name: "nofile", of: "host", run: openFiles },
   { name: "service", of: "listener", run: service },
   { name: "routes", of: "host", run: routes },

@@ -152,6 +152,20 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "writing",
   ],
   [
+    "an offload that can be had",
+    "offload",
+    facts(`${SERVICE} --offload auto`),
+    "ok: Established TCP connections can be handed over to the kernel",
+  ],
+  [
+    "an offload that cannot be had",
+    "offload",
+    facts(`${SERVICE} --offload auto`, { offload: refusal(Status.system) }),
+    "warning: connections cannot be handed over and are relayed: Cannot do it; it needs CAP_BPF, " +
+    "CAP_NET_ADMIN and Linux 5.17 (docs/offload.md)",
+  ],
+  ["an offload that nobody wants", "offload", facts(SERVICE, { offload: refusal(1) }), ""],
+  [
     "no sandbox, beside a proxy that has one",
     "sandbox",
     facts(`${SERVICE} --sandbox off`, {
@@ -199,7 +213,7 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
   [
     "a transparent listener with a tproxy rule",
     "tproxy",
-    facts(`${SERVICE} --transparent`, { tproxy: true }),
+    facts(`${SERVICE} --transparent --offload auto`, { tproxy: true }),
     "ok: nftables has a tproxy rule",
   ],
   [
@@ -479,7 +493,7 @@ Deno.test("examine: of several listeners each has its checks, after those of the
       ),
     ],
   );
-  const transparent = facts(`${SERVICE} --transparent`, { tproxy: true });
+  const transparent = facts(`${SERVICE} --transparent --offload auto`, { tproxy: true });
   assert.deepEqual(examine(transparent).map(({ name }) => name), CHECKS.map(({ name }) => name));
 });
 

@@ -41,6 +41,8 @@ export interface Facts {
   readonly incapable?: NativeError;
   /** The result of trying the sandbox here. */
   readonly sandbox: SandboxResult | NativeError;
+  /** Why connections cannot be handed over to the kernel. */
+  readonly offload?: NativeError;
   /** The limit of open files. */
   readonly fileLimit: number;
   readonly isLoopbackUp: boolean;
@@ -134,6 +136,7 @@ const MOST_OWN = 8;
 export async function gather(config: ProxyConfig, library: Library): Promise<Facts> {
   const routing = new KernelRouting(library);
   const incapable = problemOf(() => library.checkCapabilities(markOf(config)));
+  const offload = config.offload === "off" ? undefined : problemOf(() => library.checkOffload());
   const targets = config.listeners.flatMap(targetsOf);
   // A mark that this process may not set would hide whether the service is there.
   const plain = await probeAll(library, targets, false, !incapable);
@@ -172,6 +175,7 @@ export async function gather(config: ProxyConfig, library: Library): Promise<Fac
     config,
     self: parseSelf(readText(library, "/proc/self/status") ?? ""),
     ...(incapable && { incapable }),
+    ...(offload && { offload }),
     sandbox: rehearse(config, library),
     fileLimit,
     isLoopbackUp,
@@ -249,9 +253,10 @@ function problemOf(call: () => void): NativeError | undefined {
 
 function rehearse(config: ProxyConfig, library: Library): SandboxResult | NativeError {
   const { autoRoutes } = config;
+  const offload = config.offload !== "off";
   try {
     return decodeResult(
-      library.rehearseSandbox(encodeRequest({ mark: markOf(config), autoRoutes })),
+      library.rehearseSandbox(encodeRequest({ mark: markOf(config), autoRoutes, offload })),
     );
   } catch (error) {
     if (error instanceof NativeError) return error;

@@ -64,6 +64,16 @@ export function sandbox({ config, sandbox, listeners }: Facts): Finding[] {
   return [config.sandbox === "on" ? failed(incomplete) : warning(incomplete), ...running];
 }
 
+/** Only where it is wanted: nothing of it is needed otherwise. */
+export function offload({ config, offload }: Facts): Finding[] {
+  if (config.offload === "off") return [];
+  if (!offload) return [ok("Established TCP connections can be handed over to the kernel")];
+  return [warning(
+    `connections cannot be handed over and are relayed: ${offload.message}; it needs CAP_BPF, ` +
+      "CAP_NET_ADMIN and Linux 5.17 (docs/offload.md)",
+  )];
+}
+
 /** The running mmproxy, if it owns the port. */
 export function ourHolder(listeners: Facts["listeners"]): Holder | undefined {
   return listeners.flatMap(({ taken }) => taken).find(({ holder }) => holder?.ours)?.holder;

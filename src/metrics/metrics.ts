@@ -144,6 +144,11 @@ function listenerFamilies(stats: Stats): Family[] {
       count("port_fallbacks"),
     ),
     counter(
+      "mmproxy_connections_offloaded_total",
+      "TCP connections handed over to the kernel.",
+      count("offloaded"),
+    ),
+    counter(
       "mmproxy_idle_timeouts_total",
       "TCP connections closed because they were idle for the idle timeout.",
       count("idle_timeouts"),

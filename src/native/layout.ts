@@ -289,7 +289,8 @@ export const Sandbox = {
 export const SANDBOX_REQUEST = {
   mark: 0,
   routing: 4,
-  size: 8,
+  offload: 8,
+  size: 12,
 } as const;
 
 /** Byte offsets of a `SandboxRecord`; numbers in host byte order. */
@@ -452,6 +453,7 @@ export const COUNTERS = [
   "bytes_up",
   "bytes_down",
   "idle_timeouts",
+  "offloaded",
   "accept_pauses",
   "datagrams_up",
   "datagrams_down",
@@ -542,4 +544,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 1375931949;
+export const ABI_VERSION = 1748507794;

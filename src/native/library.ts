@@ -275,6 +275,16 @@ export class Library {
     return this.#unwrap(this.#native.open_proxy(config, config.length, predecessor));
   }
 
+  /** Hands relayed TCP connections of a proxy over to the kernel from here on. Call it before the sandbox. */
+  startOffload(proxy: number): void {
+    this.#unwrap(this.#native.start_offload(proxy));
+  }
+
+  /** Throws if this process may not load the BPF program of `startOffload`, or this kernel does not take it. */
+  checkOffload(): void {
+    this.#unwrap(this.#native.check_offload());
+  }
+
   /** Opens one more worker; its handle. */
   openWorker(proxy: number): number {
     return this.#unwrap(this.#native.open_worker(proxy));

@@ -35,6 +35,10 @@ export const symbols = {
     parameters: ["buffer", "u32", "u32"],
     result: "i32",
   },
+  check_offload: {
+    parameters: [],
+    result: "i32",
+  },
   close_control: {
     parameters: ["u32"],
     result: "i32",
@@ -224,6 +228,10 @@ export const symbols = {
     result: "i32",
   },
   socket_owner: {
+    parameters: ["u32"],
+    result: "i32",
+  },
+  start_offload: {
     parameters: ["u32"],
     result: "i32",
   },

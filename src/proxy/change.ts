@@ -91,6 +91,7 @@ const FIXED = {
   autoRoutes: "auto-routes",
   table: "table",
   sandbox: "sandbox",
+  offload: "offload",
   control: "control",
   watch: "watch",
 } as const satisfies Partial<Record<keyof ProxyConfig, string>>;

@@ -21,6 +21,7 @@ import { logMetrics, MetricsPort } from "./metrics_port.ts";
 import { openProxy } from "./open.ts";
 import { Configuration } from "./reload.ts";
 import { drainingOf, stillRunning } from "./replaced.ts";
+import { startOffload } from "./offload.ts";
 import { enterSandbox } from "./sandbox.ts";
 import { orStartErrorSync } from "./start_error.ts";
 import { ServiceManager } from "./systemd.ts";
@@ -157,7 +158,8 @@ async function open(given: Given): Promise<Run> {
   Deno.addSignalListener("SIGUSR2", () => void upgrade.run());
   // Workers inherit the sandbox.
   try {
-    enterSandbox({ ...config, mark: markOf(config) }, library, log);
+    const offload = startOffload(config, proxy, library, log);
+    enterSandbox({ ...config, mark: markOf(config), offload }, library, log);
   } catch (error) {
     configuration.routes?.remove();
     control?.close();

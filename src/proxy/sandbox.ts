@@ -38,14 +38,21 @@ const CAPABILITIES = (
   "perfmon bpf checkpoint_restore"
 ).split(" ");
 
+/** What a run does later that takes privileges. */
+export interface Needs extends Pick<ListenerConfig, "mark">, Pick<ProxyConfig, "autoRoutes"> {
+  /** Connections are handed over to the kernel. */
+  readonly offload: boolean;
+}
+
 /** The `SandboxRequest` of these options. */
 export function encodeRequest(
-  { mark, autoRoutes }: Pick<ListenerConfig, "mark"> & Pick<ProxyConfig, "autoRoutes">,
+  { mark, autoRoutes, offload }: Needs,
 ): Uint8Array<ArrayBuffer> {
   const record = new Uint8Array(SANDBOX_REQUEST.size);
   const view = new DataView(record.buffer);
   view.setUint32(SANDBOX_REQUEST.mark, mark, LITTLE_ENDIAN);
   view.setUint32(SANDBOX_REQUEST.routing, autoRoutes ? 1 : 0, LITTLE_ENDIAN);
+  view.setUint32(SANDBOX_REQUEST.offload, offload ? 1 : 0, LITTLE_ENDIAN);
   return record;
 }
 
@@ -108,7 +115,7 @@ export function whatIsMissing({ mechanisms }: SandboxResult): string {
  * @throws {StartError} with `on`, where something is missing
  */
 export function enterSandbox(
-  options: Pick<ListenerConfig, "mark"> & Pick<ProxyConfig, "sandbox" | "autoRoutes">,
+  options: Needs & Pick<ProxyConfig, "sandbox">,
   library: Pick<Library, "enterSandbox">,
   log: Log,
 ): void {

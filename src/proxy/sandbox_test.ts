@@ -38,17 +38,19 @@ function logged(
 ): [level: string, message: string, details: Details][] {
   const lines: [string, string, Details][] = [];
   enterSandbox(
-    { sandbox: mode, mark: 0, autoRoutes: false },
+    { sandbox: mode, mark: 0, autoRoutes: false, offload: false },
     { enterSandbox: () => answer },
     (...line) => lines.push(line),
   );
   return lines;
 }
 
-Deno.test("encodeRequest: the mark, and whether routes are removed at the end", () => {
-  const view = new DataView(encodeRequest({ mark: 0xffff_ffff, autoRoutes: true }).buffer);
+Deno.test("encodeRequest: the mark, routes that are removed at the end, offloaded connections", () => {
+  const request = { mark: 0xffff_ffff, autoRoutes: true, offload: true };
+  const view = new DataView(encodeRequest(request).buffer);
   assert.equal(view.getUint32(SANDBOX_REQUEST.mark, LITTLE_ENDIAN), 0xffff_ffff);
   assert.equal(view.getUint32(SANDBOX_REQUEST.routing, LITTLE_ENDIAN), 1);
+  assert.equal(view.getUint32(SANDBOX_REQUEST.offload, LITTLE_ENDIAN), 1);
 });
 
 Deno.test("capabilityNames: by their bits, also of those to come", () => {

@@ -42,6 +42,7 @@ const PROXY: Shown<ProxyConfig> = {
   autoRoutes: ["auto-routes", text],
   table: ["table", text],
   sandbox: ["sandbox", text],
+  offload: ["offload", text],
   drainTimeout: ["drain-timeout", seconds],
   shutdownDelay: ["shutdown-delay", seconds],
   control: ["control", text],
