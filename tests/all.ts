@@ -36,6 +36,7 @@ const UNIT_TESTS = [
   "tests/launcher_test.ts",
   "tests/oracles_test.ts",
 ];
+const BPF_TESTS = ["--features", "mmproxy-ffi/bpf-tests"];
 const CARGO_LINT = ["--all-targets", "--", "-D", "warnings"];
 
 const STEPS: readonly Step[] = [
@@ -54,13 +55,19 @@ const STEPS: readonly Step[] = [
     command: [DENO, "check", "--config", "bench/charts/deno.json", "bench/charts/main.ts"],
   },
   { title: "Generated files are fresh", command: [DENO, "run", "-A", "tests/native_symbols.ts"] },
+  { title: "The BPF object is fresh", command: [DENO, "run", "-A", "tests/bpf_object.ts"] },
   {
     title: "Rust tests of the description for TypeScript",
     command: ["cargo", "test", "-p", "mmproxy-ffi", "--features", "bindgen", "--bin", "symbols"],
     count: countCargo,
   },
   { title: "Build", command: ["cargo", "build", "--release", "-p", "mmproxy-ffi"] },
-  { title: "Rust tests", command: ["cargo", "test", "--workspace"], count: countCargo },
+  // To load the BPF program takes root.
+  {
+    title: "Rust tests",
+    command: ["cargo", "test", "--workspace", ...Deno.uid() === 0 ? BPF_TESTS : []],
+    count: countCargo,
+  },
   {
     title: "TypeScript tests",
     command: [

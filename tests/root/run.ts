@@ -22,7 +22,17 @@ if (Deno.uid() !== 0) {
   console.error("These tests need root: another user, systemd and containers");
   Deno.exit(1);
 }
-await runTool("cargo", ["build", "--release", "--package", "mmproxy-ffi"], 300_000);
+const build = ["build", "--release", "--package", "mmproxy-ffi"];
+await runTool("cargo", build, 600_000);
+// As tests/e2e/run.ts builds it.
+const quick = [
+  "--config",
+  "profile.release.lto=false",
+  "--config",
+  "profile.release.codegen-units=16",
+];
+const faulty = ["--features", "fault-injection", "--target-dir", "target/faults"];
+await runTool("cargo", [...build, ...faulty, ...quick], 600_000);
 await runTool(Deno.execPath(), ["cache", "--quiet", join(HERE, "../../main.ts")]);
 await using _images = await Images.make();
 

@@ -23,6 +23,11 @@ let acting = 0;
 export class Host implements Disposable {
   private constructor(readonly fd: number) {}
 
+  /** The file of its namespace, for other processes. */
+  get path(): string {
+    return `/proc/${Deno.pid}/fd/${this.fd}`;
+  }
+
   /** A new host, whose loopback interface is up. */
   static async make(): Promise<Host> {
     const before = current();
@@ -62,9 +67,8 @@ export class Host implements Disposable {
 
   /** Lays a wire to another host, and brings both ends up. */
   async connect(device: string, other: Host, itsDevice: string): Promise<void> {
-    const there = `/proc/${Deno.pid}/fd/${other.fd}`;
     await this.run(
-      `ip link add ${device} type veth peer name ${itsDevice} netns ${there}
+      `ip link add ${device} type veth peer name ${itsDevice} netns ${other.path}
        ip link set ${device} up`,
     );
     await other.run(`ip link set ${itsDevice} up`);

@@ -255,7 +255,7 @@ export function commandLine(args: string[], start: Omit<Start, "args"> = {}): st
 /** `bin/mmproxy`, or Deno itself where a test says what it may. */
 function launched(start: Omit<Start, "args">): string[] {
   const deno = start.deno ?? Deno.execPath();
-  const root = start.root ?? ROOT;
+  const root = start.root ?? Deno.env.get("MMPROXY_TEST_PROGRAM") ?? ROOT;
   if (start.permissions) {
     const flags = ["run", "--quiet", "--no-prompt", "--allow-ffi", "--cached-only"];
     return [deno, ...flags, ...start.permissions, join(root, "main.ts")];

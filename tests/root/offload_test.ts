@@ -1,0 +1,129 @@
+/**
+ * --offload: connections that the kernel relays. It takes a BPF program, so root of the machine. The library
+ * for tests hands connections over as soon as it can, so that short ones are, too.
+ */
+import assert from "node:assert/strict";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Host } from "../e2e/support/host.ts";
+import { type Counters, Program } from "../e2e/support/program.ts";
+import { ProgramCopy } from "../e2e/support/program_copy.ts";
+import { runTool } from "../e2e/support/real_peers.ts";
+import { v2 } from "../e2e/support/headers.ts";
+import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
+import { eventually } from "../e2e/support/time.ts";
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+const ROOT = join(HERE, "../..");
+const MINUTES = 60_000;
+const BALANCER = { ip: "198.51.100.1", port: 443 };
+
+/** The program with the library for tests. */
+async function handingOver(): Promise<ProgramCopy> {
+  const copy = await ProgramCopy.make();
+  await copy.addFaultyLibrary();
+  return copy;
+}
+
+Deno.test("offload: everything that is asked of a relay holds", async () => {
+  await using copy = await handingOver();
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["test", "--allow-all", "--cached-only", join(ROOT, "tests/e2e/tcp_relay_test.ts")],
+    env: { MMPROXY_OFFLOAD: "auto", MMPROXY_TEST_PROGRAM: copy.root, NO_COLOR: "1" },
+  }).output();
+  const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+  assert.equal(code, 0, said);
+  assert.match(said, /ok \| \d+ passed/);
+});
+
+/** What a load over a wire has come to, and the counters of the program. */
+async function overWire(
+  wire: { loss: number; delay: number; jitter: number; repeat: number },
+  load: { connections: number; bytes: number; atOnce: number },
+): Promise<{ said: string; counters: Counters }> {
+  await using copy = await handingOver();
+  using peer = await Host.make();
+  using server = await Host.make();
+  const words = [wire.loss, wire.delay, wire.jitter, wire.repeat].map(String);
+  const script = join(HERE, "support/bad_wire.py");
+  using _wire = await background(["python3", script, peer.path, server.path, ...words]);
+  const up = (address: string) =>
+    runTool("sh", ["-c", `ip addr add ${address}/30 dev wire && ip link set wire up`]);
+  await peer.act(() => up("203.0.113.1"));
+  const exchange = join(HERE, "support/exchange.py");
+  return await server.act(async () => {
+    await up("203.0.113.2");
+    using _service = await background(["python3", exchange, "serve", "5000"]);
+    await using program = await Program.start({
+      root: copy.root,
+      listen: { ip: "203.0.113.2", port: 8443 },
+      args: ["-4", "127.0.0.1:5000", "--offload", "auto", "--auto-routes"],
+      logLevel: "info",
+    });
+    const { connections, bytes, atOnce } = load;
+    const args = [connections, bytes, atOnce].map(String);
+    const said = await peer.act(() =>
+      runTool("python3", [exchange, "load", "203.0.113.2", "8443", ...args], 5 * MINUTES)
+    );
+    return { said, counters: await program.stop() };
+  });
+}
+
+/** A program that says "up" once it is; ended at the end. */
+async function background([program = "", ...args]: string[]): Promise<Disposable> {
+  const child = new Deno.Command(program, { args, stdout: "piped", stdin: "null" }).spawn();
+  const reader = child.stdout.getReader();
+  const { value } = await reader.read();
+  assert.match(new TextDecoder().decode(value), /^up/);
+  // It may say more; nobody waits for that.
+  reader.cancel();
+  return {
+    [Symbol.dispose]: () => {
+      child.kill("SIGKILL");
+    },
+  };
+}
+
+Deno.test("offload: 10,000 hand-overs under load, every byte right and every client seen", async () => {
+  const wire = { loss: 2, delay: 100, jitter: 300, repeat: 1 };
+  const load = { connections: 10_000, bytes: 6_000, atOnce: 50 };
+  const { said, counters } = await overWire(wire, load);
+  assert.match(said, /^10000 right, 0 wrong/);
+  const offloaded = counters.get("offloaded");
+  assert.ok(offloaded >= 9_500, `${offloaded} of 10000 were handed over`);
+});
+
+Deno.test("offload: a wire that loses, delays, reorders and repeats", async () => {
+  const wire = { loss: 10, delay: 1_000, jitter: 2_000, repeat: 5 };
+  const load = { connections: 20, bytes: 1_000_000, atOnce: 10 };
+  const { said, counters } = await overWire(wire, load);
+  assert.match(said, /^20 right, 0 wrong/);
+  assert.equal(counters.get("offloaded"), 20);
+  assert.equal(counters.get("bytes_up"), 20_000_000);
+});
+
+Deno.test("offload: a handed-over connection is counted, listed and ended as any other", async () => {
+  await using copy = await handingOver();
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    root: copy.root,
+    args: ["-4", service.address, "--offload", "auto", "--idle-timeout", "4", "--sandbox", "on"],
+    logLevel: "access",
+  });
+  assert.equal(program.all("offload").length, 1);
+  using client = await Stream.connect(program.listen.port);
+  await client.send(v2({ ip: "192.0.2.44", port: 40_321 }, BALANCER));
+  assert.equal(await client.line(), "192.0.2.44:40321");
+  for (let round = 0; round < 10; round++) {
+    await client.send("ping");
+    await client.exactly(4);
+  }
+  // The idle timeout resets it: its sockets are gone.
+  assert.equal(await client.end(), "reset");
+  const line = await eventually(
+    () => program.all("connection")[0] as Record<string, unknown> | undefined,
+    "its line in the access log",
+  );
+  assert.deepEqual([line.ended, line.bytes_up, line.bytes_down], ["idle", 40, 57]);
+  assert.equal((await program.stop()).get("offloaded"), 1);
+});
