@@ -355,6 +355,8 @@ fn interfaces() -> io::Result<Vec<Interface>> {
 
 /// What an interface's packets look like (netdevice(7), SIOCGIFHWADDR).
 fn hardware_type(name: &str) -> Option<libc::c_ushort> {
+    /// libc's own has another type than `ioctl` takes with musl.
+    const SIOCGIFHWADDR: libc::Ioctl = 0x8927;
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None).ok()?;
     // SAFETY: zeroes are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -364,7 +366,7 @@ fn hardware_type(name: &str) -> Option<libc::c_ushort> {
     }
     let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
     // SAFETY: the request is a valid `ifreq`, which the kernel writes to.
-    socket::check(unsafe { libc::ioctl(fd, libc::SIOCGIFHWADDR, &raw mut request) }).ok()?;
+    socket::check(unsafe { libc::ioctl(fd, SIOCGIFHWADDR, &raw mut request) }).ok()?;
     // SAFETY: the call has filled in the hardware address.
     Some(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
 }
