@@ -6,6 +6,7 @@
 import { parseArgs } from "node:util";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { FAULTY_LIBRARY, LIBRARY } from "../build.ts";
 import { runInNamespace } from "./support/namespace.ts";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
@@ -17,17 +18,8 @@ const { values, positionals } = parseArgs({
 });
 
 // The namespace reaches no registry: what the program and its tests need must be there before.
-const build = ["build", "--release", "--package", "mmproxy-ffi"];
-await run("cargo", build);
-// Nobody measures this one: it need not be optimized as a whole.
-const quick = [
-  "--config",
-  "profile.release.lto=false",
-  "--config",
-  "profile.release.codegen-units=16",
-];
-const faulty = ["--features", "fault-injection", "--target-dir", "target/faults"];
-await run("cargo", [...build, ...faulty, ...quick]);
+await run("cargo", LIBRARY);
+await run("cargo", FAULTY_LIBRARY);
 await run(Deno.execPath(), ["cache", "--quiet", "main.ts"]);
 Deno.env.set("MMPROXY_COMPILED", JSON.stringify(await tryToCompile()));
 

@@ -6,6 +6,7 @@
 import { parseArgs } from "node:util";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { FAULTY_LIBRARY, LIBRARY } from "../build.ts";
 import { runInNamespace } from "../e2e/support/namespace.ts";
 import { runTool } from "../e2e/support/real_peers.ts";
 import { Images } from "./support/images.ts";
@@ -22,17 +23,8 @@ if (Deno.uid() !== 0) {
   console.error("These tests need root: another user, systemd and containers");
   Deno.exit(1);
 }
-const build = ["build", "--release", "--package", "mmproxy-ffi"];
-await runTool("cargo", build, 600_000);
-// As tests/e2e/run.ts builds it.
-const quick = [
-  "--config",
-  "profile.release.lto=false",
-  "--config",
-  "profile.release.codegen-units=16",
-];
-const faulty = ["--features", "fault-injection", "--target-dir", "target/faults"];
-await runTool("cargo", [...build, ...faulty, ...quick], 600_000);
+await runTool("cargo", LIBRARY, 600_000);
+await runTool("cargo", FAULTY_LIBRARY, 600_000);
 await runTool(Deno.execPath(), ["cache", "--quiet", join(HERE, "../../main.ts")]);
 await using _images = await Images.make();
 
