@@ -204,43 +204,122 @@ static __always_inline int read_tuple(struct __sk_buff *skb, struct tuple *tuple
 	return 1;
 }
 
-/* `there` has acknowledged what this direction has sent. 64 bits, and never backwards: user space counts
- * bytes by it. */
-static __always_inline void note_acknowledgement(struct direction *d, __u32 number)
+/* The TCP header; NULL where a helper has moved it out of what can be read directly. */
+static __always_inline struct tcphdr *tcp_of(struct __sk_buff *skb, const struct layout *layout)
 {
-	__u64 before = d->acknowledged;
-	__s32 more = number - (__u32)before;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct tcphdr *tcp = data + sizeof(struct ethhdr) +
+			     (layout->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 
-	if (more > 0)
-		__sync_val_compare_and_swap(&d->acknowledged, before, before + more);
+	return (void *)(tcp + 1) > end ? 0 : tcp;
+}
+
+/* How far a number is ahead of another; negative: behind. */
+static __always_inline __s32 ahead(__u32 number, __u64 of)
+{
+	return number - (__u32)of;
+}
+
+/* Raises a count of 64 bits to a number, which its low half is to be; never backwards. */
+static __always_inline void raise(__u64 *count, __u32 number)
+{
+	/* Another processor may have the other packet of a pair. */
+	for (int attempt = 0; attempt < 4; attempt++) {
+		__u64 before = *(volatile __u64 *)count;
+		__s32 more = ahead(number, before);
+
+		if (more <= 0 || __sync_val_compare_and_swap(count, before, before + more) == before)
+			return;
+	}
+}
+
+/*
+ * Whether the numbers of a packet from `from` up to `upto` fit what both ends have sent and acknowledged, which
+ * is what an end asks before it believes one (RFC 9293 3.10.7.4, RFC 5961 3.2 and 5.2). A packet with other
+ * numbers may be forged. It is translated, so that the end can answer it, and changes nothing here.
+ */
+static __always_inline int is_credible(const struct tcphdr *tcp, const struct direction *d,
+				       const struct direction *other, __u32 from, __u32 upto)
+{
+	__u32 number = bpf_ntohl(tcp->ack_seq);
+	__s32 reach = d->reach, reach_back = other->reach;
+
+	/* What the receiver waits for next; it may have more than it has acknowledged so far. */
+	if (tcp->rst)
+		return ahead(from, d->acknowledged) == 0 || ahead(from, d->sent) == 0;
+	return tcp->ack && ahead(upto, d->acknowledged) >= -reach &&
+	       ahead(upto, d->acknowledged) <= 2 * reach && ahead(number, other->sent) <= 0 &&
+	       ahead(number, other->acknowledged) >= -reach_back;
+}
+
+/* Notes what a credible packet says. */
+static __always_inline void note(const struct tcphdr *tcp, struct direction *d, struct direction *other,
+				 __u32 upto)
+{
+	__u32 window = (__u32)bpf_ntohs(tcp->window) << (d->window_scale & 15);
+
+	if (tcp->rst) {
+		__sync_fetch_and_or(&d->seen, SAW_RST);
+		return;
+	}
+	raise(&d->sent, upto);
+	raise(&other->acknowledged, bpf_ntohl(tcp->ack_seq));
+	if (window > MOST_REACH)
+		window = MOST_REACH;
+	if (window > other->reach)
+		other->reach = window;
+	if (d->seen & SAW_FIN) {
+		/* What comes behind the FIN only acknowledges. */
+		if (ahead(upto, d->fin) <= 0)
+			return;
+		/* A sender sends nothing behind its FIN: that one was another's. */
+		__sync_fetch_and_and(&d->seen, ~(SAW_FIN | SAW_FIRST_FIN));
+	}
+	d->last = bpf_ktime_get_ns();
+	/* The FIN is the last that is sent, and the receiver has not had it. */
+	if (tcp->fin && ahead(upto, d->sent) >= 0 && ahead(upto, d->acknowledged) > 0) {
+		d->fin = upto;
+		__sync_fetch_and_or(&d->seen, other->seen & SAW_FIN ? SAW_FIN : SAW_FIN | SAW_FIRST_FIN);
+	}
+}
+
+static __always_inline int has_ended(const struct direction *d)
+{
+	return d->seen & SAW_FIN && ahead(d->fin, d->acknowledged) <= 0;
+}
+
+/* Whether neither end has the connection any more, so that its addresses and ports may be another's. */
+static __always_inline int is_over(const struct direction *d, const struct direction *other)
+{
+	return ((d->seen | other->seen) & SAW_RST) || (has_ended(d) && has_ended(other));
 }
 
 /* Makes a segment with data a pure acknowledgement: its data is for the other end, which has it already. */
 static __always_inline int acknowledge_only(struct __sk_buff *skb, const struct layout *layout)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *data, *end;
 	__u32 header, before, now, transport = layout->ipv6 ? 54 : 34;
 	struct { __u32 source[4], destination[4], length, protocol; } pseudo = {};
 	__u8 bytes[64] = {};
-	struct tcphdr *tcp = data + transport;
+	struct tcphdr *tcp = tcp_of(skb, layout);
 	__u16 check;
 	__s64 sum;
 
-	if ((void *)(tcp + 1) > end)
+	if (!tcp)
 		return DROP;
 	header = tcp->doff * 4;
 	if (header < sizeof(*tcp) || header > MAX_HEADER)
 		return DROP;
 	if (bpf_skb_change_tail(skb, transport + header, 0) < 0)
 		return DROP;
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	tcp = data + transport;
-	if ((void *)(tcp + 1) > end)
+	tcp = tcp_of(skb, layout);
+	if (!tcp)
 		return DROP;
 	tcp->fin = 0;
 	tcp->psh = 0;
 	tcp->check = 0;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
 	if (layout->ipv6) {
 		struct ipv6hdr *ip = data + sizeof(struct ethhdr);
 
@@ -298,8 +377,10 @@ int offload(struct __sk_buff *skb)
 	struct direction *d, *other;
 	struct entry *entry;
 	struct tcphdr *tcp;
-	void *data, *end;
-	__u32 header, sum = 0, before, now, index, *words, out;
+	void *end;
+	__u32 state, header, from, upto, sum = 0, before, now, index, *words, out;
+	int is_challenge = 0, credible;
+	__be16 *flags;
 
 	if (!read_tuple(skb, &tuple, &layout))
 		return NEXT;
@@ -312,33 +393,41 @@ int offload(struct __sk_buff *skb)
 		return NEXT;
 	d = &entry->directions[reference->direction & 1];
 	other = &entry->directions[~reference->direction & 1];
-	if (entry->state != OFFLOADED) {
-		if (entry->state == WATCHED)
+	state = entry->state;
+	if (state != WATCHED && state != OFFLOADED)
+		return NEXT;
+
+	tcp = tcp_of(skb, &layout);
+	if (!tcp)
+		return NEXT;
+	header = tcp->doff * 4;
+	if (header < sizeof(*tcp))
+		return state == WATCHED ? NEXT : DROP;
+	if (tcp->syn) {
+		if (state == WATCHED)
+			return NEXT;
+		if (is_over(d, other)) {
+			entry->state = OVER;
+			return NEXT;
+		}
+		is_challenge = 1;
+	}
+	if (skb->tc_index == FOR_SOCKET)
+		return acknowledge_only(skb, &layout);
+
+	from = bpf_ntohl(tcp->seq) + d->add_sequence;
+	upto = from + layout.payload + tcp->fin;
+	credible = !is_challenge && is_credible(tcp, d, other, from, upto);
+	if (credible)
+		note(tcp, d, other, upto);
+	if (state == WATCHED) {
+		if (credible)
 			d->in_interface = skb->ifindex;
 		return NEXT;
 	}
 
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	tcp = data + (layout.ipv6 ? sizeof(struct ethhdr) + sizeof(struct ipv6hdr) :
-				    sizeof(struct ethhdr) + sizeof(struct iphdr));
-	if ((void *)(tcp + 1) > end)
-		return NEXT;
-	if (tcp->syn) {
-		/* Someone has these addresses and ports for a connection of their own. */
-		entry->state = OVER;
-		return NEXT;
-	}
-	header = tcp->doff * 4;
-	if (header < sizeof(*tcp))
-		return DROP;
-
-	if (skb->tc_index == FOR_SOCKET)
-		return acknowledge_only(skb, &layout);
-	if (tcp->ack)
-		note_acknowledgement(other, bpf_ntohl(tcp->ack_seq));
-	if (entry->draining && tcp->ack && !tcp->rst &&
-	    (__s32)(bpf_ntohl(tcp->ack_seq) - other->boundary) < 0) {
+	if (entry->draining && tcp->ack && !tcp->rst && !is_challenge &&
+	    ahead(bpf_ntohl(tcp->ack_seq), other->boundary) < 0) {
 		/* The proxy's socket waits for this one; the other end has had its own already. */
 		if (layout.payload == 0 && !tcp->fin)
 			return NEXT;
@@ -346,12 +435,20 @@ int offload(struct __sk_buff *skb)
 		skb->tc_index = FOR_SOCKET;
 		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
 		skb->tc_index = 0;
-		data = (void *)(long)skb->data;
-		end = (void *)(long)skb->data_end;
-		tcp = data + (layout.ipv6 ? sizeof(struct ethhdr) + sizeof(struct ipv6hdr) :
-					    sizeof(struct ethhdr) + sizeof(struct iphdr));
-		if ((void *)(tcp + 1) > end)
+		tcp = tcp_of(skb, &layout);
+		if (!tcp)
 			return DROP;
+	}
+
+	if (is_challenge) {
+		/* Someone has these addresses and ports for a connection of their own, or says so. The
+		 * receiver is asked whether it has the old one: it acknowledges what it has had before, or
+		 * resets (RFC 5961 4.2). It must not see the SYN, which is none of its own. */
+		flags = (__be16 *)tcp + 6;
+		before = *flags;
+		*flags = (before & bpf_htons(0xf000)) | bpf_htons(0x0010);
+		sum = replaced(sum, before, *flags);
+		from = (__u32)d->acknowledged - layout.payload - 1;
 	}
 
 	before = *(__u32 *)&tcp->source;
@@ -364,22 +461,13 @@ int offload(struct __sk_buff *skb)
 	sum = replaced(sum, before, now);
 
 	before = tcp->seq;
-	now = bpf_ntohl(before) + d->add_sequence;
-	/* What comes behind the FIN only acknowledges. */
-	if (!(d->seen & SAW_FIN))
-		d->last = bpf_ktime_get_ns();
-	if (tcp->fin) {
-		d->fin = now + layout.payload + 1;
-		d->seen |= other->seen & SAW_FIN ? SAW_FIN : SAW_FIN | SAW_FIRST_FIN;
-	}
-	if (tcp->rst)
-		d->seen |= SAW_RST;
-	tcp->seq = bpf_htonl(now);
+	tcp->seq = bpf_htonl(from);
 	sum = replaced(sum, before, tcp->seq);
 
 	if (tcp->ack) {
 		before = tcp->ack_seq;
-		tcp->ack_seq = bpf_htonl(bpf_ntohl(before) - other->add_sequence);
+		now = is_challenge ? (__u32)other->acknowledged : bpf_ntohl(before);
+		tcp->ack_seq = bpf_htonl(now - other->add_sequence);
 		sum = replaced(sum, before, tcp->ack_seq);
 	}
 	if (d->window_shift) {
@@ -388,8 +476,8 @@ int offload(struct __sk_buff *skb)
 		tcp->window = shifted(window, d->window_shift);
 		sum = replaced(sum, window, tcp->window);
 	}
-	d->packets++;
 
+	end = (void *)(long)skb->data_end;
 	words = (void *)(tcp + 1);
 	if (header == sizeof(*tcp) + 12 && (void *)(words + 3) <= end &&
 	    words[0] == bpf_htonl(PADDED_TIMESTAMPS)) {
@@ -405,7 +493,7 @@ int offload(struct __sk_buff *skb)
 		before = words[2];
 		words[2] = bpf_htonl(echo(&o, bpf_ntohl(before)));
 		sum = replaced(sum, before, words[2]);
-		if (!d->timestamp_known) {
+		if (credible && !d->timestamp_known) {
 			d->timestamp_add = o.timestamp_add;
 			d->timestamp_known = 1;
 		}
@@ -432,8 +520,10 @@ int offload(struct __sk_buff *skb)
 		if (changed < 0 || bpf_skb_store_bytes(skb, at, o.bytes, length, 0) < 0)
 			return DROP;
 		sum = changed;
-		d->timestamp_add = o.timestamp_add;
-		d->timestamp_known = o.timestamp_known;
+		if (credible) {
+			d->timestamp_add = o.timestamp_add;
+			d->timestamp_known = o.timestamp_known;
+		}
 	}
 
 	/* The kernel knows whether the checksum is complete or left to the interface (bpf-helpers(7)). */

@@ -37,6 +37,9 @@ enum {
 	TO_NEIGHBOUR = 2,
 };
 
+/* Twice that far ahead is still ahead, in arithmetic modulo 2^32. */
+#define MOST_REACH (1u << 29)
+
 /* A packet's addresses and ports. IPv4 has the first of the four words; the others are 0. */
 struct tuple {
 	__u32 source[4];	/* be */
@@ -58,6 +61,7 @@ struct direction {
 	__u32 in_interface;	/* WATCHED: where its last packet came from; 0: none came */
 	__u32 add_sequence;	/* modulo 2^32; the acknowledgement number gets the other direction's, negated */
 	__s32 window_shift;	/* > 0: to the left */
+	__u32 window_scale;	/* of the windows that its packets have, as they come */
 	__u32 address_sum;	/* ones' complement: the new addresses minus the old ones */
 	__u32 timestamp_base;	/* the clock of the socket that sent before, in ms, at `clock_at` */
 	__u32 timestamp_add;
@@ -65,10 +69,11 @@ struct direction {
 	__u32 boundary;		/* while `draining`: behind what the proxy's own socket has written, as it leaves */
 	__u32 seen;
 	__u32 fin;		/* the sequence number behind the FIN, as it leaves */
+	__u32 reach;		/* the largest window that its receiver has had, in bytes; at most MOST_REACH */
 	__u32 reserved;
 	__u64 acknowledged;	/* the receiver has everything before it, as it leaves; the low 32 bits are the number */
+	__u64 sent;		/* the sender has sent nothing behind it, as it leaves; the low 32 bits are the number */
 	__u64 clock_at;		/* CLOCK_MONOTONIC in ns; 0: the clock stands */
-	__u64 packets;
 	__u64 last;		/* CLOCK_MONOTONIC in ns: its last packet, up to the FIN */
 };
 

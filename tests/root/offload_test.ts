@@ -15,6 +15,9 @@ import { eventually } from "../e2e/support/time.ts";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const ROOT = join(HERE, "../..");
+const EXCHANGE = join(HERE, "support/exchange.py");
+const FORGE = join(HERE, "support/forge.py");
+const GOOD_WIRE = { loss: 0, delay: 100, jitter: 0, repeat: 0 };
 const MINUTES = 60_000;
 const BALANCER = { ip: "198.51.100.1", port: 443 };
 
@@ -36,58 +39,72 @@ Deno.test("offload: everything that is asked of a relay holds", async () => {
   assert.match(said, /ok \| \d+ passed/);
 });
 
-/** What a load over a wire has come to, and the counters of the program. */
+/** Thousandths, and microseconds: see bad_wire.py. */
+interface Wire {
+  loss: number;
+  delay: number;
+  jitter: number;
+  repeat: number;
+}
+
+/** What a program on the balancer's host has said over a wire, and the counters of ours. */
 async function overWire(
-  wire: { loss: number; delay: number; jitter: number; repeat: number },
-  load: { connections: number; bytes: number; atOnce: number },
+  wire: Wire,
+  balancer: string[],
+  options: string[] = [],
 ): Promise<{ said: string; counters: Counters }> {
   await using copy = await handingOver();
   using peer = await Host.make();
   using server = await Host.make();
   const words = [wire.loss, wire.delay, wire.jitter, wire.repeat].map(String);
   const script = join(HERE, "support/bad_wire.py");
-  using _wire = await background(["python3", script, peer.path, server.path, ...words]);
+  await using _wire = await background(["python3", script, peer.path, server.path, ...words]);
   const up = (address: string) =>
     runTool("sh", ["-c", `ip addr add ${address}/30 dev wire && ip link set wire up`]);
   await peer.act(() => up("203.0.113.1"));
-  const exchange = join(HERE, "support/exchange.py");
   return await server.act(async () => {
     await up("203.0.113.2");
-    using _service = await background(["python3", exchange, "serve", "5000"]);
+    await using _service = await background(["python3", EXCHANGE, "serve", "5000"]);
     await using program = await Program.start({
       root: copy.root,
       listen: { ip: "203.0.113.2", port: 8443 },
-      args: ["-4", "127.0.0.1:5000", "--offload", "auto", "--auto-routes"],
+      args: ["-4", "127.0.0.1:5000", "--offload", "auto", "--auto-routes", ...options],
       logLevel: "info",
     });
-    const { connections, bytes, atOnce } = load;
-    const args = [connections, bytes, atOnce].map(String);
-    const said = await peer.act(() =>
-      runTool("python3", [exchange, "load", "203.0.113.2", "8443", ...args], 5 * MINUTES)
-    );
+    const said = await peer.act(() => runTool("python3", balancer, 5 * MINUTES));
     return { said, counters: await program.stop() };
   });
 }
 
+/** Connections with a client each, their bytes checked. */
+function load(connections: number, bytes: number, atOnce: number): string[] {
+  return [EXCHANGE, "load", "203.0.113.2", "8443", ...[connections, bytes, atOnce].map(String)];
+}
+
 /** A program that says "up" once it is; ended at the end. */
-async function background([program = "", ...args]: string[]): Promise<Disposable> {
+async function background([program = "", ...args]: string[]): Promise<AsyncDisposable> {
   const child = new Deno.Command(program, { args, stdout: "piped", stdin: "null" }).spawn();
   const reader = child.stdout.getReader();
-  const { value } = await reader.read();
-  assert.match(new TextDecoder().decode(value), /^up/);
-  // It may say more; nobody waits for that.
-  reader.cancel();
+  let line = "";
+  while (!line.endsWith("\n")) {
+    const { value } = await reader.read();
+    line += new TextDecoder().decode(value ?? assert.fail(`it ended after "${line}"`));
+  }
+  assert.equal(line, "up\n");
+  reader.releaseLock();
+  // It may say more, which has to go somewhere.
+  const rest = child.stdout.pipeTo(new WritableStream());
   return {
-    [Symbol.dispose]: () => {
+    [Symbol.asyncDispose]: async () => {
       child.kill("SIGKILL");
+      await rest;
     },
   };
 }
 
 Deno.test("offload: 10,000 hand-overs under load, every byte right and every client seen", async () => {
   const wire = { loss: 2, delay: 100, jitter: 300, repeat: 1 };
-  const load = { connections: 10_000, bytes: 6_000, atOnce: 50 };
-  const { said, counters } = await overWire(wire, load);
+  const { said, counters } = await overWire(wire, load(10_000, 6_000, 50));
   assert.match(said, /^10000 right, 0 wrong/);
   const offloaded = counters.get("offloaded");
   assert.ok(offloaded >= 9_500, `${offloaded} of 10000 were handed over`);
@@ -95,11 +112,25 @@ Deno.test("offload: 10,000 hand-overs under load, every byte right and every cli
 
 Deno.test("offload: a wire that loses, delays, reorders and repeats", async () => {
   const wire = { loss: 10, delay: 1_000, jitter: 2_000, repeat: 5 };
-  const load = { connections: 20, bytes: 1_000_000, atOnce: 10 };
-  const { said, counters } = await overWire(wire, load);
+  const { said, counters } = await overWire(wire, load(20, 1_000_000, 10));
   assert.match(said, /^20 right, 0 wrong/);
   assert.equal(counters.get("offloaded"), 20);
   assert.equal(counters.get("bytes_up"), 20_000_000);
+});
+
+Deno.test("offload: forged packets neither end a connection nor change its counts", async () => {
+  const { said, counters } = await overWire(GOOD_WIRE, [FORGE, "forge", "203.0.113.2", "8443"]);
+  assert.match(said, /^192\.0\.2\.44 40321: 400 exchanges, then the end/);
+  assert.deepEqual(
+    ["offloaded", "bytes_up", "bytes_down"].map((name) => counters.get(name)),
+    [1, 400 * 4, "192.0.2.44 40321\n".length + 400 * 4 + 32],
+  );
+});
+
+Deno.test("offload: a balancer that has lost its connections gets new ones from the same port", async () => {
+  const { said, counters } = await overWire(GOOD_WIRE, [FORGE, "forget", "203.0.113.2", "8443"]);
+  assert.equal(said.trim(), "192.0.2.44 40321, 192.0.2.45 40322, 192.0.2.46 40323");
+  assert.equal(counters.get("accepted"), 3);
 });
 
 Deno.test("offload: a handed-over connection is counted, listed and ended as any other", async () => {

@@ -86,6 +86,30 @@ impl Entries {
         self.word(of, index)
     }
 
+    /// What was seen of a direction, and the number behind its FIN.
+    pub fn seen(&self, index: u32, direction: usize) -> &AtomicU32 {
+        // SAFETY: only the field's address is taken.
+        let of =
+            |entry: *mut Entry| unsafe { addr_of_mut!((*entry).directions[direction & 1].seen) };
+        self.word(of, index)
+    }
+
+    pub fn fin(&self, index: u32, direction: usize) -> &AtomicU32 {
+        // SAFETY: only the field's address is taken.
+        let of =
+            |entry: *mut Entry| unsafe { addr_of_mut!((*entry).directions[direction & 1].fin) };
+        self.word(of, index)
+    }
+
+    /// The largest window of a direction's receiver.
+    pub fn reach(&self, index: u32, direction: usize) -> &AtomicU32 {
+        let of = |entry: *mut Entry| {
+            // SAFETY: only the field's address is taken.
+            unsafe { addr_of_mut!((*entry).directions[direction & 1].reach) }
+        };
+        self.word(of, index)
+    }
+
     /// Sets how packets of a direction leave, of an entry that is still watched.
     pub fn leave_by(&self, index: u32, direction: usize, out: u32, interface: u32) {
         let direction = direction & 1;
@@ -108,22 +132,49 @@ impl Entries {
             unsafe { addr_of_mut!((*entry).directions[direction].timestamp_base) }
         };
         self.word(base, index).store(milliseconds, Ordering::Relaxed);
-        // SAFETY: as in `acknowledged`.
-        let clock_at = unsafe {
-            AtomicU64::from_ptr(addr_of_mut!((*self.at(index)).directions[direction].clock_at))
+        let clock_at = |direction: *mut Direction| {
+            // SAFETY: only the field's address is taken.
+            unsafe { addr_of_mut!((*direction).clock_at) }
         };
-        clock_at.store(at, Ordering::Relaxed);
+        self.count_of(clock_at, index, direction).store(at, Ordering::Relaxed);
     }
 
     /// What the receiver of a direction has acknowledged.
     pub fn acknowledged(&self, index: u32, direction: usize) -> &AtomicU64 {
-        // SAFETY: as in `word`; the field is aligned to 8 bytes.
+        // SAFETY: only the field's address is taken.
+        let of = |direction: *mut Direction| unsafe { addr_of_mut!((*direction).acknowledged) };
+        self.count_of(of, index, direction)
+    }
+
+    /// What its sender has sent.
+    pub fn sent(&self, index: u32, direction: usize) -> &AtomicU64 {
+        // SAFETY: only the field's address is taken.
+        let of = |direction: *mut Direction| unsafe { addr_of_mut!((*direction).sent) };
+        self.count_of(of, index, direction)
+    }
+
+    fn count_of(
+        &self,
+        field: impl Fn(*mut Direction) -> *mut u64,
+        index: u32,
+        direction: usize,
+    ) -> &AtomicU64 {
+        // SAFETY: as in `word`; the fields are aligned to 8 bytes.
         unsafe {
-            AtomicU64::from_ptr(addr_of_mut!(
-                (*self.at(index)).directions[direction & 1].acknowledged
-            ))
+            let direction = addr_of_mut!((*self.at(index)).directions[direction & 1]);
+            AtomicU64::from_ptr(field(direction))
         }
     }
+}
+
+/// Raises a count of 64 bits to a number, which its low half is to be; never backwards. What the count would be if it
+/// were that number.
+pub fn raise(count: &AtomicU64, number: u32) -> u64 {
+    let seen = count.load(Ordering::Relaxed);
+    let ahead = number.wrapping_sub(seen as u32) as i32;
+    let noted = seen.wrapping_add_signed(i64::from(ahead));
+    count.fetch_max(noted, Ordering::Relaxed);
+    noted
 }
 
 impl Drop for Entries {

@@ -28,7 +28,7 @@ use entries::Entries;
 use grace::Grace;
 pub use grace::Ticket;
 use record::{out, saw, state, Direction, Reference, Tuple};
-use translation::Pair;
+use translation::{Pair, Sent};
 
 /// The program, compiled from `ffi/bpf/offload.bpf.c` by `deno task bpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/offload.bpf.o");
@@ -152,9 +152,8 @@ impl Offload {
         let Some(tuple) = Tuple::new(upstream, client) else { return false };
         let Ok(Reference { entry, .. }) = lock(&self.tuples).get(&tuple, 0) else { return false };
         let directions = [0, 1].map(|direction| self.entries.direction(entry, direction));
-        let ended = directions.iter().all(|direction| direction.seen & saw::FIN != 0)
-            || directions.iter().any(|direction| direction.seen & saw::RST != 0);
-        self.entries.state(entry).load(Ordering::Relaxed) == state::OFFLOADED && !ended
+        self.entries.state(entry).load(Ordering::Relaxed) == state::OFFLOADED
+            && !translation::is_over(&directions)
     }
 
     /// An entry that no connection has, and no packet in hand.
@@ -200,7 +199,7 @@ impl Place {
     /// until the ticket has passed.
     ///
     /// # Errors
-    /// Those of asking the sockets for their clocks: nothing has changed then.
+    /// Those of asking the sockets for their positions and clocks: nothing has changed then.
     pub fn offload(&self, [peer, upstream]: [RawFd; 2]) -> io::Result<Ticket> {
         let (offload, [from_peer, _]) = (&self.offload, self.interfaces());
         let entries = &offload.entries;
@@ -209,9 +208,14 @@ impl Place {
             entries.leave_by(self.index, 1, out::TO_NEIGHBOUR, from_peer);
         }
         entries.draining(self.index).store(1, Ordering::Relaxed);
-        for (direction, fd) in [(0, upstream), (1, peer)] {
+        for (direction, from, to) in [(0, peer, upstream), (1, upstream, peer)] {
             let at = monotonic_ns();
-            entries.set_clock(self.index, direction, socket::clock(fd)?, at);
+            entries.set_clock(self.index, direction, socket::clock(to)?, at);
+            // The program may not have seen everything that has come so far.
+            let add_sequence = self.direction(direction).add_sequence;
+            let sent = Sent::new(add_sequence, &socket::position(from)?, &socket::position(to)?);
+            entries::raise(entries.sent(self.index, direction), sent.upto);
+            entries.reach(self.index, direction).fetch_max(sent.reach, Ordering::Relaxed);
         }
         entries.state(self.index).store(state::OFFLOADED, Ordering::Release);
         Ok(offload.grace.ask())
@@ -240,12 +244,21 @@ impl Place {
     /// Notes that the receiver of a direction has acknowledged everything before a number, which the program may not
     /// have seen. What is acknowledged then, in 64 bits.
     pub fn note_acknowledged(&self, direction: usize, number: u32) -> u64 {
-        let acknowledged = self.offload.entries.acknowledged(self.index, direction);
-        let seen = acknowledged.load(Ordering::Relaxed);
-        let ahead = number.wrapping_sub(seen as u32) as i32;
-        let noted = seen.wrapping_add_signed(i64::from(ahead));
-        acknowledged.fetch_max(noted, Ordering::Relaxed);
-        noted
+        entries::raise(self.offload.entries.acknowledged(self.index, direction), number)
+    }
+
+    /// Notes that the relay has passed on the end of a direction, which the program may not have seen; the number is
+    /// that behind the FIN.
+    pub fn note_end(&self, direction: usize, number: u32) {
+        let entries = &self.offload.entries;
+        let seen = entries.seen(self.index, direction);
+        if seen.load(Ordering::Relaxed) & saw::FIN != 0 {
+            return;
+        }
+        entries.fin(self.index, direction).store(number, Ordering::Relaxed);
+        let other = entries.seen(self.index, 1 - direction).load(Ordering::Relaxed);
+        let first = if other & saw::FIN == 0 { saw::FIRST_FIN } else { 0 };
+        seen.fetch_or(saw::FIN | first, Ordering::Release);
     }
 
     /// A direction as it is.

@@ -10,10 +10,10 @@ use aya::maps::{Array, HashMap, Map};
 use aya::programs::SchedClassifier;
 use aya::Ebpf;
 
-use super::record::{state, Direction, Entry, Reference, Tuple};
+use super::record::{saw, state, Direction, Entry, Reference, Tuple};
 use super::translation::{self, Pair};
 use super::OBJECT;
-use crate::net::socket::Numbers;
+use crate::net::socket::{Numbers, Position};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -162,10 +162,40 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// What is known of a direction: the model's own state.
-#[derive(Clone, Copy, Default)]
-struct Clock {
-    add: Option<u32>,
+/// What the model knows of a direction. Positions are numbers as they leave, which do not wrap: their low 32 bits
+/// are what packets have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    acknowledged: i64,
+    sent: i64,
+    reach: i64,
+    /// What its clock is changed by.
+    clock: Option<u32>,
+    fin: Option<i64>,
+    fin_was_first: bool,
+    was_reset: bool,
+}
+
+impl Known {
+    fn new(direction: &Direction) -> Known {
+        Known {
+            acknowledged: direction.acknowledged as i64,
+            sent: direction.sent as i64,
+            reach: i64::from(direction.reach),
+            clock: (direction.timestamp_known != 0).then_some(direction.timestamp_add),
+            fin: (direction.seen & saw::FIN != 0).then_some(
+                // The one of the numbers that is near.
+                direction.acknowledged as i64
+                    + i64::from(direction.fin.wrapping_sub(direction.acknowledged as u32) as i32),
+            ),
+            fin_was_first: direction.seen & saw::FIRST_FIN != 0,
+            was_reset: direction.seen & saw::RST != 0,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.fin.is_some_and(|fin| self.acknowledged >= fin)
+    }
 }
 
 /// Both connections, as the model sees them.
@@ -173,28 +203,136 @@ struct Model {
     pair: Pair,
     peer: Numbers,
     upstream: Numbers,
-    clocks: [Clock; 2],
+    known: [Known; 2],
+}
+
+/// A packet of the model's making, with the positions that its numbers stand for.
+struct Made {
+    packet: Packet,
+    direction: usize,
+    from: i64,
+    acknowledges: i64,
 }
 
 impl Model {
-    /// The packet of the other connection that says the same.
-    fn translate(&mut self, packet: &Packet, direction: usize) -> Packet {
-        let (from, to) = match direction {
+    fn sides(&self, direction: usize) -> (&Numbers, &Numbers) {
+        match direction {
             0 => (&self.peer, &self.upstream),
             _ => (&self.upstream, &self.peer),
+        }
+    }
+
+    /// A packet whose numbers are often right, often just wrong, and often anywhere.
+    fn make(&self, random: &mut Random) -> Made {
+        let direction = random.below(2) as usize;
+        let (own, other) = (self.known[direction], self.known[1 - direction]);
+        let length = random.below(1400) * random.below(2);
+        let flags = match random.below(24) {
+            0 => ACK | FIN,
+            1 => RST,
+            2 => RST | ACK,
+            3 | 4 => SYN,
+            5 | 6 => 0,
+            _ => ACK,
         };
-        // How far behind the next byte it is, counted from the other connection's.
-        let forward = |number: u32| to.write_next.wrapping_add(number.wrapping_sub(from.read_next));
-        let back = |number: u32| to.read_next.wrapping_add(number.wrapping_sub(from.write_next));
-        let window = (u64::from(packet.window) << from.scale_in) >> to.scale_out;
-        let (own, other) = (direction, 1 - direction);
+        let payload: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+        let anywhere = |random: &mut Random| i64::from(random.next() as i32);
+        let by_one = |random: &mut Random| random.below(3) as i64 - 1;
+        let more = length as i64 + i64::from(flags & FIN);
+        let from = match random.below(8) {
+            0 => own.acknowledged - own.reach - more + by_one(random),
+            1 => own.acknowledged + 2 * own.reach - more + by_one(random),
+            2 => own.acknowledged + by_one(random),
+            3 => own.acknowledged + anywhere(random),
+            _ => own.sent + by_one(random) * random.below(2) as i64,
+        };
+        let acknowledges = match random.below(8) {
+            0 => other.acknowledged - other.reach + by_one(random),
+            1 => other.sent + by_one(random),
+            2 => other.sent + anywhere(random),
+            _ => other.acknowledged + (other.sent - other.acknowledged) / 2,
+        };
+        let Pair { peer, listen, client, upstream } = self.pair;
+        let (source, destination) =
+            if direction == 0 { (peer, listen) } else { (upstream, client) };
+        let (here, there) = self.sides(direction);
+        let comes = |number: i64| {
+            here.at.read_next.wrapping_add((number as u32).wrapping_sub(there.at.write_next))
+        };
+        let packet = Packet {
+            source,
+            destination,
+            sequence: comes(from),
+            acknowledgement: acknowledges as u32,
+            flags,
+            window: random.next() as u16,
+            options: options(random),
+            payload,
+        };
+        Made { packet, direction, from, acknowledges }
+    }
+
+    /// Whether an end would believe it: its numbers are what the two may have.
+    fn believes(&self, made: &Made) -> bool {
+        let (own, other) = (self.known[made.direction], self.known[1 - made.direction]);
+        let flags = made.packet.flags;
+        if flags & SYN != 0 {
+            return false;
+        }
+        if flags & RST != 0 {
+            return made.from == own.acknowledged || made.from == own.sent;
+        }
+        let upto = made.upto();
+        flags & ACK != 0
+            && (own.acknowledged - own.reach..=own.acknowledged + 2 * own.reach).contains(&upto)
+            && (other.acknowledged - other.reach..=other.sent).contains(&made.acknowledges)
+    }
+
+    /// What the ends have now told each other.
+    fn learn(&mut self, made: &Made) {
+        let scale = self.sides(made.direction).0.scale_in;
+        let (own, other) = (made.direction, 1 - made.direction);
+        if made.packet.flags & RST != 0 {
+            self.known[own].was_reset = true;
+            return;
+        }
+        self.known[own].sent = self.known[own].sent.max(made.upto());
+        self.known[other].acknowledged = self.known[other].acknowledged.max(made.acknowledges);
+        let window = (i64::from(made.packet.window) << scale).min(1 << 29);
+        self.known[other].reach = self.known[other].reach.max(window);
+        let is_new = made.upto() > self.known[own].acknowledged;
+        let is_last = made.upto() == self.known[own].sent;
+        if self.known[own].fin.is_some_and(|fin| made.upto() > fin) {
+            (self.known[own].fin, self.known[own].fin_was_first) = (None, false);
+        }
+        if made.packet.flags & FIN != 0 && self.known[own].fin.is_none() && is_new && is_last {
+            self.known[own].fin = Some(made.upto());
+            self.known[own].fin_was_first = self.known[other].fin.is_none();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.known.iter().any(|known| known.was_reset) || self.known.iter().all(Known::has_ended)
+    }
+
+    /// The packet of the other connection that says the same; a question in place of a SYN.
+    fn translate(&mut self, made: &Made, is_believed: bool) -> Packet {
+        let (own, other) = (made.direction, 1 - made.direction);
+        let (from, to) = self.sides(own);
+        let (add, scale_in, scale_out) = (from.at.write_next, from.scale_in, to.scale_out);
+        let (base, read_next) = (to.clock, to.at.read_next);
+        let back = |number: u32| read_next.wrapping_add(number.wrapping_sub(add));
+        let packet = &made.packet;
+        let window = (u64::from(packet.window) << scale_in) >> scale_out;
         let mut options = Vec::new();
         for option in &packet.options {
             options.push(match option {
                 Opt::Timestamps(value, echo) => {
-                    let base = to.clock;
-                    let add = *self.clocks[own].add.get_or_insert(base.wrapping_sub(*value));
-                    let echo = self.clocks[other].add.map_or(0, |add| echo.wrapping_sub(add));
+                    let add = self.known[own].clock.unwrap_or(base.wrapping_sub(*value));
+                    if is_believed {
+                        self.known[own].clock = Some(add);
+                    }
+                    let echo = self.known[other].clock.map_or(0, |add| echo.wrapping_sub(add));
                     Opt::Timestamps(value.wrapping_add(add), echo)
                 }
                 Opt::Sack(blocks) => Opt::Sack(
@@ -204,21 +342,36 @@ impl Model {
             });
         }
         let Pair { peer, listen, client, upstream } = self.pair;
-        let (source, destination) =
-            if direction == 0 { (client, upstream) } else { (listen, peer) };
+        let (source, destination) = if own == 0 { (client, upstream) } else { (listen, peer) };
+        let is_question = packet.flags & SYN != 0;
+        let acknowledgement = match packet.flags {
+            _ if is_question => back(self.known[other].acknowledged as u32),
+            flags if flags & ACK == 0 => packet.acknowledgement,
+            _ => back(packet.acknowledgement),
+        };
+        let sequence = if is_question {
+            // Its receiver has had everything before.
+            self.known[own].acknowledged - packet.payload.len() as i64 - 1
+        } else {
+            made.from
+        };
         Packet {
             source,
             destination,
-            sequence: forward(packet.sequence),
-            acknowledgement: if packet.flags & ACK == 0 {
-                packet.acknowledgement
-            } else {
-                back(packet.acknowledgement)
-            },
+            sequence: sequence as u32,
+            acknowledgement,
+            flags: if is_question { ACK } else { packet.flags },
             window: window.min(0xffff) as u16,
             options,
             ..packet.clone()
         }
+    }
+}
+
+impl Made {
+    /// The position behind it.
+    fn upto(&self) -> i64 {
+        self.from + self.packet.payload.len() as i64 + i64::from(self.packet.flags & FIN)
     }
 }
 
@@ -257,8 +410,12 @@ impl Program {
         }
     }
 
+    fn entry(&self) -> Entry {
+        self.entries.get(&0, 0).unwrap()
+    }
+
     fn direction(&self, direction: usize) -> Direction {
-        self.entries.get(&0, 0).unwrap().directions[direction]
+        self.entry().directions[direction]
     }
 
     /// What the program answers, and the frame afterwards.
@@ -313,9 +470,18 @@ fn addresses(random: &mut Random, ipv6: bool) -> Pair {
 }
 
 fn numbers(random: &mut Random, options: u8) -> Numbers {
+    let (read_next, write_next) = (random.number(), random.number());
+    let receive_next = read_next.wrapping_add(random.below(100_000) as u32);
+    let largest = 1 + random.below(31);
     Numbers {
-        read_next: random.number(),
-        write_next: random.number(),
+        at: Position {
+            read_next,
+            receive_next,
+            receive_end: receive_next.wrapping_add(random.below(1 << 22) as u32),
+            write_next,
+            unacknowledged: write_next.wrapping_sub(random.below(100_000) as u32),
+            largest_window: random.next() as u32 >> largest,
+        },
         clock: random.number(),
         scale_in: random.below(15) as u8,
         scale_out: random.below(15) as u8,
@@ -352,7 +518,8 @@ fn options(random: &mut Random) -> Vec<Opt> {
 #[test]
 fn every_packet_is_translated_as_the_model_does() {
     let mut program = Program::load();
-    for seed in 1..=400u64 {
+    let (mut believed, mut over) = (0, 0);
+    for seed in 1..=800u64 {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let ipv6 = random.below(2) == 0;
         let pair = addresses(&mut random, ipv6);
@@ -360,39 +527,35 @@ fn every_packet_is_translated_as_the_model_does() {
         let (peer, upstream) = (numbers(&mut random, negotiated), numbers(&mut random, negotiated));
         let entry = translation::entry(&pair, &peer, &upstream).unwrap();
         program.set(&pair, &Entry { state: state::OFFLOADED, ..entry });
-        let mut model = Model { pair, peer, upstream, clocks: [Clock::default(); 2] };
-        for step in 0..40 {
-            let direction = random.below(2) as usize;
-            let (source, destination) = match direction {
-                0 => (pair.peer, pair.listen),
-                _ => (pair.upstream, pair.client),
-            };
-            let length = random.below(1400) * random.below(2);
-            let flags = match random.below(8) {
-                0 => ACK | FIN,
-                1 => RST,
-                _ => ACK,
-            };
-            let packet = Packet {
-                source,
-                destination,
-                sequence: random.number(),
-                acknowledgement: random.number(),
-                flags,
-                window: random.next() as u16,
-                options: options(&mut random),
-                payload: (0..length).map(|_| random.next() as u8).collect(),
-            };
-            let (answer, frame) = program.run(&packet.frame());
-            let expected = model.translate(&packet, direction).frame();
-            assert_eq!(answer, NEXT, "seed {seed}, step {step}: {packet:?}");
-            assert!(
-                same(&frame, &expected, ipv6),
-                "seed {seed}, step {step}: {packet:?}\n{frame:02x?}\n{expected:02x?}"
-            );
+        let known = [0, 1].map(|direction| Known::new(&entry.directions[direction]));
+        let mut model = Model { pair, peer, upstream, known };
+        for step in 0..60 {
+            let made = model.make(&mut random);
+            let about = || format!("seed {seed}, step {step}: {:?}", made.packet);
+            let sent = made.packet.frame();
+            let (answer, frame) = program.run(&sent);
+            assert_eq!(answer, NEXT, "{}", about());
+            if made.packet.flags & SYN != 0 && model.is_over() {
+                assert!(frame == sent, "a new connection's: {}", about());
+                assert_eq!(program.entry().state, state::OVER, "{}", about());
+                over += 1;
+                break;
+            }
+            let is_believed = model.believes(&made);
+            believed += u32::from(is_believed);
+            if is_believed {
+                model.learn(&made);
+            }
+            let expected = model.translate(&made, is_believed).frame();
+            assert!(same(&frame, &expected, ipv6), "{}\n{frame:02x?}\n{expected:02x?}", about());
+            let found = program.entry().directions.map(|direction| Known::new(&direction));
+            assert_eq!(found, model.known, "{}", about());
         }
         program.clear(&pair);
     }
+    // Both kinds are many, or nothing was tried.
+    assert!((5_000..15_000).contains(&believed), "{believed} were believed");
+    assert!(over > 50, "{over} connections were over");
 }
 
 /// Whether two frames are the same but for a checksum of zero, which ones' complement has two forms of.
@@ -447,7 +610,12 @@ fn what_belongs_to_nobody_is_left_alone() {
     let mut udp = packet.frame();
     udp[23] = 17;
     assert_eq!(program.run(&udp), (NEXT, udp.clone()));
-    // A new connection with the same addresses and ports has them.
+    // A new connection with the same addresses and ports has them, once both ends have closed.
+    let mut ended = Entry { state: state::OFFLOADED, ..entry };
+    for direction in &mut ended.directions {
+        (direction.seen, direction.fin) = (saw::FIN, direction.acknowledged as u32);
+    }
+    program.set(&pair, &ended);
     untouched(&program, &Packet { flags: SYN, ..packet.clone() });
     untouched(&program, &packet);
 }
@@ -459,16 +627,19 @@ fn acknowledgements_of_what_the_sockets_sent_are_theirs_while_they_drain() {
     let pair = addresses(&mut random, false);
     let peer = numbers(&mut random, 7);
     // The numbers wrap within what is counted.
-    let upstream = Numbers { write_next: u32::MAX - 10, ..numbers(&mut random, 7) };
+    let write_next = u32::MAX - 10;
+    let mut upstream = numbers(&mut random, 7);
+    (upstream.at.write_next, upstream.at.unacknowledged) = (write_next, write_next);
     let mut entry = translation::entry(&pair, &peer, &upstream).unwrap();
     (entry.state, entry.draining) = (state::OFFLOADED, 1);
-    entry.directions[0].boundary = upstream.write_next.wrapping_add(100);
+    entry.directions[0].boundary = write_next.wrapping_add(100);
+    entry.directions[0].sent = entry.directions[0].acknowledged + 200;
     program.set(&pair, &entry);
     let acknowledges = |ahead: u32, payload: usize| Packet {
         source: pair.upstream,
         destination: pair.client,
-        sequence: upstream.read_next,
-        acknowledgement: upstream.write_next.wrapping_add(ahead),
+        sequence: upstream.at.read_next,
+        acknowledgement: write_next.wrapping_add(ahead),
         flags: ACK,
         window: 1,
         options: vec![],

@@ -24,6 +24,9 @@ pub mod out {
     pub const TO_NEIGHBOUR: u32 = 2;
 }
 
+/// See `Direction::reach`.
+pub const MOST_REACH: u32 = 1 << 29;
+
 /// Addresses and ports of a packet, in network byte order. IPv4 has the first four bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +55,7 @@ pub struct Direction {
     pub in_interface: u32,
     pub add_sequence: u32,
     pub window_shift: i32,
+    pub window_scale: u32,
     pub address_sum: u32,
     pub timestamp_base: u32,
     pub timestamp_add: u32,
@@ -59,10 +63,11 @@ pub struct Direction {
     pub boundary: u32,
     pub seen: u32,
     pub fin: u32,
+    pub reach: u32,
     pub reserved: u32,
     pub acknowledged: u64,
+    pub sent: u64,
     pub clock_at: u64,
-    pub packets: u64,
     pub last: u64,
 }
 
@@ -81,8 +86,8 @@ unsafe impl aya::Pod for Tuple {}
 unsafe impl aya::Pod for Reference {}
 
 const _: () = assert!(size_of::<Tuple>() == 36);
-const _: () = assert!(size_of::<Direction>() == 120);
-const _: () = assert!(size_of::<Entry>() == 248);
+const _: () = assert!(size_of::<Direction>() == 128);
+const _: () = assert!(size_of::<Entry>() == 264);
 
 impl Tuple {
     /// The tuple of packets between two addresses of one family; `None` for two families.

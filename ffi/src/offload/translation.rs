@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 
-use super::record::{Direction, Entry, Tuple};
-use crate::net::socket::Numbers;
+use super::record::{saw, Direction, Entry, Tuple, MOST_REACH};
+use crate::net::socket::{Numbers, Position};
 
 /// The low half is a sequence number; the rest makes room for it to be taken back by a little.
 const EPOCH: u64 = 1 << 32;
+
+/// A packet may be so far ahead, or behind, though no window was larger (as in Linux's connection tracking).
+const LEAST_REACH: u32 = 64 << 10;
 
 /// Both connections of a relay: the peer's and the upstream's.
 #[derive(Clone, Copy, Debug)]
@@ -42,20 +45,48 @@ pub fn entry(pair: &Pair, peer: &Numbers, upstream: &Numbers) -> Option<Entry> {
     if peer.options != upstream.options || !fits {
         return None;
     }
-    let direction = |at: usize, from: &Numbers, to: &Numbers| Direction {
-        to: outgoing[at],
-        address_sum: outgoing[at].address_sum(&incoming[at]),
+    let direction = |at: usize, from: &Numbers, to: &Numbers| {
         // The byte that would be read next is the one that would be written next.
-        add_sequence: to.write_next.wrapping_sub(from.read_next),
-        window_shift: i32::from(from.scale_in) - i32::from(to.scale_out),
-        timestamp_base: to.clock,
-        acknowledged: EPOCH | u64::from(to.write_next),
-        ..Direction::default()
+        let add_sequence = to.at.write_next.wrapping_sub(from.at.read_next);
+        let sent = Sent::new(add_sequence, &from.at, &to.at);
+        Direction {
+            to: outgoing[at],
+            address_sum: outgoing[at].address_sum(&incoming[at]),
+            add_sequence,
+            window_shift: i32::from(from.scale_in) - i32::from(to.scale_out),
+            window_scale: u32::from(from.scale_in),
+            timestamp_base: to.clock,
+            acknowledged: EPOCH + u64::from(to.at.unacknowledged),
+            sent: EPOCH
+                + u64::from(to.at.unacknowledged)
+                + u64::from(sent.upto.wrapping_sub(to.at.unacknowledged)),
+            reach: sent.reach,
+            ..Direction::default()
+        }
     };
     Some(Entry {
         directions: [direction(0, peer, upstream), direction(1, upstream, peer)],
         ..Entry::default()
     })
+}
+
+/// What a direction's sender has sent, and may send, when its packets still go to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The number behind the last byte, as it leaves.
+    pub upto: u32,
+    /// See `Direction::reach`: what the socket allows counts, too.
+    pub reach: u32,
+}
+
+impl Sent {
+    /// From the positions of the sockets that bytes come from, and go to.
+    pub fn new(add_sequence: u32, from: &Position, to: &Position) -> Sent {
+        let leaves = |number: u32| number.wrapping_add(add_sequence);
+        let allowed = leaves(from.receive_end).wrapping_sub(to.unacknowledged);
+        let reach = allowed.max(to.largest_window);
+        Sent { upto: leaves(from.receive_next), reach: reach.clamp(LEAST_REACH, MOST_REACH) }
+    }
 }
 
 /// How many bytes of a direction the receiver has acknowledged beyond a number; the FIN counts as one in
@@ -71,14 +102,19 @@ pub fn delivered(direction: &Direction, since: u64) -> u64 {
 
 /// Whether its FIN was acknowledged.
 pub fn has_ended(direction: &Direction) -> bool {
-    direction.seen & super::record::saw::FIN != 0
+    direction.seen & saw::FIN != 0
         && (direction.acknowledged as u32).wrapping_sub(direction.fin) as i32 >= 0
+}
+
+/// Whether neither end has the connection any more: the BPF program then lets a new one have its addresses and ports.
+pub fn is_over(directions: &[Direction; 2]) -> bool {
+    directions.iter().any(|direction| direction.seen & saw::RST != 0)
+        || directions.iter().all(has_ended)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offload::record::saw;
 
     fn pair() -> Pair {
         let address = |text: &str| text.parse().unwrap();
@@ -90,10 +126,21 @@ mod tests {
         }
     }
 
+    /// Of sockets that have nothing to read, or on its way.
+    fn at(read_next: u32, write_next: u32) -> Position {
+        Position {
+            read_next,
+            receive_next: read_next,
+            receive_end: read_next.wrapping_add(65_536),
+            write_next,
+            unacknowledged: write_next,
+            largest_window: 65_536,
+        }
+    }
+
     fn numbers() -> Numbers {
         Numbers {
-            read_next: 1000,
-            write_next: 2000,
+            at: at(1000, 2000),
             clock: 7,
             scale_in: 7,
             scale_out: 7,
@@ -107,8 +154,8 @@ mod tests {
     fn the_next_byte_of_one_is_the_next_byte_of_the_other() {
         // Whatever the numbers are, and where they wrap.
         for (read, written) in [(0, 0), (5, u32::MAX), (u32::MAX, 5), (u32::MAX - 1, u32::MAX)] {
-            let peer = Numbers { read_next: read, ..numbers() };
-            let upstream = Numbers { write_next: written, ..numbers() };
+            let peer = Numbers { at: at(read, 2000), ..numbers() };
+            let upstream = Numbers { at: at(1000, written), ..numbers() };
             let entry = entry(&pair(), &peer, &upstream).unwrap();
             let add = entry.directions[0].add_sequence;
             for ahead in [0, 1, 70_000, u32::MAX] {
@@ -138,6 +185,28 @@ mod tests {
         let upstream = Numbers { scale_in: 2, scale_out: 7, ..numbers() };
         let entry = entry(&pair(), &peer, &upstream).unwrap();
         assert_eq!(entry.directions.map(|direction| direction.window_shift), [2, -1]);
+    }
+
+    #[test]
+    fn what_was_sent_ends_behind_what_waits_to_be_read_and_written() {
+        let from = Position { receive_next: 1030, receive_end: 1030 + 200_000, ..at(1000, 7) };
+        // Ten bytes are on their way, and thirty wait to be read.
+        let to = Position { unacknowledged: u32::MAX - 4, ..at(9, 5) };
+        let entry =
+            entry(&pair(), &Numbers { at: from, ..numbers() }, &Numbers { at: to, ..numbers() });
+        let direction = entry.unwrap().directions[0];
+        assert_eq!(direction.acknowledged as u32, u32::MAX - 4);
+        assert_eq!(direction.sent - direction.acknowledged, 10 + 30);
+        assert_eq!(direction.sent as u32, 35);
+        assert_eq!(direction.reach, 10 + 30 + 200_000);
+        // A window that no number can say, and one that is closed.
+        let reach = |receive_end: u32, largest_window: u32| {
+            Sent::new(0, &Position { receive_end, ..from }, &Position { largest_window, ..to })
+                .reach
+        };
+        assert_eq!(reach(to.unacknowledged.wrapping_add(1 << 30), 0), MOST_REACH);
+        assert_eq!(reach(to.unacknowledged, 0), LEAST_REACH);
+        assert_eq!(reach(to.unacknowledged, 99_000), 99_000);
     }
 
     #[test]

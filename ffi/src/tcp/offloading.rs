@@ -55,8 +55,6 @@ pub struct Offloaded {
     place: Place,
     /// Up to where acknowledged bytes were counted: up, down.
     counted: [u64; 2],
-    /// Directions whose end the relay has passed on.
-    ended: [bool; 2],
     /// It was over at the last look: the ends may still repeat themselves.
     lingers: bool,
 }
@@ -142,16 +140,17 @@ impl Offloading {
                 let Offloading::Draining(draining) = std::mem::take(self) else {
                     return again(DRAIN_MS);
                 };
-                draining.place.end_draining();
                 let Draining { place, .. } = *draining;
-                let ended = [relay.up.has_ended(), relay.down.has_ended()];
                 let counted = [place.note_acknowledged(0, up), place.note_acknowledged(1, down)];
-                *self = Offloading::Offloaded(Box::new(Offloaded {
-                    place,
-                    counted,
-                    ended,
-                    lingers: false,
-                }));
+                let ended = [relay.up.has_ended(), relay.down.has_ended()];
+                for (direction, number) in [up, down].into_iter().enumerate() {
+                    if ended[direction] {
+                        place.note_end(direction, number);
+                    }
+                }
+                place.end_draining();
+                *self =
+                    Offloading::Offloaded(Box::new(Offloaded { place, counted, lingers: false }));
                 again(LOOK_MS)
             }
             Offloading::Offloaded(offloaded) => offloaded.look(),
@@ -264,10 +263,7 @@ impl Offloaded {
         let closed = directions.iter().all(|direction| direction.seen & saw::FIN != 0);
         let reset = |direction: &Direction| direction.seen & saw::RST != 0;
         let was_reset = directions.iter().position(reset).filter(|_| !closed);
-        let was_closed = closed && directions.iter().any(reset);
-        let ended = [0, 1].map(|at| self.ended[at] || translation::has_ended(&directions[at]));
-        let over =
-            was_reset.is_some() || was_closed || self.place.is_over() || ended == [true, true];
+        let over = translation::is_over(&directions) || self.place.is_over();
         if !over || !std::mem::replace(&mut self.lingers, true) {
             return Look::Goes { bytes, again: LOOK_MS };
         }
@@ -279,12 +275,7 @@ impl Offloaded {
                 Look::Ended { bytes, first: parties[by], error: Some(libc::ECONNRESET), ago }
             }
             None => {
-                // What the relay has passed on was before everything that the program has seen.
-                let first = match self.ended {
-                    [true, false] => 0,
-                    [false, true] => 1,
-                    _ => usize::from(directions[1].seen & saw::FIRST_FIN != 0),
-                };
+                let first = usize::from(directions[1].seen & saw::FIRST_FIN != 0);
                 Look::Ended { bytes, first: parties[first], error: None, ago }
             }
         }

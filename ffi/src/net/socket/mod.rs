@@ -27,8 +27,8 @@ pub use options::{
     reset_on_close, set_int, set_receive_buffer, take_error, unanswered, Unanswered,
 };
 pub use repair::{
-    acknowledge, clock, largest_segment_of_path, leave, numbers, reset, unacknowledged, unread,
-    unsent, write_next, Numbers, Reset,
+    acknowledge, clock, largest_segment_of_path, leave, numbers, position, reset, unacknowledged,
+    unread, unsent, write_next, Numbers, Position, Reset,
 };
 pub use upstream::{
     check_upstream, connect_tcp, connect_udp, errno, is_other_source, is_out_of_descriptors,

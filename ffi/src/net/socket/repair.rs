@@ -36,12 +36,24 @@ const TIMESTAMPS_LENGTH: u32 = 12;
 const LARGEST_MTU: u32 = 65_535;
 
 /// Where a connection is, as one of its sockets sees it. Sequence numbers are in host byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The number of the byte that the next read brings.
+    pub read_next: u32,
+    /// That of the byte that the other end sends next, and of the first one that it may not send yet.
+    pub receive_next: u32,
+    pub receive_end: u32,
+    /// That of the byte that the next write sends, and of the first one that is not acknowledged yet.
+    pub write_next: u32,
+    pub unacknowledged: u32,
+    /// The largest window that the other end has had, in bytes.
+    pub largest_window: u32,
+}
+
+/// Where a connection is, and what both ends have agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
-    /// Of the byte that the next read brings.
-    pub read_next: u32,
-    /// Of the byte that the next write sends.
-    pub write_next: u32,
+    pub at: Position,
     /// The socket's clock: the TSval that it would send now.
     pub clock: u32,
     /// The scale of windows that come in, and of those that go out.
@@ -64,16 +76,14 @@ pub fn numbers(fd: RawFd, is_ipv4: bool) -> io::Result<Option<Numbers>> {
         return Ok(None);
     }
     set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)?;
-    let read = in_repair(fd);
+    let at = in_repair(fd);
     // In repair mode: what the other end has announced, not what the window allows now.
     let announced: io::Result<u32> = get(fd, libc::TCP_MAXSEG);
     end_repair(fd)?;
-    let (read_next, write_next) = read?;
     let options = info.tcpi_options & NEGOTIATED;
     let own = if options & TIMESTAMPS == 0 { 0 } else { TIMESTAMPS_LENGTH };
     Ok(Some(Numbers {
-        read_next,
-        write_next,
+        at: at?,
         clock: get(fd, libc::TCP_TIMESTAMP)?,
         scale_in: info.tcpi_snd_rcv_wscale & 15,
         scale_out: info.tcpi_snd_rcv_wscale >> 4,
@@ -102,21 +112,53 @@ fn largest_segment(packet: u32, is_ipv4: bool) -> u32 {
     packet.saturating_sub(if is_ipv4 { 40 } else { 60 })
 }
 
-/// The numbers of the next byte to read and to write, of a socket in repair mode.
-fn in_repair(fd: RawFd) -> io::Result<(u32, u32)> {
+/// Where a connection is; in whatever state it is.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN.
+pub fn position(fd: RawFd) -> io::Result<Position> {
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)?;
+    let at = in_repair(fd);
+    end_repair(fd)?;
+    at
+}
+
+/// `struct tcp_repair_window` (linux/tcp.h; Linux 4.8).
+#[repr(C)]
+#[derive(Default)]
+struct Windows {
+    last_update: u32,
+    out: u32,
+    largest_out: u32,
+    incoming: u32,
+    incoming_from: u32,
+}
+
+/// The position of a socket that is in repair mode.
+fn in_repair(fd: RawFd) -> io::Result<Position> {
     set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, RECEIVE_QUEUE)?;
     // What has come in is read in two calls, between which more may come.
-    let read_next = loop {
+    let (receive_next, waits) = loop {
         let before: u32 = get(fd, libc::TCP_QUEUE_SEQ)?;
         let waits = waiting(fd, libc::FIONREAD)?;
         if before == get(fd, libc::TCP_QUEUE_SEQ)? {
-            break before.wrapping_sub(waits);
+            break (before, waits);
         }
     };
     set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
-    let write_next = get(fd, libc::TCP_QUEUE_SEQ);
+    let write_next: io::Result<u32> = get(fd, libc::TCP_QUEUE_SEQ);
     set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, NO_QUEUE)?;
-    Ok((read_next, write_next?))
+    let write_next = write_next?;
+    let mut windows = Windows::default();
+    read_option(fd, libc::TCP_REPAIR_WINDOW, &mut windows)?;
+    Ok(Position {
+        read_next: receive_next.wrapping_sub(waits),
+        receive_next,
+        receive_end: windows.incoming_from.wrapping_add(windows.incoming),
+        write_next,
+        unacknowledged: write_next.wrapping_sub(unacknowledged(fd)?),
+        largest_window: windows.largest_out,
+    })
 }
 
 /// Ends repair mode as if it had not been. It takes SO_REUSEADDR away, without which the port could not be bound
@@ -139,10 +181,7 @@ pub fn clock(fd: RawFd) -> io::Result<u32> {
 /// # Errors
 /// EPERM without CAP_NET_ADMIN.
 pub fn write_next(fd: RawFd) -> io::Result<u32> {
-    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)?;
-    let read = in_repair(fd);
-    end_repair(fd)?;
-    Ok(read?.1)
+    Ok(position(fd)?.write_next)
 }
 
 /// Bytes that were written and that the other end has not acknowledged (tcp(7), SIOCOUTQ).
@@ -230,7 +269,7 @@ fn get(fd: RawFd, name: c_int) -> io::Result<u32> {
 fn read_option<T>(fd: RawFd, name: c_int, value: &mut T) -> io::Result<()> {
     let mut length = size_of::<T>() as socklen_t;
     let value: *mut c_void = std::ptr::from_mut(value).cast();
-    // SAFETY: `value` has `length` bytes, which outlive the call; both types that are read are of
+    // SAFETY: `value` has `length` bytes, which outlive the call; the types that are read are of
     // integers alone, so that any bytes are valid.
     check(unsafe { libc::getsockopt(fd, libc::SOL_TCP, name, value, &mut length) })?;
     Ok(())
