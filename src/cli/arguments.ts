@@ -6,20 +6,14 @@ import {
   Option,
   type OutputConfiguration,
 } from "@commander-js/extra-typings";
-import {
-  type Environment,
-  inherit,
-  listOf,
-  NO_ENVIRONMENT,
-  switchOf,
-  variableOf,
-} from "./environment.ts";
+import { type Environment, inherit, NO_ENVIRONMENT } from "./environment.ts";
 import { checkCommand, type CheckRequest } from "./check.ts";
 import { controlCommands, type ControlRequest } from "./control.ts";
 import { helpCommand, type HelpRequest } from "./help.ts";
-import { GROUPS, type Heeder, type Key, namesOf, type Row, ROWS } from "./options.ts";
-import { readSetup, type Setup, type Typed, type TypedOptions } from "./setup.ts";
+import { GROUPS, type Heeder, namesOf, type Row, ROWS } from "./options.ts";
+import type { Setup, Typed } from "./setup.ts";
 import { flagsOf, suggestion } from "./suggestion.ts";
+import { setupFrom } from "./typed.ts";
 import { UsageError } from "./usage_error.ts";
 
 const ROUTES_ACTIONS = ["up", "down", "show"] as const;
@@ -239,30 +233,8 @@ interface Parsed {
 
 /** @throws {UsageError} */
 function setupOf(command: Parsed, environment: Environment): Setup {
-  const rows = ROWS.map(([key, row]): [Key, Typed] => [key, typedOf(command, row, environment)]);
-  const { config = environment(variableOf("--config")) } = command.opts() as { config?: string };
-  return readSetup(Object.fromEntries(rows) as TypedOptions, config);
-}
-
-/** What is typed goes before what the environment has. */
-function typedOf(command: Parsed, row: Row, environment: Environment): Typed {
-  const typed = chosen(row, (given) => found(command, given));
-  return typed.isTyped
-    ? typed
-    : chosen(row, (given) => inherited(row, given, environment) ?? typed);
-}
-
-/** An option's value by its own name or by its alias. */
-function chosen(row: Row, find: (given: Pick<Row, "flags">) => Typed): Typed {
-  const own = find(row);
-  const alias = row.alias && find(row.alias);
-  if (!alias?.isTyped) return own;
-  if (own.isTyped) {
-    throw new UsageError(
-      `Options ${own.names} and ${alias.names}: they are the same option; give only one of them`,
-    );
-  }
-  return alias;
+  const { config } = command.opts() as { config?: string };
+  return setupFrom((given) => found(command, given), config, environment);
 }
 
 function found(command: Parsed, given: Pick<Row, "flags">): Typed {
@@ -273,19 +245,6 @@ function found(command: Parsed, given: Pick<Row, "flags">): Typed {
     value,
     names: namesOf(given),
   };
-}
-
-/** What the environment has for an option. A switch that is off there is as one that is not typed. */
-function inherited(
-  row: Row,
-  given: Pick<Row, "flags">,
-  environment: Environment,
-): Typed | undefined {
-  const names = variableOf(given.flags);
-  const text = environment(names);
-  if (text === undefined) return undefined;
-  if (!row.parse) return switchOf(names, text) ? { isTyped: true, value: true, names } : undefined;
-  return { isTyped: true, value: row.many ? listOf(text) : text, names };
 }
 
 /** Fits a terminal of 80 columns, the narrowest that is common. */

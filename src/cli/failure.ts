@@ -1,7 +1,7 @@
 /** The exit code and the message of a failure, in the requested log format. */
 import { ConfigError } from "../config/mistakes.ts";
 import type { LogFormat } from "../config/options.ts";
-import { ControlError } from "../control/command.ts";
+import { ControlError } from "../control/error.ts";
 import { HelpError } from "../help/pages.ts";
 import { LibraryError } from "../native/library.ts";
 import { isLasting, StartError } from "../proxy/start_error.ts";

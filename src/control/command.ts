@@ -1,17 +1,13 @@
 /** The commands for a running program, from the command line to the output. */
 import type { ControlRequest, Socket } from "../cli/control.ts";
 import { type Library, NativeError } from "../native/library.ts";
+import { ControlError } from "./error.ts";
 import type { Answers, Refused, Request } from "./protocol.ts";
 import { healthOf } from "../metrics/health.ts";
 import { closedLines, connectionLines, statusLines } from "./text.ts";
 
 /** Longer than a reload that resolves names. */
 const TIMEOUT_MS = 70_000;
-
-/** The running program cannot be asked, or refuses; the message is one line for the operator. */
-export class ControlError extends Error {
-  override readonly name = "ControlError";
-}
 
 type Core = Pick<Library, "askControl" | "readFile">;
 

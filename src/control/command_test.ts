@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { Status as Code } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
-import { ControlError, runControl } from "./command.ts";
+import { runControl } from "./command.ts";
+import { ControlError } from "./error.ts";
 import type { Status } from "./protocol.ts";
 
 const STATUS: Status = {
