@@ -5,9 +5,9 @@
  * which it fetches; `DENORT_BIN` names one that is there already. At run time Deno writes the embedded
  * library to the directory for temporary files, and loads it from there (docs/decisions/0036).
  */
-import { basename, dirname, join } from "node:path";
-import { WORKER_MODULES } from "../src/worker/source.ts";
-import { buildLibrary, layOut, ReleaseError, ROOT, run, runScript } from "./release.ts";
+import { basename, join } from "node:path";
+import { compileWorker, mapWorker } from "./bundle.ts";
+import { buildLibrary, layOut, ReleaseError, ROOT, runScript } from "./release.ts";
 
 const LIBRARY = `libmmproxy-${Deno.build.arch}.so`;
 
@@ -19,22 +19,7 @@ const LIBRARY = `libmmproxy-${Deno.build.arch}.so`;
  */
 export async function layOutForCompile(target: string): Promise<void> {
   await layOut(target);
-  const mapped: Record<string, string> = {};
-  for (const name of WORKER_MODULES) {
-    const source = `./${join("src", name)}`;
-    const script = `./${join("worker", name).replace(/ts$/, "js")}`;
-    await Deno.mkdir(join(target, dirname(script)), { recursive: true });
-    await run(
-      [Deno.execPath(), "transpile", "--quiet", "--no-check", "--output", script, source],
-      target,
-    );
-    mapped[source] = script;
-  }
-  const path = join(target, "deno.json");
-  const settings = JSON.parse(await Deno.readTextFile(path));
-  // The modules keep their names; only the text that becomes the worker is another.
-  const scopes = { "./src/worker/source.ts": mapped };
-  await Deno.writeTextFile(path, JSON.stringify({ ...settings, scopes }, null, 2));
+  await mapWorker(target, await compileWorker(target));
 }
 
 /**

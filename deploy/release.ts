@@ -10,6 +10,7 @@ import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import config from "../deno.json" with { type: "json" };
+import { bundle } from "./bundle.ts";
 
 /** The repository. */
 export const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
@@ -79,6 +80,7 @@ export async function layOut(
     await copy(join(ROOT, "deploy", name), join(target, "deploy", name));
   }
   await installPackages(target);
+  await bundle(target);
   for (const library of libraries) await Deno.copyFile(library, join(target, basename(library)));
   const own = `libmmproxy-${Deno.build.arch}.so`;
   if (withOwn) await run(["strip", "--strip-debug", "-o", join(target, own), BUILT], ROOT);

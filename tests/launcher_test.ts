@@ -175,6 +175,16 @@ Deno.test("launcher: is found through links, and a link to the release's directo
   assert.ok(lines.includes(`${root}/current/main.ts`), lines.join("\n"));
 });
 
+Deno.test("launcher: starts the bundle of a release, and main.ts without one", () => {
+  using place = new Place();
+  const { root } = place;
+  assert.ok(place.run([]).lines.includes(`${root}/release/main.ts`));
+  Deno.mkdirSync(`${root}/release/lib`);
+  place.write("release/lib/main.js", "");
+  const { lines } = place.run(["-m", "5"]);
+  assert.deepEqual(lines.slice(-3), [`${root}/release/lib/main.js`, "-m", "5"]);
+});
+
 Deno.test("launcher: takes MMPROXY_DENO, then a Deno next to main.ts, then that on the PATH", () => {
   using place = new Place("2.9.0");
   const says = (name: string) =>

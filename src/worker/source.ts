@@ -2,13 +2,12 @@
  * The worker's modules, linked from memory: under `--allow-ffi` alone Deno starts no worker from a
  * local file, and reads none. A `blob:` URL needs no permission (docs/decisions).
  */
-import { stripTypeScriptTypes } from "node:module";
-import { posix } from "node:path";
 import layout from "../native/layout.ts" with { type: "text" };
 import symbols from "../native/symbols.ts" with { type: "text" };
 import verdict from "../decide/verdict.ts" with { type: "text" };
 import proxyHeader from "../decide/proxy_header.ts" with { type: "text" };
 import worker from "./worker.ts" with { type: "text" };
+import { toJavaScript } from "./javascript.ts";
 
 /** In the order of their dependencies: a module imports only those before it. */
 const MODULES: readonly (readonly [string, string])[] = [
@@ -40,22 +39,20 @@ export function link(modules: readonly (readonly [string, string])[]): string {
   let last = "";
   for (const [name, source] of modules) {
     const text = source.replace(/(from\s+")(\.[^"]+)(")/g, (_, before, specifier, after) => {
-      const url = urls.get(posix.join(posix.dirname(name), specifier));
+      const url = urls.get(resolve(name, specifier));
       if (!url) throw new Error(`${name} imports ${specifier}, which is not linked before it`);
       return before + url + after;
     });
+    // Deno would remove the types, too, but would store the result of every `blob:` URL in its cache, which
+    // is of no use to any later start; the sandbox forbids the write, and Deno then tries it five times,
+    // 150 ms in all, before it continues.
     last = URL.createObjectURL(new Blob([toJavaScript(text)], { type: "application/javascript" }));
     urls.set(name, last);
   }
   return last;
 }
 
-/**
- * A module without its types; lines and columns stay where they were. Deno would strip them, too, but
- * would store the result of every `blob:` URL in its cache, which is of no use to any later start; the
- * sandbox forbids the write, and Deno then tries it five times, 150 ms in all, before it continues.
- */
-function toJavaScript(source: string): string {
-  // A compiled program's worker is JavaScript already, and its runtime has no parser of TypeScript.
-  return Deno.build.standalone ? source : stripTypeScriptTypes(source);
+/** The name of the module that `from` imports as `specifier`. */
+function resolve(from: string, specifier: string): string {
+  return new URL(specifier, `file:///${from}`).pathname.slice(1);
 }

@@ -44,6 +44,11 @@ class Host implements AsyncDisposable {
     const path = `${this.release(version)}/deno.json`;
     const settings = JSON.parse(await Deno.readTextFile(path));
     await Deno.writeTextFile(path, JSON.stringify({ ...settings, version }, null, 2));
+    const main = `${this.release(version)}/lib/main.js`;
+    const bundled = await Deno.readTextFile(main);
+    const named = `version: "${settings.version}"`;
+    assert.ok(bundled.includes(named), `${main} has no ${named}`);
+    await Deno.writeTextFile(main, bundled.replace(named, `version: "${version}"`));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -27,6 +27,7 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
     "deno.lock",
     "deploy",
     "docs",
+    "lib",
     LIBRARY,
     "main.ts",
     "node_modules",

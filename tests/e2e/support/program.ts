@@ -1,6 +1,7 @@
 /** Starts the program under test as its users do, and reads its log. */
 
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Endpoint, freePort, show } from "./endpoints.ts";
@@ -258,10 +259,16 @@ function launched(start: Omit<Start, "args">): string[] {
   const root = start.root ?? Deno.env.get("MMPROXY_TEST_PROGRAM") ?? ROOT;
   if (start.permissions) {
     const flags = ["run", "--quiet", "--no-prompt", "--allow-ffi", "--cached-only"];
-    return [deno, ...flags, ...start.permissions, join(root, "main.ts")];
+    return [deno, ...flags, ...start.permissions, mainOf(root)];
   }
   const v8 = start.v8Flags === undefined ? [] : [`DENO_V8_FLAGS=${start.v8Flags}`];
   return ["env", `MMPROXY_DENO=${deno}`, ...v8, join(root, "bin/mmproxy")];
+}
+
+/** What the launcher starts: in a release the bundle. */
+function mainOf(root: string): string {
+  const bundled = join(root, "lib/main.js");
+  return existsSync(bundled) ? bundled : join(root, "main.ts");
 }
 
 /** A shell's command that puts `mmproxy` on the PATH, as its users have it. */
