@@ -1,4 +1,6 @@
 /** Builds what the benchmark runs. */
+import { layOut } from "../deploy/release.ts";
+import { RELEASE } from "./programs.ts";
 
 /** The repository's root. */
 const ROOT = new URL("..", import.meta.url).pathname;
@@ -21,15 +23,16 @@ export async function buildBinary(name: string): Promise<string> {
 }
 
 /**
- * Builds the native library as a user does.
+ * Builds the native library and lays a release out, because that is what a user starts.
  *
  * @throws {Error} when it cannot be built; the compiler has said why.
  */
-export async function buildLibrary(): Promise<void> {
+export async function buildRelease(): Promise<void> {
   const { success } = await new Deno.Command(Deno.execPath(), {
     args: ["task", "build"],
     cwd: ROOT,
     stdout: "null",
   }).output();
   if (!success) throw new Error("Could not build the native library: deno task build says why");
+  await layOut(RELEASE);
 }

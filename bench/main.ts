@@ -3,7 +3,7 @@
  * `deno run -A bench/main.ts --help` lists what can be chosen.
  */
 
-import { buildBinary, buildLibrary } from "./build.ts";
+import { buildBinary, buildRelease } from "./build.ts";
 import { Network, privilege, runInside } from "./namespace.ts";
 import { type Options, parseOptions } from "./options.ts";
 import { customPeer, haproxy, nginx, noProxy, ours, type Program } from "./programs.ts";
@@ -20,7 +20,7 @@ const LOADGEN = "MMPROXY_BENCH_LOADGEN";
 /** Builds, then runs itself again where it may make networks. */
 async function outside(options: Options): Promise<number> {
   const loadgen = await buildBinary("mmproxy-loadgen");
-  if (options.programs.some((name) => name.startsWith("ours"))) await buildLibrary();
+  if (options.programs.some((name) => name.startsWith("ours"))) await buildRelease();
   const args = ["run", "-A", import.meta.filename ?? "", ...Deno.args];
   return await runInside(args, { [LOADGEN]: loadgen });
 }

@@ -45,8 +45,8 @@ export interface Program {
   command(place: Place): string[];
 }
 
-/** The repository's root. */
-const ROOT = new URL("..", import.meta.url).pathname;
+/** Where the release is laid out that is measured. */
+export const RELEASE = new URL("../dist/bench", import.meta.url).pathname;
 
 /** Straight from the load to its server: the most that the machine and the load can do. */
 export const noProxy: Program = {
@@ -88,7 +88,7 @@ export function ours(name = "ours", workers?: number): Program {
     description: ["mmproxy", ...args(DESCRIBED)].join(" "),
     command: (
       place,
-    ) => ["env", `MMPROXY_DENO=${Deno.execPath()}`, `${ROOT}bin/mmproxy`, ...args(place)],
+    ) => ["env", `MMPROXY_DENO=${Deno.execPath()}`, `${RELEASE}/bin/mmproxy`, ...args(place)],
   };
 }
 
