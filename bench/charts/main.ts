@@ -209,6 +209,13 @@ function bars(panel: Panel, work: WorkResult, metric: Metric, result: RunResult)
   }];
 }
 
+/** A long label in two lines of about the same length. */
+function wrapped(label: string): string[] {
+  if (label.length <= 50) return [label];
+  const middle = label.lastIndexOf(" ", label.length / 2 + 6);
+  return [label.slice(0, middle), label.slice(middle + 1)];
+}
+
 /**
  * Every work's ratio to the best peer, round by round: the median, and all rounds as a line. Not
  * the start and the memory of a thread, which are to be small enough and no race.
@@ -231,7 +238,10 @@ function ratioChart(result: RunResult): TopLevelSpec | undefined {
     )
   );
   if (values.length === 0) return undefined;
-  const y = { field: "work", type: "nominal", sort: null, title: null };
+  // Vega cuts what it thinks too wide, and thinks so soon.
+  const lines = Object.fromEntries(values.map(({ work }) => [work, wrapped(work)]));
+  const axis = { labelExpr: `${JSON.stringify(lines)}[datum.label]` };
+  const y = { field: "work", type: "nominal", sort: null, title: null, axis };
   const offset = { field: "kind", sort: null };
   const colour = {
     field: "kind",
