@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { compare, deal, differs } from "./compare.ts";
 import type { Metric, RunResult, Sample } from "./result.ts";
+import { UNMEASURED } from "./unmeasured.ts";
 
 const SPEED: Metric = { name: "speed", label: "speed", unit: "/s", better: "more" };
 
@@ -11,12 +12,7 @@ function sample(program: string, speed: number): Sample {
 /** A run in which each work's ratio to the only peer is the one given. */
 function run(ratios: Record<string, number>): RunResult {
   return {
-    started: "",
-    minutes: 1,
-    mode: "full",
-    machine: { kernel: "", processor: "", cores: 2, memoryGiB: 1, loadBefore: 0 },
-    settings: { rounds: 1, seconds: [1], tcpHeader: "v2", privilege: "root", sysctls: {} },
-    programs: [],
+    ...UNMEASURED,
     works: Object.entries(ratios).map(([name, ratio]) => ({
       name,
       title: name,

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { formatNumber, report, section } from "./report.ts";
 import type { RunResult, WorkResult } from "./result.ts";
+import { UNMEASURED } from "./unmeasured.ts";
 
 Deno.test("formatNumber: three digits, or whole thousands", () => {
   assert.equal(formatNumber(12_345.6), "12,346");
@@ -55,11 +56,7 @@ Deno.test("report: TCP works beside peers with as many threads, then with one ea
     })),
   };
   const result: RunResult = {
-    started: "",
-    minutes: 1,
-    mode: "full",
-    machine: { kernel: "", processor: "", cores: 2, memoryGiB: 1, loadBefore: 0 },
-    settings: { rounds: 1, seconds: [1], tcpHeader: "v2", privilege: "root", sysctls: {} },
+    ...UNMEASURED,
     programs: ["ours", "ours-1", "peer", "peer-1"].map((name) => ({
       name,
       version: "",

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import type { RunResult, Sample, WorkResult } from "./result.ts";
 import { ratioToBestPeer } from "./summary.ts";
 import { eachCoreTable, fairTable } from "./tables.ts";
+import { UNMEASURED } from "./unmeasured.ts";
 
 const RATE = { name: "per_second", label: "rate", unit: "/s", better: "more" } as const;
 
@@ -12,11 +13,7 @@ function sample(program: string, round: number, numbers: Sample["numbers"]): Sam
 function run(works: WorkResult[]): RunResult {
   const program = { version: "", command: "" };
   return {
-    started: "",
-    minutes: 1,
-    mode: "full",
-    machine: { kernel: "", processor: "", cores: 2, memoryGiB: 1, loadBefore: 0 },
-    settings: { rounds: 1, seconds: [1], tcpHeader: "v2", privilege: "root", sysctls: {} },
+    ...UNMEASURED,
     programs: [
       { name: "no proxy", ...program, table: "fair" },
       { name: "ours", ...program, table: "fair" },

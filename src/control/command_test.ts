@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { Status as Code } from "../native/layout.ts";
 import { NativeError } from "../native/library.ts";
 import { runControl } from "./command.ts";
+import { countsOf } from "./counts.ts";
 import { ControlError } from "./error.ts";
 import type { Status } from "./protocol.ts";
 
@@ -12,15 +13,7 @@ const STATUS: Status = {
   workers: { configured: 2, serving: 2 },
   stopping: false,
   lastReloadGood: true,
-  total: {
-    connections: 0,
-    flows: 0,
-    accepted: 0,
-    flowsOpened: 0,
-    bytesUp: 0,
-    bytesDown: 0,
-    refused: {},
-  },
+  total: countsOf({ get: () => 0, refusals: new Map() }),
   listeners: [],
 };
 

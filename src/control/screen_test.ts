@@ -1,17 +1,10 @@
 import assert from "node:assert/strict";
 import * as fc from "fast-check";
+import { countsOf } from "./counts.ts";
 import type { ClientLoad, Counts, ListenerStatus, Top } from "./protocol.ts";
 import { screen } from "./screen.ts";
 
-const NOTHING: Counts = {
-  connections: 0,
-  flows: 0,
-  accepted: 0,
-  flowsOpened: 0,
-  bytesUp: 0,
-  bytesDown: 0,
-  refused: {},
-};
+const NOTHING = countsOf({ get: () => 0, refusals: new Map() });
 
 function listener(name: string, counts: Partial<Counts>): ListenerStatus {
   const about = { listen: ["0.0.0.0:25"], protocol: "tcp", upstreams: ["127.0.0.1"], uptime: 60 };

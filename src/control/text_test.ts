@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { busiest } from "./clients.ts";
+import { countsOf } from "./counts.ts";
 import type { Connection, Status } from "./protocol.ts";
 import { table } from "./table.ts";
 import { closedLines, connectionLines, statusLines } from "./text.ts";
@@ -41,15 +42,7 @@ Deno.test("table: columns are as wide as their cells, and no cell sends escape s
   ]);
 });
 
-const NONE = {
-  connections: 0,
-  flows: 0,
-  accepted: 0,
-  flowsOpened: 0,
-  bytesUp: 0,
-  bytesDown: 0,
-  refused: {},
-};
+const NONE = countsOf({ get: () => 0, refusals: new Map() });
 const STATUS: Status = {
   version: "1.2.3",
   pid: 7,
