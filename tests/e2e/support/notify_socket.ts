@@ -22,6 +22,8 @@ export class NotifySocket implements Disposable {
     close: { parameters: ["i32"], result: "i32" },
   });
   #socket: number;
+  /** Reads also while the test waits for something else: the kernel keeps ten messages for a socket. */
+  #reading = setInterval(() => this.#receive(), 20);
 
   /** @param name the value of NOTIFY_SOCKET: a path, or an abstract name behind `@`. */
   constructor(readonly name: string) {
@@ -29,6 +31,7 @@ export class NotifySocket implements Disposable {
     const address = concat(family, bytes(name.replace(/^@/, "\0")));
     this.#socket = this.#libc.symbols.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (this.#libc.symbols.bind(this.#socket, address, address.length) !== 0) {
+      clearInterval(this.#reading);
       throw new Error(`Cannot bind ${name}`);
     }
   }
@@ -61,6 +64,7 @@ export class NotifySocket implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    clearInterval(this.#reading);
     this.#libc.symbols.close(this.#socket);
     this.#libc.close();
   }
