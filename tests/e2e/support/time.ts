@@ -36,10 +36,11 @@ export async function eventually<T>(
   ms = TIMEOUT,
 ): Promise<T> {
   const deadline = performance.now() + ms;
-  for (;;) {
+  // What is there soon is seen soon, and what takes long is not asked for all the time.
+  for (let interval = 1;; interval = Math.min(2 * interval, 20)) {
     const answer = await ask();
     if (answer !== undefined && answer !== false) return answer;
     if (performance.now() > deadline) throw new Error(`No ${what} within ${ms} ms`);
-    await pause(20);
+    await pause(interval);
   }
 }
