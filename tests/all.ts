@@ -1,7 +1,7 @@
 /**
  * Every test, behind `deno task test`; with `--quick` all but the end-to-end tests, behind
- * `deno task ok`. Counts each check, each cargo test and each Deno test as one, and closes with
- * `N passed, N failed`. With CI=true a skipped test is a failure.
+ * `deno task ok`. Counts each check, each cargo test and each Deno test as one, says how long each step
+ * took, and closes with `N passed, N failed`. With CI=true a skipped test is a failure.
  */
 import { fileURLToPath } from "node:url";
 import process from "node:process";
@@ -74,6 +74,7 @@ const STEPS: readonly Step[] = [
       DENO,
       "test",
       "-A",
+      "--parallel",
       `--junit-path=${JUNIT}`,
       "src/",
       "bench/",
@@ -144,6 +145,13 @@ export function judge(counted: Tally | undefined, success: boolean): Tally {
   return { ...counted, failed: counted.failed + (none || unexplained ? 1 : 0) };
 }
 
+/** A line about how long a step took: `  2:05  Title`. */
+export function showTime(ms: number, title: string): string {
+  const seconds = Math.round(ms / 1000);
+  const text = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  return `${text.padStart(6)}  ${title}`;
+}
+
 async function run(step: Step): Promise<Tally> {
   console.log(`\n== ${step.title}`);
   const junitPath = await Deno.makeTempFile({ prefix: "mmproxy-junit-" });
@@ -176,6 +184,7 @@ async function main(): Promise<number> {
   const quick = Deno.args.includes("--quick");
   const total: Tally = { passed: 0, failed: 0, skipped: 0 };
   const failures: string[] = [];
+  const times: string[] = [];
   for (const step of STEPS) {
     if (quick && step.slow) continue;
     if (step.root && Deno.uid() !== 0) {
@@ -183,7 +192,9 @@ async function main(): Promise<number> {
       total.skipped++;
       continue;
     }
+    const began = performance.now();
     const tally = await run(step);
+    times.push(showTime(performance.now() - began, step.title));
     if (tally.failed > 0) failures.push(step.title);
     total.passed += tally.passed;
     total.failed += tally.failed;
@@ -194,6 +205,7 @@ async function main(): Promise<number> {
     total.failed += total.skipped;
     total.skipped = 0;
   }
+  console.log(`\n${times.join("\n")}`);
   if (failures.length > 0) console.log(`\nFailed: ${failures.join("; ")}`);
   const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
   console.log(`\n${total.passed} passed, ${total.failed} failed${skipped}`);

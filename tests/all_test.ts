@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { countCargo, countJunit, judge } from "./all.ts";
+import { countCargo, countJunit, judge, showTime } from "./all.ts";
 
 Deno.test("countCargo: sums up every binary's closing line", () => {
   const output = [
@@ -27,4 +27,9 @@ Deno.test("judge: a run without a test, or with a bad end that no test explains,
   assert.equal(judge({ passed: 9, failed: 0, skipped: 0 }, false).failed, 1);
   assert.equal(judge({ passed: 9, failed: 1, skipped: 0 }, false).failed, 1);
   assert.equal(judge({ passed: 9, failed: 0, skipped: 0 }, true).failed, 0);
+});
+
+Deno.test("showTime: minutes and seconds, in a column", () => {
+  assert.equal(showTime(125_400, "Build"), "  2:05  Build");
+  assert.equal(showTime(59_600, "Types"), "  1:00  Types");
 });
