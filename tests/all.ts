@@ -33,6 +33,7 @@ const UNIT_TESTS = [
   "tests/deploy_test.ts",
   "tests/docs_test.ts",
   "tests/framing_test.ts",
+  "tests/lanes_test.ts",
   "tests/launcher_test.ts",
   "tests/oracles_test.ts",
 ];

@@ -1,5 +1,5 @@
 /**
- * Runs the end-to-end tests in a network namespace of their own, as any user:
+ * Runs the end-to-end tests in network namespaces of their own, as any user:
  * `deno run -A tests/e2e/run.ts [--junit <path>] [filter]`.
  */
 
@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { FAULTY_LIBRARY, LIBRARY } from "../build.ts";
-import { runInNamespace } from "./support/namespace.ts";
+import { testFolder } from "../lanes.ts";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const ROOT = join(HERE, "..", "..");
@@ -23,11 +23,8 @@ await run("cargo", FAULTY_LIBRARY);
 await run(Deno.execPath(), ["cache", "--quiet", "main.ts"]);
 Deno.env.set("MMPROXY_COMPILED", JSON.stringify(await tryToCompile()));
 
-const command = [Deno.execPath(), "test", "--allow-all", "--cached-only"];
-if (values.junit !== undefined) command.push(`--junit-path=${values.junit}`);
 const [filter] = positionals;
-if (filter !== undefined) command.push(`--filter=${filter}`);
-Deno.exit(await runInNamespace([...command, HERE]));
+Deno.exit(await testFolder(HERE, { owner: "anyone", filter, junit: values.junit }));
 
 /** `deno task compile`, which fetches Deno's runtime; its exit code and error output. */
 async function tryToCompile(): Promise<[code: number, said: string]> {

@@ -1,5 +1,5 @@
 /**
- * Runs the tests that need root, in a network namespace of their own:
+ * Runs the tests that need root, in network namespaces of their own:
  * `deno run -A tests/root/run.ts [--junit <path>] [filter]`. What they need of the outside, packages and
  * images, is made before.
  */
@@ -7,8 +7,8 @@ import { parseArgs } from "node:util";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { FAULTY_LIBRARY, LIBRARY } from "../build.ts";
-import { runInNamespace } from "../e2e/support/namespace.ts";
 import { runTool } from "../e2e/support/real_peers.ts";
+import { testFolder } from "../lanes.ts";
 import { Images } from "./support/images.ts";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
@@ -28,7 +28,4 @@ await runTool("cargo", FAULTY_LIBRARY, 600_000);
 await runTool(Deno.execPath(), ["cache", "--quiet", join(HERE, "../../main.ts")]);
 await using _images = await Images.make();
 
-const command = [Deno.execPath(), "test", "--allow-all", "--cached-only"];
-if (values.junit !== undefined) command.push(`--junit-path=${values.junit}`);
-if (filter !== undefined) command.push(`--filter=${filter}`);
-Deno.exitCode = await runInNamespace([...command, HERE], "root");
+Deno.exitCode = await testFolder(HERE, { owner: "root", filter, junit: values.junit });
