@@ -112,8 +112,9 @@ ipv4 = "127.0.0.1:${datagrams}"
     const some = Array.from({ length: AT_ONCE }, (_, index) => open(web, at + index));
     standing.push(...await Promise.all(some));
   }
-  // By turns at both ports: as many clients at each.
-  const clients = Array.from({ length: FLOWS }, (_, index) => 10_000 + index);
+  // By turns at both ports: as many clients at each. Their own ports are below those of freePort: one at the
+  // port of a wildcard listener would be forwarded from another port.
+  const clients = Array.from({ length: FLOWS }, (_, index) => 5_000 + index);
   await using load = await DatagramLoad.start({
     to: [game, second].map((port) => ({ ip: "127.0.0.1", port })),
     service: { ip: "127.0.0.1", port: datagrams },
