@@ -55,7 +55,8 @@ export async function serveMetrics(
   checkPermission(address);
   const hostname = formatAddress(address.family, Uint8Array.from(address.bytes));
   // Only now: who serves no metrics need not load it.
-  const client = await import("prom-client");
+  // It is CommonJS: in a bundle its exports are in `default` alone, which its types do not have.
+  const { default: client } = await import("prom-client") as unknown as { default: PromClient };
   try {
     const listener = Deno.listen({ hostname, port: address.port });
     const answering = (asked: Question) => answer(asked, sources, client);

@@ -70,6 +70,8 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
     assert.equal(answer.status, 200, path);
     assert.ok((await answer.text()).length > 500, path);
   }
+  const answer = await fetch(`http://${metrics}/metrics`);
+  assert.match(await answer.text(), /^mmproxy_connections_accepted_total\{.*\} 1$/m);
   await program.stop();
 
   // The library beside main.ts is the one that was taken: without it there is none.
