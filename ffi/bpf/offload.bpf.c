@@ -268,6 +268,7 @@ static __always_inline void note(const struct tcphdr *tcp, struct direction *d, 
 		window = MOST_REACH;
 	if (window > other->reach)
 		other->reach = window;
+	d->heard = bpf_ktime_get_ns();
 	if (d->seen & SAW_FIN) {
 		/* What comes behind the FIN only acknowledges. */
 		if (ahead(upto, d->fin) <= 0)
@@ -275,7 +276,7 @@ static __always_inline void note(const struct tcphdr *tcp, struct direction *d, 
 		/* A sender sends nothing behind its FIN: that one was another's. */
 		__sync_fetch_and_and(&d->seen, ~(SAW_FIN | SAW_FIRST_FIN));
 	}
-	d->last = bpf_ktime_get_ns();
+	d->last = d->heard;
 	/* The FIN is the last that is sent, and the receiver has not had it. */
 	if (tcp->fin && ahead(upto, d->sent) >= 0 && ahead(upto, d->acknowledged) > 0) {
 		d->fin = upto;

@@ -75,6 +75,7 @@ struct direction {
 	__u64 sent;		/* the sender has sent nothing behind it, as it leaves; the low 32 bits are the number */
 	__u64 clock_at;		/* CLOCK_MONOTONIC in ns; 0: the clock stands */
 	__u64 last;		/* CLOCK_MONOTONIC in ns: its last packet, up to the FIN */
+	__u64 heard;		/* CLOCK_MONOTONIC in ns: its last packet */
 };
 
 struct entry {

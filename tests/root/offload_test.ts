@@ -28,16 +28,28 @@ async function handingOver(): Promise<ProgramCopy> {
   return copy;
 }
 
-Deno.test("offload: everything that is asked of a relay holds", async () => {
-  await using copy = await handingOver();
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["test", "--allow-all", "--cached-only", join(ROOT, "tests/e2e/tcp_relay_test.ts")],
-    env: { MMPROXY_OFFLOAD: "auto", MMPROXY_TEST_PROGRAM: copy.root, NO_COLOR: "1" },
-  }).output();
-  const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
-  assert.equal(code, 0, said);
-  assert.match(said, /ok \| \d+ passed/);
-});
+/** End-to-end tests that have to hold for connections that are handed over, too. */
+const HOLD = [
+  ["tcp_relay_test.ts", ""],
+  // Hosts that vanish, and readers that pause for longer than a host may be silent.
+  ["lasting_test.ts", "/a peer.s host|a reader that pauses/"],
+] as const;
+
+for (const [file, filter] of HOLD) {
+  Deno.test(`offload: the tests of ${file} hold`, async () => {
+    await using copy = await handingOver();
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["test", "--allow-all", "--cached-only", `--filter=${filter}`],
+        join(ROOT, "tests/e2e", file),
+      ],
+      env: { MMPROXY_OFFLOAD: "auto", MMPROXY_TEST_PROGRAM: copy.root, NO_COLOR: "1" },
+    }).output();
+    const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+    assert.equal(code, 0, said);
+    assert.match(said, /ok \| [1-9]\d* passed/);
+  });
+}
 
 /** Thousandths, and microseconds: see bad_wire.py. */
 interface Wire {
@@ -114,7 +126,9 @@ Deno.test("offload: a wire that loses, delays, reorders and repeats", async () =
   const wire = { loss: 10, delay: 1_000, jitter: 2_000, repeat: 5 };
   const { said, counters } = await overWire(wire, load(20, 1_000_000, 10));
   assert.match(said, /^20 right, 0 wrong/);
-  assert.equal(counters.get("offloaded"), 20);
+  // Where one end's window is never as large as what the other may send, it stays with the relay.
+  const offloaded = counters.get("offloaded");
+  assert.ok(offloaded >= 15, `${offloaded} of 20 were handed over`);
   assert.equal(counters.get("bytes_up"), 20_000_000);
 });
 

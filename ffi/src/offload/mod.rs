@@ -22,7 +22,7 @@ use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{tc, SchedClassifier, TcAttachType};
 use aya::Ebpf;
 
-use crate::net::socket;
+use crate::net::socket::{self, End};
 use crate::system::sync::lock;
 use entries::Entries;
 use grace::Grace;
@@ -65,6 +65,7 @@ pub struct Place {
     index: u32,
     incoming: [Tuple; 2],
     pair: Pair,
+    has_timestamps: bool,
 }
 
 impl Offload {
@@ -129,7 +130,8 @@ impl Offload {
         self.entries.state(index).store(state::WATCHED, Ordering::Release);
         self.count.fetch_add(1, Ordering::Relaxed);
         // From here on dropping it undoes everything.
-        let place = Place { offload: self.clone(), index, incoming, pair };
+        let has_timestamps = of_peer.has_timestamps();
+        let place = Place { offload: self.clone(), index, incoming, pair, has_timestamps };
         let mut tuples = lock(&self.tuples);
         for (direction, tuple) in incoming.iter().enumerate() {
             let reference = Reference { entry: index, direction: direction as u32 };
@@ -180,11 +182,6 @@ impl Drop for Offload {
 }
 
 impl Place {
-    /// The four addresses.
-    pub fn pair(&self) -> &Pair {
-        &self.pair
-    }
-
     /// Whether packets of both directions were seen, and by interfaces between which they can be translated.
     pub fn is_seen(&self) -> bool {
         let [from_peer, from_upstream] = self.interfaces();
@@ -264,6 +261,25 @@ impl Place {
     /// A direction as it is.
     pub fn direction(&self, direction: usize) -> Direction {
         self.offload.entries.direction(self.index, direction)
+    }
+
+    /// Where the peer is, and the upstream, as the sockets would be that are gone.
+    pub fn ends(&self, mark: u32) -> [End; 2] {
+        let Pair { peer, listen, client, upstream } = self.pair;
+        let directions = [0, 1].map(|direction| self.direction(direction));
+        let end = |from, to, mark, direction: usize| {
+            let (towards, back) = (&directions[direction], &directions[1 - direction]);
+            End {
+                from,
+                to,
+                mark,
+                sequence: towards.acknowledged as u32,
+                // What it sends next, in its own numbers.
+                acknowledgement: (back.acknowledged as u32).wrapping_sub(back.add_sequence),
+                timestamp: self.has_timestamps.then_some(towards.timestamp_base),
+            }
+        };
+        [end(listen, peer, 0, 1), end(client, upstream, mark, 0)]
     }
 
     /// Whether someone else has the addresses and ports by now.

@@ -480,6 +480,7 @@ fn numbers(random: &mut Random, options: u8) -> Numbers {
             receive_end: receive_next.wrapping_add(random.below(1 << 22) as u32),
             write_next,
             unacknowledged: write_next.wrapping_sub(random.below(100_000) as u32),
+            write_end: write_next.wrapping_add(random.below(1 << 22) as u32),
             largest_window: random.next() as u32 >> largest,
         },
         clock: random.number(),

@@ -69,6 +69,7 @@ pub struct Direction {
     pub sent: u64,
     pub clock_at: u64,
     pub last: u64,
+    pub heard: u64,
 }
 
 /// A connection: from the peer to the service, and back.
@@ -86,8 +87,8 @@ unsafe impl aya::Pod for Tuple {}
 unsafe impl aya::Pod for Reference {}
 
 const _: () = assert!(size_of::<Tuple>() == 36);
-const _: () = assert!(size_of::<Direction>() == 128);
-const _: () = assert!(size_of::<Entry>() == 264);
+const _: () = assert!(size_of::<Direction>() == 136);
+const _: () = assert!(size_of::<Entry>() == 280);
 
 impl Tuple {
     /// The tuple of packets between two addresses of one family; `None` for two families.

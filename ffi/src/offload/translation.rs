@@ -89,6 +89,12 @@ impl Sent {
     }
 }
 
+/// By how many bytes what a direction's sender may send now goes beyond the window of its receiver; 0: not at all.
+pub fn excess(add_sequence: u32, from: &Position, to: &Position) -> u32 {
+    let beyond = from.receive_end.wrapping_add(add_sequence).wrapping_sub(to.write_end) as i32;
+    beyond.max(0) as u32
+}
+
 /// How many bytes of a direction the receiver has acknowledged beyond a number; the FIN counts as one in
 /// TCP, and not here.
 pub fn delivered(direction: &Direction, since: u64) -> u64 {
@@ -134,6 +140,7 @@ mod tests {
             receive_end: read_next.wrapping_add(65_536),
             write_next,
             unacknowledged: write_next,
+            write_end: write_next.wrapping_add(65_536),
             largest_window: 65_536,
         }
     }
@@ -207,6 +214,14 @@ mod tests {
         assert_eq!(reach(to.unacknowledged.wrapping_add(1 << 30), 0), MOST_REACH);
         assert_eq!(reach(to.unacknowledged, 0), LEAST_REACH);
         assert_eq!(reach(to.unacknowledged, 99_000), 99_000);
+    }
+
+    #[test]
+    fn what_the_sender_may_send_is_compared_with_the_receivers_window() {
+        let from = Position { receive_end: 5, ..at(u32::MAX - 9, 0) };
+        let to = |window: u32| Position { write_end: 100 + window, ..at(0, 100) };
+        let add_sequence = 100u32.wrapping_sub(from.read_next);
+        assert_eq!([14, 15, 16].map(|window| excess(add_sequence, &from, &to(window))), [1, 0, 0]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::offloading::{Look, Offloading};
+use super::offloading::{Hosts, Look, Offloading};
 use super::pending::{Limits, Pending};
 use super::ports::Exhausted;
 use super::watch::{Due, Watch, Watched};
@@ -188,8 +188,9 @@ impl Connection {
             return;
         }
         let relay = &mut upstream.relay;
+        let hosts = hosts(&self.served);
         let (Look::Goes { bytes, .. } | Look::Ended { bytes, .. }) =
-            upstream.offloading.look(relay, [&mut self.peer, &mut upstream.side]);
+            upstream.offloading.look(relay, [&mut self.peer, &mut upstream.side], hosts);
         relay.up.count(bytes[0]);
         relay.down.count(bytes[1]);
         let stats = &self.served.stats;
@@ -945,7 +946,8 @@ impl Connections {
         let connection = self.connections.get_mut(key)?;
         let Phase::Relaying(upstream) = &mut connection.phase else { return None };
         let Upstream { relay, offloading, side, watched, .. } = &mut *upstream;
-        let look = offloading.look(relay, [&mut connection.peer, side]);
+        let hosts = hosts(&connection.served);
+        let look = offloading.look(relay, [&mut connection.peer, side], hosts);
         let (Look::Goes { bytes, .. } | Look::Ended { bytes, .. }) = look;
         relay.up.count(bytes[0]);
         relay.down.count(bytes[1]);
@@ -982,8 +984,8 @@ impl Connections {
         match upstream.watched.look(settings, cx.now) {
             Due::Nothing => {}
             Due::Idle => return Some(End::Idle),
-            // Its sockets know nothing of it any more.
-            Due::Hosts { .. } if upstream.offloading.is_offloaded() => {}
+            // See `look_at_offloaded`.
+            Due::Hosts { .. } if upstream.offloading.is_handed_over() => {}
             Due::Hosts { first } => {
                 let sides = [(&connection.peer, Party::Peer), (&upstream.side, Party::Upstream)];
                 for (side, party) in sides {
@@ -1061,14 +1063,21 @@ impl Connections {
         }
         let Upstream { side, offloading, .. } = upstream;
         let fds = [&connection.peer, &side].map(|side| side.fd.as_raw_fd());
-        let by_end = matches!(end, End::Over(Some(_)));
-        let cut = by_end || matches!(end, End::Idle | End::Stopped | End::Closed);
+        // A host that does not answer has told the other one nothing.
+        let by_end = matches!(end, End::Over(Some(errno)) if errno != libc::ETIMEDOUT);
+        let cut = matches!(end, End::Over(Some(_)) | End::Idle | End::Stopped | End::Closed);
         if cut && offloading.leave(fds, by_end) {
             // Its sockets have its addresses: they go first.
             drop((connection.peer, side));
             offloading.reset(connection.served.listener.settings.mark);
         }
     }
+}
+
+/// How the hosts of a listener's connections are asked whether they are there.
+fn hosts(served: &Served) -> Hosts {
+    let settings = &served.listener.settings;
+    Hosts { keepalive: settings.keepalive, mark: settings.mark }
 }
 
 /// Both connections of a relay; `None` where an address cannot be asked for.

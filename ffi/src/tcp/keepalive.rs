@@ -70,6 +70,22 @@ impl Keepalive {
         self.idle_s > 0 && self.is_dead(socket::unanswered(socket))
     }
 
+    /// How often a host that has been silent for so many milliseconds should have been asked; for those whom the
+    /// kernel does not ask, because we have no socket.
+    pub fn questions(self, silent_ms: u64) -> u32 {
+        let idle_ms = u64::from(self.idle_s) * 1000;
+        if self.idle_s == 0 || silent_ms < idle_ms {
+            return 0;
+        }
+        let further = (silent_ms - idle_ms) / (u64::from(self.interval_s()) * 1000);
+        1 + further.min(u64::from(QUESTIONS) - 1) as u32
+    }
+
+    /// Whether such a host is dead, which was asked so often.
+    pub fn is_silent_for_good(self, silent_ms: u64, asked: u32) -> bool {
+        self.idle_s > 0 && asked >= u32::from(TRIES) && silent_ms >= self.dead_after_ms().into()
+    }
+
     fn is_dead(self, since: socket::Unanswered) -> bool {
         since.ms >= self.dead_after_ms() && since.tries >= TRIES
     }
@@ -109,6 +125,20 @@ mod tests {
         let before = options(listener.as_raw_fd());
         Keepalive::new(0).apply(listener.as_raw_fd()).unwrap();
         assert_eq!(options(listener.as_raw_fd()), [1, before[1], before[2], before[3]]);
+    }
+
+    #[test]
+    fn a_host_without_a_socket_is_asked_as_the_kernel_would() {
+        let keepalive = Keepalive::new(60);
+        let asked = |ms| keepalive.questions(ms);
+        assert_eq!([0, 59_999, 60_000, 74_999, 75_000].map(asked), [0, 0, 1, 1, 2]);
+        assert_eq!([180_000, 195_000, 1_000_000].map(asked), [9, 9, 9]);
+        assert!(!keepalive.is_silent_for_good(194_999, 9));
+        assert!(!keepalive.is_silent_for_good(195_000, 2));
+        assert!(keepalive.is_silent_for_good(195_000, 3));
+        // The system decides, and nobody tells us.
+        assert_eq!(Keepalive::new(0).questions(u64::MAX), 0);
+        assert!(!Keepalive::new(0).is_silent_for_good(u64::MAX, 9));
     }
 
     #[test]

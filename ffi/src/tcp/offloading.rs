@@ -10,8 +10,9 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use super::keepalive::Keepalive;
 use super::relay::{Party, Relay, Side};
-use crate::net::socket::{self, Reset};
+use crate::net::socket;
 use crate::offload::record::{saw, Direction};
 use crate::offload::translation::{self, Pair};
 use crate::offload::{monotonic_ns, Offload, Place, Ticket};
@@ -22,6 +23,14 @@ const AGE_MS: u64 = if cfg!(feature = "fault-injection") { 0 } else { 1000 };
 const BYTES: u64 = 1 << 20;
 /// More than this on its way to an end is waited for.
 const MOST_UNACKNOWLEDGED: u32 = 64 << 10;
+/// An end that pauses right now may have to wait for a repetition of that much.
+const MOST_EXCESS: u32 = 4 << 10;
+/// After so many chances a connection stays with its relay: the windows will never fit.
+const MOST_CHANCES: u32 = 1 << 14;
+/// So many of the first ones are taken; of the others, each that doubles their number.
+const FIRST_CHANCES: u32 = 64;
+/// Those who send in the two directions.
+const PARTIES: [Party; 2] = [Party::Peer, Party::Upstream];
 /// How often a connection is looked at while its sockets are still needed, and afterwards.
 const DRAIN_MS: u64 = 10;
 /// After so many looks it is looked at half as often.
@@ -37,11 +46,17 @@ pub enum Offloading {
     /// It stays with its relay.
     Refused,
     /// Its packets are seen, and go to the sockets.
-    Watched(Box<Place>),
+    Watched(Box<WatchedPlace>),
     /// Its packets are translated, and the sockets have something left to do.
     Draining(Box<Draining>),
     /// The sockets are gone.
     Offloaded(Box<Offloaded>),
+}
+
+pub struct WatchedPlace {
+    place: Place,
+    /// How often it was calm, and could have been handed over.
+    chances: u32,
 }
 
 pub struct Draining {
@@ -49,6 +64,7 @@ pub struct Draining {
     ticket: Ticket,
     /// How often it was looked at.
     looks: u32,
+    silence: Silence,
 }
 
 pub struct Offloaded {
@@ -57,6 +73,24 @@ pub struct Offloaded {
     counted: [u64; 2],
     /// It was over at the last look: the ends may still repeat themselves.
     lingers: bool,
+    silence: Silence,
+}
+
+/// Which of the two hosts, the peer's and the upstream's, were asked whether they are there: the sockets cannot tell
+/// any more, because what answers them may go to the other end.
+struct Silence {
+    /// When the connection was handed over, in nanoseconds (CLOCK_MONOTONIC).
+    since: u64,
+    /// How often, and when last.
+    asked: [(u32, u64); 2],
+}
+
+/// How the hosts of a connection are asked whether they are there.
+#[derive(Clone, Copy)]
+pub struct Hosts {
+    pub keepalive: Keepalive,
+    /// The mark of packets to the upstream.
+    pub mark: u32,
 }
 
 /// What a look at an offloaded connection brings.
@@ -68,6 +102,11 @@ pub enum Look {
 }
 
 impl Offloading {
+    /// Whether what its sockets say of the hosts means nothing any more.
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self, Offloading::Draining(_) | Offloading::Offloaded(_))
+    }
+
     /// Whether events of its sockets mean nothing any more.
     pub fn is_offloaded(&self) -> bool {
         matches!(self, Offloading::Offloaded(_))
@@ -89,25 +128,37 @@ impl Offloading {
                 if old && relay.is_even(peer, upstream) {
                     let place =
                         pair().and_then(|pair| offload.watch(pair, fds[0], fds[1]).ok().flatten());
-                    *self = place
-                        .map_or(Offloading::Refused, |place| Offloading::Watched(Box::new(place)));
+                    *self = place.map_or(Offloading::Refused, |place| {
+                        Offloading::Watched(Box::new(WatchedPlace { place, chances: 0 }))
+                    });
                 }
                 None
             }
-            Offloading::Watched(place) => {
+            Offloading::Watched(watched) => {
                 let calm = || fds.iter().all(|fd| is_calm(*fd));
-                if !place.is_seen() || !relay.is_even(peer, upstream) || !calm() {
+                if !watched.place.is_seen() || !relay.is_even(peer, upstream) || !calm() {
                     return None;
                 }
-                let Offloading::Watched(place) = std::mem::take(self) else { return None };
+                watched.chances += 1;
+                if !watched.fits(fds) {
+                    if watched.chances >= MOST_CHANCES {
+                        fds.iter().for_each(|fd| socket::limit_window(*fd, u32::MAX));
+                        *self = Offloading::Refused;
+                    }
+                    return None;
+                }
+                let Offloading::Watched(watched) = std::mem::take(self) else { return None };
+                let place = watched.place;
                 fds.iter().for_each(|fd| socket::acknowledge(*fd));
                 set_boundaries(&place, fds);
                 let Ok(ticket) = place.offload(fds) else {
                     *self = Offloading::Refused;
                     return None;
                 };
-                let draining = Draining { place: *place, ticket, looks: 0 };
-                *self = Offloading::Draining(Box::new(draining));
+                fds.iter().for_each(|fd| socket::keep_silent(*fd));
+                let silence = Silence { since: monotonic_ns(), asked: [(0, 0); 2] };
+                *self =
+                    Offloading::Draining(Box::new(Draining { place, ticket, looks: 0, silence }));
                 Some(DRAIN_MS)
             }
             Offloading::Draining(draining) => {
@@ -119,13 +170,18 @@ impl Offloading {
     }
 
     /// Looks at a connection whose packets are translated.
-    pub fn look(&mut self, relay: &Relay, [peer, upstream]: [&mut Side; 2]) -> Look {
+    pub fn look(&mut self, relay: &Relay, [peer, upstream]: [&mut Side; 2], hosts: Hosts) -> Look {
         let again = |again| Look::Goes { bytes: [0, 0], again };
         let fds = [&*peer, &*upstream].map(|side| side.fd.as_raw_fd());
         match self {
             Offloading::Draining(draining) => {
                 set_boundaries(&draining.place, fds);
                 if !draining.is_done(relay, fds) {
+                    let directions = [0, 1].map(|direction| draining.place.direction(direction));
+                    let ask = |at: usize| socket::ask_by(fds[at]);
+                    if let Some(dead) = draining.silence.dead(&directions, hosts.keepalive, ask) {
+                        return lost([0, 0], dead);
+                    }
                     // An end that does not read may take long: then seldom is enough.
                     draining.looks += 1;
                     return again(LOOK_MS.min(DRAIN_MS << (draining.looks / LOOKS_EACH).min(7)));
@@ -140,7 +196,7 @@ impl Offloading {
                 let Offloading::Draining(draining) = std::mem::take(self) else {
                     return again(DRAIN_MS);
                 };
-                let Draining { place, .. } = *draining;
+                let Draining { place, silence, .. } = *draining;
                 let counted = [place.note_acknowledged(0, up), place.note_acknowledged(1, down)];
                 let ended = [relay.up.has_ended(), relay.down.has_ended()];
                 for (direction, number) in [up, down].into_iter().enumerate() {
@@ -149,18 +205,22 @@ impl Offloading {
                     }
                 }
                 place.end_draining();
-                *self =
-                    Offloading::Offloaded(Box::new(Offloaded { place, counted, lingers: false }));
+                *self = Offloading::Offloaded(Box::new(Offloaded {
+                    place,
+                    counted,
+                    lingers: false,
+                    silence,
+                }));
                 again(LOOK_MS)
             }
-            Offloading::Offloaded(offloaded) => offloaded.look(),
+            Offloading::Offloaded(offloaded) => offloaded.look(hosts),
             Offloading::Young | Offloading::Refused | Offloading::Watched(_) => again(LOOK_MS),
         }
     }
 
     /// Makes the sockets of a connection that is cut short ready to be closed without a word, where the two ends
     /// are one connection by now: what the sockets know of it is old. Whether that is so; then `reset` has to
-    /// follow their end. `by_end`: one of the ends has reset it.
+    /// follow their end. `by_end`: one of the ends has reset the other.
     pub fn leave(&self, fds: [RawFd; 2], by_end: bool) -> bool {
         match self {
             Offloading::Draining(draining) => {
@@ -187,28 +247,11 @@ impl Offloading {
             Offloading::Offloaded(offloaded) => offloaded.place,
             Offloading::Young | Offloading::Refused | Offloading::Watched(_) => return,
         };
-        let Pair { peer, listen, client, upstream } = *place.pair();
-        let [up, down] = [0, 1].map(|direction| place.direction(direction));
-        // What each end waits for, and what it sends next, in its own numbers.
-        let (up_end, down_end) = (up.acknowledged as u32, down.acknowledged as u32);
-        let of_peer = Reset {
-            from: listen,
-            to: peer,
-            mark: 0,
-            sequence: down_end,
-            acknowledgement: up_end.wrapping_sub(up.add_sequence),
-        };
-        let of_upstream = Reset {
-            from: client,
-            to: upstream,
-            mark,
-            sequence: up_end,
-            acknowledgement: down_end.wrapping_sub(down.add_sequence),
-        };
+        let ends = place.ends(mark);
         drop(place);
-        for reset in [of_peer, of_upstream] {
+        for end in ends {
             // Whoever is not reached here is reset by the kernel when it speaks again.
-            let _ = socket::reset(reset);
+            let _ = socket::reset(end);
         }
     }
 }
@@ -251,7 +294,7 @@ impl Draining {
 }
 
 impl Offloaded {
-    fn look(&mut self) -> Look {
+    fn look(&mut self, hosts: Hosts) -> Look {
         let directions = [0, 1].map(|direction| self.place.direction(direction));
         let mut bytes = [0, 0];
         for at in [0, 1] {
@@ -264,20 +307,90 @@ impl Offloaded {
         let reset = |direction: &Direction| direction.seen & saw::RST != 0;
         let was_reset = directions.iter().position(reset).filter(|_| !closed);
         let over = translation::is_over(&directions) || self.place.is_over();
-        if !over || !std::mem::replace(&mut self.lingers, true) {
+        if !over {
+            self.lingers = false;
+            let ask = |at: usize| socket::ask(self.place.ends(hosts.mark)[at]);
+            return match self.silence.dead(&directions, hosts.keepalive, ask) {
+                Some(dead) => lost(bytes, dead),
+                None => Look::Goes { bytes, again: LOOK_MS },
+            };
+        }
+        if !std::mem::replace(&mut self.lingers, true) {
             return Look::Goes { bytes, again: LOOK_MS };
         }
-        let parties = [Party::Peer, Party::Upstream];
         let last = directions[0].last.max(directions[1].last);
         let ago = monotonic_ns().saturating_sub(last) / 1_000_000;
         match was_reset {
             Some(by) => {
-                Look::Ended { bytes, first: parties[by], error: Some(libc::ECONNRESET), ago }
+                Look::Ended { bytes, first: PARTIES[by], error: Some(libc::ECONNRESET), ago }
             }
             None => {
                 let first = usize::from(directions[1].seen & saw::FIRST_FIN != 0);
-                Look::Ended { bytes, first: parties[first], error: None, ago }
+                Look::Ended { bytes, first: PARTIES[first], error: None, ago }
             }
         }
     }
+}
+
+impl WatchedPlace {
+    /// Whether neither end may send more than the other's window takes. Were it more, the receiver would drop it, and
+    /// the sender would wait for longer and longer before it repeats it, even where the receiver only pauses.
+    fn fits(&self, fds: [RawFd; 2]) -> bool {
+        // It takes twenty system calls, which few turns are worth.
+        if self.chances > FIRST_CHANCES && !self.chances.is_power_of_two() {
+            return false;
+        }
+        // What was offered cannot be taken back; this offers no more, while the positions are compared and afterwards.
+        fds.iter().for_each(|fd| socket::limit_window(*fd, 1));
+        let Ok(at) = socket::position(fds[0]) else { return false };
+        let Ok(there) = socket::position(fds[1]) else { return false };
+        let directions = [(0, fds[0], at, there), (1, fds[1], there, at)];
+        let mut fits = true;
+        for (direction, _, from, to) in &directions {
+            let add_sequence = self.place.direction(*direction).add_sequence;
+            let nothing_unread = from.receive_next == from.read_next;
+            if translation::excess(add_sequence, from, to) > MOST_EXCESS || !nothing_unread {
+                fits = false;
+            }
+        }
+        if !fits {
+            for (_, fd, _, to) in directions {
+                socket::limit_window(fd, to.write_end.wrapping_sub(to.unacknowledged));
+            }
+        }
+        fits
+    }
+}
+
+impl Silence {
+    /// Asks the hosts that have been silent for long; the one that is dead, if one is.
+    fn dead(
+        &mut self,
+        directions: &[Direction; 2],
+        keepalive: Keepalive,
+        ask: impl Fn(usize) -> io::Result<()>,
+    ) -> Option<usize> {
+        let now = monotonic_ns();
+        for (host, direction) in directions.iter().enumerate() {
+            let (times, at) = &mut self.asked[host];
+            if direction.heard > *at {
+                *times = 0;
+            }
+            let silent_ms = now.saturating_sub(direction.heard.max(self.since)) / 1_000_000;
+            if keepalive.is_silent_for_good(silent_ms, *times) {
+                return Some(host);
+            }
+            if *times < keepalive.questions(silent_ms) {
+                (*times, *at) = (*times + 1, now);
+                // One that cannot be asked is silent, too.
+                let _ = ask(host);
+            }
+        }
+        None
+    }
+}
+
+/// The look at a connection one of whose hosts is dead.
+fn lost(bytes: [u64; 2], host: usize) -> Look {
+    Look::Ended { bytes, first: PARTIES[host], error: Some(libc::ETIMEDOUT), ago: 0 }
 }

@@ -27,8 +27,8 @@ pub use options::{
     reset_on_close, set_int, set_receive_buffer, take_error, unanswered, Unanswered,
 };
 pub use repair::{
-    acknowledge, clock, largest_segment_of_path, leave, numbers, position, reset, unacknowledged,
-    unread, unsent, write_next, Numbers, Position, Reset,
+    acknowledge, ask, ask_by, clock, keep_silent, largest_segment_of_path, leave, limit_window,
+    numbers, position, reset, unacknowledged, unread, unsent, write_next, End, Numbers, Position,
 };
 pub use upstream::{
     check_upstream, connect_tcp, connect_udp, errno, is_other_source, is_out_of_descriptors,

@@ -46,6 +46,8 @@ pub struct Position {
     /// That of the byte that the next write sends, and of the first one that is not acknowledged yet.
     pub write_next: u32,
     pub unacknowledged: u32,
+    /// That of the first byte that this end may not send yet.
+    pub write_end: u32,
     /// The largest window that the other end has had, in bytes.
     pub largest_window: u32,
 }
@@ -64,6 +66,13 @@ pub struct Numbers {
     /// The largest segments that this end may send, and that it has asked for: data and TCP options.
     pub largest_out: u32,
     pub largest_in: u32,
+}
+
+impl Numbers {
+    /// Whether its segments have timestamps (RFC 7323).
+    pub fn has_timestamps(&self) -> bool {
+        self.options & TIMESTAMPS != 0
+    }
 }
 
 /// Where a connection is; `None` where one of its directions has ended.
@@ -149,6 +158,8 @@ fn in_repair(fd: RawFd) -> io::Result<Position> {
     let write_next: io::Result<u32> = get(fd, libc::TCP_QUEUE_SEQ);
     set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR_QUEUE, NO_QUEUE)?;
     let write_next = write_next?;
+    // Before the window, so that its end is never taken to be further than it is.
+    let unacknowledged = write_next.wrapping_sub(unacknowledged(fd)?);
     let mut windows = Windows::default();
     read_option(fd, libc::TCP_REPAIR_WINDOW, &mut windows)?;
     Ok(Position {
@@ -156,7 +167,8 @@ fn in_repair(fd: RawFd) -> io::Result<Position> {
         receive_next,
         receive_end: windows.incoming_from.wrapping_add(windows.incoming),
         write_next,
-        unacknowledged: write_next.wrapping_sub(unacknowledged(fd)?),
+        unacknowledged,
+        write_end: unacknowledged.wrapping_add(windows.out),
         largest_window: windows.largest_out,
     })
 }
@@ -212,26 +224,72 @@ pub fn acknowledge(fd: RawFd) {
 /// # Errors
 /// EPERM without CAP_NET_ADMIN.
 pub fn leave(fd: RawFd) -> io::Result<()> {
-    let _ = set_int(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 0);
+    keep_silent(fd);
     set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)
 }
 
-/// How one end of a connection that has no socket is to be reset.
+/// Where one end of a connection is that no socket of this host has any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reset {
+pub struct End {
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub mark: u32,
     /// The next number that `to` waits for, and the one that it sends next.
     pub sequence: u32,
     pub acknowledgement: u32,
+    /// A TSval that is not newer than what `to` has had; `None` without timestamps.
+    pub timestamp: Option<u32>,
 }
 
-/// Sends a reset for a connection that no socket of this host has any more.
+/// Resets one end of such a connection.
 ///
 /// # Errors
 /// EPERM without CAP_NET_ADMIN, and those of bind(2): another socket may have the address by now.
-pub fn reset(end: Reset) -> io::Result<()> {
+pub fn reset(end: End) -> io::Result<()> {
+    let socket = stand_in(end)?;
+    let fd = socket.as_raw_fd();
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, OFF)?;
+    reset_on_close(fd);
+    Ok(())
+}
+
+/// Asks one end of such a connection whether it is there, with an acknowledgment of old bytes (RFC 9293 3.8.4). The
+/// answer reaches no socket.
+///
+/// # Errors
+/// As of `reset`.
+pub fn ask(end: End) -> io::Result<()> {
+    let socket = stand_in(end)?;
+    let fd = socket.as_raw_fd();
+    // The end of repair mode sends it; in that mode again, closing the socket sends nothing.
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, OFF)?;
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)
+}
+
+/// As `ask`, of a connection that still has its socket: whatever answers also comes there.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN.
+pub fn ask_by(fd: RawFd) -> io::Result<()> {
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, ON)?;
+    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, OFF)?;
+    set_int(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
+}
+
+/// From here on the kernel does not ask the other end by itself (socket(7), SO_KEEPALIVE).
+pub fn keep_silent(fd: RawFd) {
+    // It asks once too often, and no more.
+    let _ = set_int(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 0);
+}
+
+/// Limits the window that the other end is offered next; what it was offered stays (tcp(7), TCP_WINDOW_CLAMP).
+pub fn limit_window(fd: RawFd, bytes: u32) {
+    // Without it, a connection may not be handed over, and no more.
+    let _ = set_int(fd, libc::SOL_TCP, libc::TCP_WINDOW_CLAMP, bytes.min(i32::MAX as u32) as c_int);
+}
+
+/// A socket in repair mode that is where the one was that is gone.
+fn stand_in(end: End) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(end.to), Type::STREAM, None)?;
     let fd = socket.as_raw_fd();
     socket.set_reuse_address(true)?;
@@ -248,8 +306,27 @@ pub fn reset(end: Reset) -> io::Result<()> {
     socket.bind(&end.from.into())?;
     // In repair mode it is connected at once, without a packet.
     socket.connect(&end.to.into())?;
-    set_int(fd, libc::SOL_TCP, libc::TCP_REPAIR, OFF)?;
-    reset_on_close(fd);
+    if let Some(clock) = end.timestamp {
+        // A packet without timestamps would be dropped without an answer (RFC 7323 3.2).
+        set_option(fd, libc::TCP_REPAIR_OPTIONS, &Negotiated { code: 8, value: 0 })?;
+        // Bit 0 would ask for microseconds (Linux 6.7).
+        set_int(fd, libc::SOL_TCP, libc::TCP_TIMESTAMP, (clock & !1) as c_int)?;
+    }
+    Ok(socket)
+}
+
+/// `struct tcp_repair_opt` (linux/tcp.h): an option that both ends have agreed on, by its number.
+#[repr(C)]
+struct Negotiated {
+    code: u32,
+    value: u32,
+}
+
+fn set_option<T>(fd: RawFd, name: c_int, value: &T) -> io::Result<()> {
+    let length = size_of::<T>() as socklen_t;
+    let value: *const c_void = std::ptr::from_ref(value).cast();
+    // SAFETY: `value` has `length` bytes, which outlive the call.
+    check(unsafe { libc::setsockopt(fd, libc::SOL_TCP, name, value, length) })?;
     Ok(())
 }
 
