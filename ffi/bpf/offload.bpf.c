@@ -358,15 +358,15 @@ static __always_inline int acknowledge_only(struct __sk_buff *skb, const struct 
 	return NEXT;
 }
 
-/* A tick more than the socket's clock can show now. */
-#define CLOCK_AHEAD 2
-
+/* Never ahead of what the proxy's socket would show now, which may be a tick more: while it still sends, the receiver
+ * drops what is more than one tick older than the newest timestamp (PAWS, RFC 7323 5.3; Linux's TCP_PAWS_WINDOW).
+ */
 static __always_inline __u32 clock(const struct direction *d)
 {
 	/* Asked for the first packet alone. */
 	if (d->timestamp_known || !d->clock_at)
 		return d->timestamp_base;
-	return d->timestamp_base + (__u32)((bpf_ktime_get_ns() - d->clock_at) / 1000000) + CLOCK_AHEAD;
+	return d->timestamp_base + (__u32)((bpf_ktime_get_ns() - d->clock_at) / 1000000);
 }
 
 SEC("classifier")

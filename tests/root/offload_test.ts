@@ -10,8 +10,8 @@ import { type Counters, Program } from "../e2e/support/program.ts";
 import { ProgramCopy } from "../e2e/support/program_copy.ts";
 import { runTool } from "../e2e/support/real_peers.ts";
 import { v2 } from "../e2e/support/headers.ts";
-import { Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
-import { eventually } from "../e2e/support/time.ts";
+import { Resettable, Stream, TcpService, tellAndEcho } from "../e2e/support/tcp.ts";
+import { eventually, pause } from "../e2e/support/time.ts";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const ROOT = join(HERE, "../..");
@@ -130,6 +130,53 @@ Deno.test("offload: a wire that loses, delays, reorders and repeats", async () =
   const offloaded = counters.get("offloaded");
   assert.ok(offloaded >= 15, `${offloaded} of 20 were handed over`);
   assert.equal(counters.get("bytes_up"), 20_000_000);
+});
+
+Deno.test("offload: connections that are full in both directions lose nothing, and none stands still", async () => {
+  await using program = await Program.start({
+    args: ["-4", "127.0.0.1:5001", "--offload", "auto"],
+    logLevel: "info",
+  });
+  const flood = join(HERE, "support/flood.py");
+  const ports = [program.listen.port, 5001].map(String);
+  const said = await runTool("python3", [flood, ...ports, "4", "15"], 5 * MINUTES);
+  assert.match(said, /^60 right, 0 wrong/);
+  assert.notEqual((await program.stop()).get("offloaded"), 0);
+});
+
+Deno.test("offload: an end that resets a handed-over connection ends it, and no other", async () => {
+  await using copy = await handingOver();
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    root: copy.root,
+    args: ["-4", service.address, "--offload", "auto"],
+    logLevel: "access",
+  });
+  using other = await Stream.connect(program.listen.port);
+  await other.send(v2({ ip: "192.0.2.45", port: 40_322 }, BALANCER));
+  await other.line();
+  await using client = await Resettable.connect(program.listen.port);
+  client.send(v2({ ip: "192.0.2.44", port: 40_321 }, BALANCER));
+  await client.next();
+  for (let round = 0; round < 20; round++) {
+    client.send(new TextEncoder().encode("ping"));
+    await client.next();
+    await other.send("ping");
+    await other.exactly(4);
+  }
+  // Until the hand-over is complete.
+  await pause(500);
+  client.reset();
+  const line = await eventually(
+    () => program.all("connection")[0] as Record<string, unknown> | undefined,
+    "its line in the access log",
+  );
+  assert.deepEqual([line.client, line.ended], ["192.0.2.44:40321", "client_reset"]);
+  await other.send("ping");
+  assert.equal(new TextDecoder().decode(await other.exactly(4)), "ping");
+  assert.deepEqual(program.all("worker_failed"), []);
+  const counters = await program.stop();
+  assert.deepEqual([counters.get("offloaded"), counters.get("accepted")], [2, 2]);
 });
 
 Deno.test("offload: forged packets neither end a connection nor change its counts", async () => {

@@ -206,12 +206,15 @@ impl Place {
         }
         entries.draining(self.index).store(1, Ordering::Relaxed);
         for (direction, from, to) in [(0, peer, upstream), (1, upstream, peer)] {
-            let at = monotonic_ns();
-            entries.set_clock(self.index, direction, socket::clock(to)?, at);
-            // The program may not have seen everything that has come so far.
+            // In this order: the program's clock is never ahead of the socket's.
+            let clock = socket::clock(to)?;
+            entries.set_clock(self.index, direction, clock, monotonic_ns());
+            // What the program has seen while the relay buffered more than a window is not credible to it.
             let add_sequence = self.direction(direction).add_sequence;
-            let sent = Sent::new(add_sequence, &socket::position(from)?, &socket::position(to)?);
-            entries::raise(entries.sent(self.index, direction), sent.upto);
+            let (from, to) = (socket::position(from)?, socket::position(to)?);
+            let sent = Sent::new(add_sequence, &from, &to);
+            entries.acknowledged(self.index, direction).store(sent.since, Ordering::Relaxed);
+            entries.sent(self.index, direction).store(sent.upto, Ordering::Relaxed);
             entries.reach(self.index, direction).fetch_max(sent.reach, Ordering::Relaxed);
         }
         entries.state(self.index).store(state::OFFLOADED, Ordering::Release);
@@ -220,7 +223,10 @@ impl Place {
 
     /// Notes where what a socket has written ends: acknowledgements before it are the socket's.
     pub fn set_boundary(&self, direction: usize, number: u32) {
-        self.offload.entries.boundary(self.index, direction).store(number, Ordering::Relaxed);
+        let entries = &self.offload.entries;
+        // What was written was sent before, whether the program has seen it or not.
+        entries::raise(entries.sent(self.index, direction), number);
+        entries.boundary(self.index, direction).store(number, Ordering::Relaxed);
     }
 
     /// Nothing is owed to the sockets any more.

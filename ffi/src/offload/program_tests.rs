@@ -12,7 +12,7 @@ use aya::Ebpf;
 
 use super::record::{saw, state, Direction, Entry, Reference, Tuple};
 use super::translation::{self, Pair};
-use super::OBJECT;
+use super::{monotonic_ns, OBJECT};
 use crate::net::socket::{Numbers, Position};
 
 const FIN: u8 = 1;
@@ -655,4 +655,37 @@ fn acknowledgements_of_what_the_sockets_sent_are_theirs_while_they_drain() {
     // An old one takes nothing back.
     run(&acknowledges(5, 0));
     assert_eq!(program.direction(0).acknowledged - entry.directions[0].acknowledged, 100);
+}
+
+#[test]
+fn the_clock_goes_on_and_is_never_ahead_of_the_socket_s() {
+    let mut program = Program::load();
+    let mut random = Random(13);
+    let pair = addresses(&mut random, false);
+    let (peer, upstream) = (numbers(&mut random, 7), numbers(&mut random, 7));
+    let mut entry = translation::entry(&pair, &peer, &upstream).unwrap();
+    entry.state = state::OFFLOADED;
+    let packet = Packet {
+        source: pair.peer,
+        destination: pair.listen,
+        sequence: peer.at.receive_next,
+        acknowledgement: peer.at.unacknowledged,
+        flags: ACK,
+        window: 3,
+        options: vec![Opt::Nop, Opt::Nop, Opt::Timestamps(77, 5)],
+        payload: vec![],
+    };
+    for late_us in [0, 400, 999, 1_000, 5_500, 2_000_000] {
+        let direction = &mut entry.directions[0];
+        direction.clock_at = monotonic_ns() - late_us * 1_000;
+        let clock_at = direction.clock_at;
+        program.set(&pair, &entry);
+        program.run(&packet.frame());
+        let found = program.direction(0);
+        assert_eq!(found.timestamp_known, 1);
+        let shown = 77u32.wrapping_add(found.timestamp_add).wrapping_sub(upstream.clock);
+        // What the socket shows at least, whenever in between its millisecond began.
+        let most = ((monotonic_ns() - clock_at) / 1_000_000) as u32;
+        assert!((late_us as u32 / 1_000..=most).contains(&shown), "{shown} after {late_us} us");
+    }
 }

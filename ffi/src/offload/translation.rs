@@ -56,10 +56,8 @@ pub fn entry(pair: &Pair, peer: &Numbers, upstream: &Numbers) -> Option<Entry> {
             window_shift: i32::from(from.scale_in) - i32::from(to.scale_out),
             window_scale: u32::from(from.scale_in),
             timestamp_base: to.clock,
-            acknowledged: EPOCH + u64::from(to.at.unacknowledged),
-            sent: EPOCH
-                + u64::from(to.at.unacknowledged)
-                + u64::from(sent.upto.wrapping_sub(to.at.unacknowledged)),
+            acknowledged: sent.since,
+            sent: sent.upto,
             reach: sent.reach,
             ..Direction::default()
         }
@@ -73,8 +71,10 @@ pub fn entry(pair: &Pair, peer: &Numbers, upstream: &Numbers) -> Option<Entry> {
 /// What a direction's sender has sent, and may send, when its packets still go to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// The number behind the last byte, as it leaves.
-    pub upto: u32,
+    /// Those of the first byte that is not acknowledged, and behind the last one that was sent, as they leave: the low
+    /// halves are the numbers.
+    pub since: u64,
+    pub upto: u64,
     /// See `Direction::reach`: what the socket allows counts, too.
     pub reach: u32,
 }
@@ -84,8 +84,13 @@ impl Sent {
     pub fn new(add_sequence: u32, from: &Position, to: &Position) -> Sent {
         let leaves = |number: u32| number.wrapping_add(add_sequence);
         let allowed = leaves(from.receive_end).wrapping_sub(to.unacknowledged);
-        let reach = allowed.max(to.largest_window);
-        Sent { upto: leaves(from.receive_next), reach: reach.clamp(LEAST_REACH, MOST_REACH) }
+        let under_way = leaves(from.receive_next).wrapping_sub(to.unacknowledged);
+        let since = EPOCH + u64::from(to.unacknowledged);
+        Sent {
+            since,
+            upto: since + u64::from(under_way),
+            reach: allowed.max(to.largest_window).clamp(LEAST_REACH, MOST_REACH),
+        }
     }
 }
 

@@ -1047,11 +1047,11 @@ impl Connections {
             End::Over(error) => error.is_some(),
         };
         if reset {
-            socket::reset_on_close(connection.peer.fd.as_raw_fd());
+            connection.peer.fd.reset_on_close();
         }
         let Phase::Relaying(upstream) = connection.phase else { return };
         if reset {
-            socket::reset_on_close(upstream.side.fd.as_raw_fd());
+            upstream.side.fd.reset_on_close();
         }
         if cx.worker.logs(level::DEBUG) {
             let mut event = Event::new(EventKind::ConnectionClosed, level::DEBUG);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::keepalive::Keepalive;
 use super::relay::{Party, Relay, Side};
-use crate::net::socket;
+use crate::net::socket::{self, Position};
 use crate::offload::record::{saw, Direction};
 use crate::offload::translation::{self, Pair};
 use crate::offload::{monotonic_ns, Offload, Place, Ticket};
@@ -25,10 +25,10 @@ const BYTES: u64 = 1 << 20;
 const MOST_UNACKNOWLEDGED: u32 = 64 << 10;
 /// An end that pauses right now may have to wait for a repetition of that much.
 const MOST_EXCESS: u32 = 4 << 10;
-/// After so many chances a connection stays with its relay: the windows will never fit.
-const MOST_CHANCES: u32 = 1 << 14;
-/// So many of the first ones are taken; of the others, each that doubles their number.
-const FIRST_CHANCES: u32 = 64;
+/// So many attempts are made with windows that are kept small; a connection that cannot be handed over needs large ones.
+const NARROW_ATTEMPTS: u32 = 64;
+/// A sender waits before it uses a window of less than a segment, which has 64 KiB over loopback.
+const LEAST_WINDOW: u32 = 256 << 10;
 /// Those who send in the two directions.
 const PARTIES: [Party; 2] = [Party::Peer, Party::Upstream];
 /// How often a connection is looked at while its sockets are still needed, and afterwards.
@@ -55,8 +55,10 @@ pub enum Offloading {
 
 pub struct WatchedPlace {
     place: Place,
-    /// How often it was calm, and could have been handed over.
-    chances: u32,
+    /// The age since which it is watched, and at which it is worth another attempt, in milliseconds.
+    since: u64,
+    next: u64,
+    attempts: u32,
 }
 
 pub struct Draining {
@@ -129,22 +131,27 @@ impl Offloading {
                     let place =
                         pair().and_then(|pair| offload.watch(pair, fds[0], fds[1]).ok().flatten());
                     *self = place.map_or(Offloading::Refused, |place| {
-                        Offloading::Watched(Box::new(WatchedPlace { place, chances: 0 }))
+                        Offloading::Watched(Box::new(WatchedPlace {
+                            place,
+                            since: age,
+                            next: age,
+                            attempts: 0,
+                        }))
                     });
                 }
                 None
             }
             Offloading::Watched(watched) => {
+                if age < watched.next {
+                    return None;
+                }
                 let calm = || fds.iter().all(|fd| is_calm(*fd));
                 if !watched.place.is_seen() || !relay.is_even(peer, upstream) || !calm() {
                     return None;
                 }
-                watched.chances += 1;
                 if !watched.fits(fds) {
-                    if watched.chances >= MOST_CHANCES {
-                        fds.iter().for_each(|fd| socket::limit_window(*fd, u32::MAX));
-                        *self = Offloading::Refused;
-                    }
+                    // An attempt takes twenty system calls: the longer it lasts, the fewer there are.
+                    watched.next = age + ((age - watched.since) / 16).max(1);
                     return None;
                 }
                 let Offloading::Watched(watched) = std::mem::take(self) else { return None };
@@ -335,30 +342,44 @@ impl Offloaded {
 impl WatchedPlace {
     /// Whether neither end may send more than the other's window takes. Were it more, the receiver would drop it, and
     /// the sender would wait for longer and longer before it repeats it, even where the receiver only pauses.
-    fn fits(&self, fds: [RawFd; 2]) -> bool {
-        // It takes twenty system calls, which few turns are worth.
-        if self.chances > FIRST_CHANCES && !self.chances.is_power_of_two() {
+    fn fits(&mut self, fds: [RawFd; 2]) -> bool {
+        self.attempts += 1;
+        if self.excess(fds).is_none_or(|excess| excess > MOST_EXCESS) {
+            self.narrow(fds);
             return false;
         }
-        // What was offered cannot be taken back; this offers no more, while the positions are compared and afterwards.
+        // What was offered cannot be taken back. From here on no more is offered, or the sender could go on to it.
         fds.iter().for_each(|fd| socket::limit_window(*fd, 1));
-        let Ok(at) = socket::position(fds[0]) else { return false };
-        let Ok(there) = socket::position(fds[1]) else { return false };
-        let directions = [(0, fds[0], at, there), (1, fds[1], there, at)];
-        let mut fits = true;
-        for (direction, _, from, to) in &directions {
-            let add_sequence = self.place.direction(*direction).add_sequence;
-            let nothing_unread = from.receive_next == from.read_next;
-            if translation::excess(add_sequence, from, to) > MOST_EXCESS || !nothing_unread {
-                fits = false;
-            }
-        }
+        let fits = self.excess(fds).is_some_and(|excess| excess <= MOST_EXCESS);
         if !fits {
-            for (_, fd, _, to) in directions {
-                socket::limit_window(fd, to.write_end.wrapping_sub(to.unacknowledged));
-            }
+            self.narrow(fds);
         }
         fits
+    }
+
+    /// By how much the larger of the two directions goes beyond its receiver's window; `None` if something waits to be
+    /// read, or the sockets do not say.
+    fn excess(&self, [peer, upstream]: [RawFd; 2]) -> Option<u32> {
+        let (at, there) = (socket::position(peer).ok()?, socket::position(upstream).ok()?);
+        let excess = |direction: usize, from: &Position, to: &Position| {
+            let add_sequence = self.place.direction(direction).add_sequence;
+            translation::excess(add_sequence, from, to)
+        };
+        let is_read = at.receive_next == at.read_next && there.receive_next == there.read_next;
+        is_read.then(|| excess(0, &at, &there).max(excess(1, &there, &at)))
+    }
+
+    /// Offers each sender half of its receiver's window for a while, so that it fits even if that becomes smaller.
+    fn narrow(&self, fds: [RawFd; 2]) {
+        for (from, to) in [(fds[0], fds[1]), (fds[1], fds[0])] {
+            let half = match socket::position(to) {
+                Ok(to) if self.attempts < NARROW_ATTEMPTS => {
+                    to.write_end.wrapping_sub(to.unacknowledged) / 2
+                }
+                _ => u32::MAX,
+            };
+            socket::limit_window(from, half.max(LEAST_WINDOW));
+        }
     }
 }
 

@@ -33,10 +33,17 @@ pub struct Side {
     urgent: bool,
 }
 
-/// A socket, until the connection goes on without it; from then on -1, on which every call fails.
+/// A socket, until the connection goes on without it; from then on -1, on which every system call fails.
 pub struct Descriptor(Option<OwnedFd>);
 
 impl Descriptor {
+    /// Has it reset its connection when it is closed; one that is closed already does nothing.
+    pub fn reset_on_close(&self) {
+        if let Some(socket) = &self.0 {
+            socket::reset_on_close(socket.as_raw_fd());
+        }
+    }
+
     /// Closes the socket.
     pub fn close(&mut self) {
         self.0 = None;
