@@ -108,7 +108,7 @@ function listenerFamilies(stats: Stats): Family[] {
     ),
     labelled(
       "mmproxy_headers_total",
-      "PROXY headers accepted, by version; none: connections relayed without a header. UDP: one for each flow or session.",
+      "PROXY headers accepted, by version; none: connections and flows without one. UDP: one for each session; without sessions, one each time that a header is decoded.",
       "version",
       [
         ["1", count("headers_v1")],

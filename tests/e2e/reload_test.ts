@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { show } from "./support/endpoints.ts";
 import { text, v2 } from "./support/headers.ts";
 import { Program } from "./support/program.ts";
 import { Resettable, Stream, TcpService, tellAndEcho } from "./support/tcp.ts";
@@ -102,6 +103,29 @@ Deno.test("reload: the UDP route of a peer that is no longer allowed ends", asyn
   await peer.send(program.listen, header, "two");
   await program.event("datagrams_refused", ({ refusal }) => refusal === "peer_not_allowed");
   await peer.silence();
+});
+
+Deno.test("reload: the header of a UDP session is counted once", async () => {
+  const allowed = ["127.0.0.1"];
+  await using subnets = await SubnetFile.make(allowed.join("\n"));
+  await using service = await UdpService.start(tell);
+  await using program = await Program.start({
+    args: ["-4", service.address, "-a", subnets.path, "-p", "udp", "--udp-header", "session"],
+  });
+  await using peer = await UdpSocket.open();
+  const client = { ip: "192.0.2.9", port: 20_301 };
+  await peer.send(program.listen, v2(client, BALANCER, { datagram: true }), "0");
+  for (const index of [0, 1, 2]) {
+    assert.equal(text((await peer.receive()).data), `${show(client)} ${index}`);
+    // The header is decoded again after each change.
+    allowed.push(`127.0.0.${index + 2}`);
+    await subnets.write(allowed.join("\n"));
+    program.signal("SIGHUP");
+    await program.event("subnets_reloaded", ({ value }) => value === allowed.length);
+    await peer.send(program.listen, `${index + 1}`);
+  }
+  await peer.receive();
+  assert.equal((await program.stop()).get("headers_v2"), 1, program.transcript());
 });
 
 Deno.test("reload: SIGHUP without a subnet file says that there is nothing to reload", async () => {

@@ -636,6 +636,7 @@ impl Connections {
                             return Some(refuse(cx, served, peer, refusal, header));
                         }
                     };
+                    cx.count_accepted(served, &decision);
                     if decision.source != Source::Own {
                         served.silence.borrow_mut().count(Outcome::Spoke);
                     }
@@ -657,6 +658,7 @@ impl Connections {
             Ok(decision) => decision,
             Err(refusal) => return Some(refuse(cx, served, peer, refusal, &[])),
         };
+        cx.count_accepted(served, &decision);
         connection.account = cx.account(served, protocol::TCP, &[], peer, &decision);
         self.connect(cx, key, decision, payload)
     }

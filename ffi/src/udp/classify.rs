@@ -86,7 +86,10 @@ impl<K: Kinds> Engine<K> {
                 return Ok(Some((flow, header.len())));
             }
         }
-        let flow = self.resolve(edge, port, batch, &received.path, header, carrier)?;
+        let path = &received.path;
+        let decision = decide(edge, port, path, header, carrier)?;
+        edge.count_accepted(&port.outside, &decision);
+        let flow = self.flow_by(edge, port, batch, path, header, decision)?;
         self.cache.insert(port.id, &received.path, header, flow);
         Ok(Some((flow, header.len())))
     }
@@ -120,7 +123,9 @@ impl<K: Kinds> Engine<K> {
         }
         // The flow has made room for others, or its failure is over: the session still says whose it is.
         let header = session.header.clone();
-        let flow = self.resolve(edge, port, batch, &received.path, &header, carrier::DATAGRAM)?;
+        let path = &received.path;
+        let decision = decide(edge, port, path, &header, carrier::DATAGRAM)?;
+        let flow = self.flow_by(edge, port, batch, path, &header, decision)?;
         if let Some(session) = self.sessions.get(&between, now) {
             session.flow = flow;
         }
@@ -140,11 +145,16 @@ impl<K: Kinds> Engine<K> {
         let between = (port.id, received.path);
         let known = self.sessions.get(&between, now);
         let known = known.filter(|session| *session.header == *header).map(|session| session.flow);
+        let is_new = known.is_none();
         let flow = match known.filter(|flow| self.flows.state(*flow, now) != State::Gone) {
             Some(flow) => flow,
             None => {
                 let path = &received.path;
-                let found = self.resolve(edge, port, batch, path, header, carrier::DATAGRAM);
+                let decision = decide(edge, port, path, header, carrier::DATAGRAM)?;
+                if is_new {
+                    edge.count_accepted(&port.outside, &decision);
+                }
+                let found = self.flow_by(edge, port, batch, path, header, decision);
                 // Where the listener has no room for the flow, the session still says whose it is.
                 let flow = match found {
                     Err(Refusal::TooManyFlows) => FlowRef::NONE,
@@ -157,21 +167,17 @@ impl<K: Kinds> Engine<K> {
         Ok(payload.then_some((flow, header.len())))
     }
 
-    /// Decodes a header, and finds or opens the flow of whom it names.
-    fn resolve(
+    /// Finds or opens the flow of whom a header named.
+    fn flow_by(
         &mut self,
         edge: &mut impl Edge<K>,
         port: &Rc<Port<K>>,
         batch: &impl Batch,
         path: &Path,
         header: &[u8],
-        carrier: u32,
+        decision: Decision,
     ) -> Result<FlowRef, Refusal> {
         let peer = path.peer.socket_addr().ok_or(Refusal::Incomplete)?;
-        if edge.rule(&port.outside, peer).is_none() {
-            return Err(Refusal::PeerNotAllowed);
-        }
-        let decision = edge.decide(&port.outside, header, carrier, path, peer)?;
         let owner = owner_of(port, &decision, peer);
         self.flow_of(edge, batch, New { port, owner, decision }, peer, header)
     }
@@ -194,6 +200,21 @@ fn is_bare<K: Kinds>(edge: &impl Edge<K>, port: &Port<K>, received: &Received) -
         },
         Some(HeaderRule::Require) | None => false,
     }
+}
+
+/// Decodes the header of a peer that may send it.
+fn decide<K: Kinds>(
+    edge: &mut impl Edge<K>,
+    port: &Port<K>,
+    path: &Path,
+    header: &[u8],
+    carrier: u32,
+) -> Result<Decision, Refusal> {
+    let peer = path.peer.socket_addr().ok_or(Refusal::Incomplete)?;
+    if edge.rule(&port.outside, peer).is_none() {
+        return Err(Refusal::PeerNotAllowed);
+    }
+    edge.decide(&port.outside, header, carrier, path, peer)
 }
 
 /// Whose datagrams with a decision are.

@@ -106,6 +106,9 @@ pub trait Edge<K: Kinds> {
         peer: SocketAddr,
     ) -> Result<Decision, Refusal>;
 
+    /// Counts what was decided last, as accepted.
+    fn count_accepted(&mut self, port: &K::Port, decision: &Decision);
+
     /// Opens an upstream socket.
     ///
     /// # Errors

@@ -190,6 +190,10 @@ impl Edge<Real> for Kernel<'_, '_> {
         self.cx.decide_bare(&port.served, peer, spoken_to(port, path))
     }
 
+    fn count_accepted(&mut self, port: &Rc<Listening>, decision: &Decision) {
+        self.cx.count_accepted(&port.served, decision);
+    }
+
     fn open(
         &mut self,
         port: &Rc<Listening>,

@@ -71,6 +71,9 @@ impl<K: Kinds> Engine<K> {
                 {
                     edge.watch(&flow.socket, at.key());
                 }
+                if header.is_empty() {
+                    edge.count_accepted(outside, &decision);
+                }
                 edge.count(outside, Counter::FlowsOpened, 1);
                 edge.count(outside, Counter::FlowsActive, 1);
                 edge.flow_opened(outside, &decision, peer);

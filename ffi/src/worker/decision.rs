@@ -95,17 +95,25 @@ impl Context<'_> {
         };
         let decision = Decision { source, upstream: self.upstream_of(served, source, peer)? };
         self.trusted.judge(&decision, peer, served.transport, self.places())?;
+        Ok(decision)
+    }
+
+    /// Counts what was decided last as accepted. Not part of deciding: a UDP header may be decided about again
+    /// without having come again.
+    pub fn count_accepted(&self, served: &Served, decision: &Decision) {
         let stats = &served.stats;
-        match verdict.version {
-            0 => stats.add(Counter::HeadersNone, 1),
-            1 => stats.add(Counter::HeadersV1, 1),
-            2 => stats.add(Counter::HeadersV2, 1),
-            _ => stats.add(Counter::HeadersSpp, 1),
-        }
-        if source == Source::Own {
+        stats.add(
+            match self.verdict().version {
+                0 => Counter::HeadersNone,
+                1 => Counter::HeadersV1,
+                2 => Counter::HeadersV2,
+                _ => Counter::HeadersSpp,
+            },
+            1,
+        );
+        if decision.source == Source::Own {
             stats.add(Counter::HeadersOwn, 1);
         }
-        Ok(decision)
     }
 
     /// Where traffic of a source goes, whose header was decoded last.

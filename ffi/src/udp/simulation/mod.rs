@@ -70,6 +70,8 @@ impl Choices for Bytes<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
     pub delivered: u64,
+    /// At ports with sessions: headers that began one, and flows without a header.
+    pub accepted: u64,
     pub refused: u64,
     pub evicted: u64,
     pub expired: u64,

@@ -131,6 +131,13 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         Ok(Decision { source, upstream })
     }
 
+    fn count_accepted(&mut self, port: &usize, _decision: &Decision) {
+        // Elsewhere each decoding counts.
+        if self.world.modes[*port] == udp_header::SESSION {
+            self.count(port, Counter::HeadersV2, 1);
+        }
+    }
+
     fn open(&mut self, port: &usize, decision: &Decision, peer: SocketAddr) -> io::Result<Socket> {
         let world = self.world;
         let now = world.now.get();
@@ -192,6 +199,9 @@ impl Edge<Simulated> for SimulatedEdge<'_, '_> {
         if let Source::Client(client) = decision.source {
             let named = if header.is_empty() { Some(peer) } else { read_client(header, carrier) };
             self.world.check(named == Some(client), || format!("{client} by another's header"));
+        }
+        if header.is_empty() && self.world.modes[*port] == udp_header::SESSION {
+            self.world.summarise(|summary| summary.accepted += 1);
         }
         Some((*port, self.world.owner_of(*port, decision, peer)))
     }

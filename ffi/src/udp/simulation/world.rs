@@ -78,6 +78,7 @@ type Identity = (usize, Owner);
 /// A session as the model has it.
 pub struct ModelSession {
     pub owner: Owner,
+    pub header: Vec<u8>,
     pub last_used: u64,
 }
 
@@ -484,7 +485,7 @@ impl<'a> World<'a> {
         let truncated = self.below(40) == 0;
         let fate = match truncated {
             true => Fate::Refused(Refusal::DatagramTooLong),
-            false => self.fate(worker, port, &path, owner, bare, alone),
+            false => self.fate(worker, port, &path, &header, owner, alone),
         };
         let expected =
             Expected { fate, port, worker, path, header, delivered: false, over_limit: false };
@@ -538,15 +539,15 @@ impl<'a> World<'a> {
         worker: usize,
         port: usize,
         path: &Path,
+        header: &[u8],
         owner: Result<Owner, Refusal>,
-        bare: bool,
         alone: bool,
     ) -> Fate {
         let now = self.now.get();
         let trusted = self.trusts(worker, path);
         let mut sessions = self.sessions[worker].borrow_mut();
         let between = (self.ports[port].id, *path);
-        if bare {
+        if header.is_empty() {
             return match sessions.get_mut(&between) {
                 Some(session) => {
                     session.last_used = now;
@@ -586,7 +587,11 @@ impl<'a> World<'a> {
                         sessions.remove(&idlest);
                     }
                 }
-                sessions.insert(between, ModelSession { owner, last_used: now });
+                let session = ModelSession { owner, header: header.to_vec(), last_used: now };
+                let before = sessions.insert(between, session);
+                if before.is_none_or(|before| before.header != header) {
+                    self.summarise(|summary| summary.accepted += 1);
+                }
                 if alone {
                     Fate::Nothing
                 } else {
@@ -727,6 +732,9 @@ impl<'a> World<'a> {
         self.check(opened == ended as i64, || format!("{opened} flows opened, {ended} ended"));
         let open: usize = self.directories.iter().map(|directory| directory.open()).sum();
         self.check(open == 0, || format!("{open} flows are left in the directory"));
+        let accepted = self.counter(Counter::HeadersV2) as u64;
+        let expected = self.summary.borrow().accepted;
+        self.check(accepted == expected, || format!("{accepted} headers counted, {expected} came"));
         let lost = self.counter(Counter::DatagramsLost) as u64;
         let summary = *self.summary.borrow();
         let expected = self.lost.get() + summary.failed;
