@@ -2,7 +2,8 @@
  *
  * Makes two TCP connections one. It runs at tc ingress, before the network layer: where a packet belongs to
  * a connection that was offloaded, its addresses, ports, numbers, window and options become those of the
- * other connection, and it goes on to the other end. The proxy's two sockets are gone by then.
+ * other connection, and it goes on to the other end. The proxy's two sockets are gone by then, or still send what
+ * they had: for that it runs at tc egress as well.
  *
  * docs/decisions/0085-offload.md has the reasons; `deno task bpf` compiles it.
  */
@@ -268,6 +269,8 @@ static __always_inline void note(const struct tcphdr *tcp, struct direction *d, 
 		window = MOST_REACH;
 	if (window > other->reach)
 		other->reach = window;
+	if (ahead(bpf_ntohl(tcp->ack_seq), other->acknowledged) >= 0)
+		other->window = shifted(tcp->window, d->window_shift);
 	d->heard = bpf_ktime_get_ns();
 	if (d->seen & SAW_FIN) {
 		/* What comes behind the FIN only acknowledges. */
@@ -295,8 +298,19 @@ static __always_inline int is_over(const struct direction *d, const struct direc
 	return ((d->seen | other->seen) & SAW_RST) || (has_ended(d) && has_ended(other));
 }
 
+/* The number that an acknowledgment has for the proxy's socket: at most the one that the socket waits for. It has not had
+ * what was translated since, and drops what lies beyond its window (RFC 9293 3.10.7.4).
+ */
+static __always_inline __be32 for_socket(__be32 number, const struct direction *d)
+{
+	__u32 next = d->boundary - d->add_sequence;
+
+	return ahead(bpf_ntohl(number), next) > 0 ? bpf_htonl(next) : number;
+}
+
 /* Makes a segment with data a pure acknowledgement: its data is for the other end, which has it already. */
-static __always_inline int acknowledge_only(struct __sk_buff *skb, const struct layout *layout)
+static __always_inline int acknowledge_only(struct __sk_buff *skb, const struct layout *layout,
+					    const struct direction *d)
 {
 	void *data, *end;
 	__u32 header, before, now, transport = layout->ipv6 ? 54 : 34;
@@ -318,6 +332,7 @@ static __always_inline int acknowledge_only(struct __sk_buff *skb, const struct 
 		return DROP;
 	tcp->fin = 0;
 	tcp->psh = 0;
+	tcp->seq = for_socket(tcp->seq, d);
 	tcp->check = 0;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
@@ -355,6 +370,27 @@ static __always_inline int acknowledge_only(struct __sk_buff *skb, const struct 
 				sizeof(check), 0) < 0)
 		return DROP;
 	skb->tc_index = 0;
+	return NEXT;
+}
+
+/* What the proxy's socket sends acknowledges what it has had itself. Its receiver has sent more since, and drops a segment
+ * whose acknowledgment is too old (RFC 5961 5.2): so it gets the acknowledgment and the window of the other end.
+ */
+static __always_inline int refresh(struct __sk_buff *skb, const struct layout *layout, struct tcphdr *tcp,
+				   const struct direction *other)
+{
+	__u32 number = (__u32)other->acknowledged - other->add_sequence, before, sum = 0;
+
+	if (!tcp->ack || tcp->rst || ahead(number, bpf_ntohl(tcp->ack_seq)) <= 0)
+		return NEXT;
+	before = tcp->ack_seq;
+	tcp->ack_seq = bpf_htonl(number);
+	sum = replaced(sum, before, tcp->ack_seq);
+	before = tcp->window;
+	tcp->window = other->window;
+	sum = replaced(sum, before, tcp->window);
+	if (bpf_l4_csum_replace(skb, layout->transport + __builtin_offsetof(struct tcphdr, check), 0, sum, 0) < 0)
+		return DROP;
 	return NEXT;
 }
 
@@ -404,6 +440,8 @@ int offload(struct __sk_buff *skb)
 	header = tcp->doff * 4;
 	if (header < sizeof(*tcp))
 		return state == WATCHED ? NEXT : DROP;
+	if (reference->direction & FROM_SOCKET)
+		return entry->draining ? refresh(skb, &layout, tcp, other) : NEXT;
 	if (tcp->syn) {
 		if (state == WATCHED)
 			return NEXT;
@@ -414,7 +452,7 @@ int offload(struct __sk_buff *skb)
 		is_challenge = 1;
 	}
 	if (skb->tc_index == FOR_SOCKET)
-		return acknowledge_only(skb, &layout);
+		return acknowledge_only(skb, &layout, d);
 
 	from = bpf_ntohl(tcp->seq) + d->add_sequence;
 	upto = from + layout.payload + tcp->fin;
@@ -430,8 +468,15 @@ int offload(struct __sk_buff *skb)
 	if (entry->draining && tcp->ack && !tcp->rst && !is_challenge &&
 	    ahead(bpf_ntohl(tcp->ack_seq), other->boundary) < 0) {
 		/* The proxy's socket waits for this one; the other end has had its own already. */
-		if (layout.payload == 0 && !tcp->fin)
+		if (layout.payload == 0 && !tcp->fin) {
+			before = tcp->seq;
+			tcp->seq = for_socket(before, d);
+			now = tcp->seq;
+			if (now != before && bpf_l4_csum_replace(skb, layout.transport +
+					__builtin_offsetof(struct tcphdr, check), before, now, 4) < 0)
+				return DROP;
 			return NEXT;
+		}
 		/* Its data is for the other end all the same. */
 		skb->tc_index = FOR_SOCKET;
 		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);

@@ -37,6 +37,9 @@ enum {
 	TO_NEIGHBOUR = 2,
 };
 
+/* Of a reference: its packets are those of the proxy's own socket, which go where those of the direction go. */
+#define FROM_SOCKET 2
+
 /* Twice that far ahead is still ahead, in arithmetic modulo 2^32. */
 #define MOST_REACH (1u << 29)
 
@@ -51,7 +54,7 @@ struct tuple {
 /* The value of a tuple. */
 struct reference {
 	__u32 entry;
-	__u32 direction;	/* 0: from the peer to the service; 1: back */
+	__u32 direction;	/* 0: from the peer to the service; 1: back; perhaps with FROM_SOCKET */
 };
 
 struct direction {
@@ -66,11 +69,11 @@ struct direction {
 	__u32 timestamp_base;	/* the clock of the socket that sent before, in ms, at `clock_at` */
 	__u32 timestamp_add;
 	__u32 timestamp_known;
-	__u32 boundary;		/* while `draining`: behind what the proxy's own socket has written, as it leaves */
+	__u32 boundary;		/* while `draining`: behind what the proxy's sockets have had of it, as it leaves */
 	__u32 seen;
 	__u32 fin;		/* the sequence number behind the FIN, as it leaves */
 	__u32 reach;		/* the largest window that its receiver has had, in bytes; at most MOST_REACH */
-	__u32 reserved;
+	__u32 window;		/* be, 16 bits: that of its receiver, as the sender has had it */
 	__u64 acknowledged;	/* the receiver has everything before it, as it leaves; the low 32 bits are the number */
 	__u64 sent;		/* the sender has sent nothing behind it, as it leaves; the low 32 bits are the number */
 	__u64 clock_at;		/* CLOCK_MONOTONIC in ns; 0: the clock stands */

@@ -141,7 +141,9 @@ Deno.test("offload: connections that are full in both directions lose nothing, a
   const ports = [program.listen.port, 5001].map(String);
   const said = await runTool("python3", [flood, ...ports, "4", "15"], 5 * MINUTES);
   assert.match(said, /^60 right, 0 wrong/);
-  assert.notEqual((await program.stop()).get("offloaded"), 0);
+  const offloaded = (await program.stop()).get("offloaded");
+  // Each at its first calm moment, though bytes wait to be relayed at all times.
+  assert.ok(offloaded >= 30, `${offloaded} of 60 were handed over`);
 });
 
 Deno.test("offload: an end that resets a handed-over connection ends it, and no other", async () => {

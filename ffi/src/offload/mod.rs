@@ -27,7 +27,7 @@ use crate::system::sync::lock;
 use entries::Entries;
 use grace::Grace;
 pub use grace::Ticket;
-use record::{out, saw, state, Direction, Reference, Tuple};
+use record::{out, saw, state, Direction, Reference, Tuple, FROM_SOCKET};
 use translation::{Pair, Sent};
 
 /// The program, compiled from `ffi/bpf/offload.bpf.c` by `deno task bpf`.
@@ -82,15 +82,20 @@ impl Offload {
         let tuples = program.take_map("tuples").ok_or_else(missing)?;
         let tuples = HashMap::try_from(tuples).map_err(|error| reasons(&error))?;
         let classifier = classifier_of(&mut program)?;
+        let mut attach = |name: &str, hook| {
+            let attached = classifier.attach(name, hook);
+            attached.map(|_| ()).map_err(|error| format!("{name}: {}", reasons(&error)))
+        };
         let mut loopback = None;
         for interface in interfaces().map_err(|error| reasons(&error))? {
             // Before Linux 6.6; there it says "exists" where it does, and later it is not needed.
             let _ = tc::qdisc_add_clsact(&interface.name);
-            classifier
-                .attach(&interface.name, TcAttachType::Ingress)
-                .map_err(|error| format!("{}: {}", interface.name, reasons(&error)))?;
+            attach(&interface.name, TcAttachType::Ingress)?;
             if interface.is_loopback {
+                // What leaves by it arrives by it.
                 loopback = Some(interface.index);
+            } else {
+                attach(&interface.name, TcAttachType::Egress)?;
             }
         }
         Ok(Offload {
@@ -132,18 +137,7 @@ impl Offload {
         // From here on dropping it undoes everything.
         let has_timestamps = of_peer.has_timestamps();
         let place = Place { offload: self.clone(), index, incoming, pair, has_timestamps };
-        let mut tuples = lock(&self.tuples);
-        for (direction, tuple) in incoming.iter().enumerate() {
-            let reference = Reference { entry: index, direction: direction as u32 };
-            // Another connection's entry, which has ended and is not removed yet, is none of ours.
-            const NEW_ONLY: u64 = 1;
-            if tuples.insert(tuple, reference, NEW_ONLY).is_err() {
-                drop(tuples);
-                return Ok(None);
-            }
-        }
-        drop(tuples);
-        Ok(Some(place))
+        Ok(place.insert(&incoming, 0).is_ok().then_some(place))
     }
 
     /// Whether an offloaded connection to an upstream comes from a client's address and port, and goes on.
@@ -192,14 +186,43 @@ impl Place {
         [0, 1].map(|direction| self.direction(direction).in_interface)
     }
 
+    /// From here on the program finds packets with these tuples, of the two directions.
+    fn insert(&self, tuples: &[Tuple; 2], flag: u32) -> io::Result<()> {
+        let mut known = lock(&self.offload.tuples);
+        for (direction, tuple) in tuples.iter().enumerate() {
+            let reference = Reference { entry: self.index, direction: direction as u32 | flag };
+            // Another connection's entry, which has ended and is not removed yet, is none of ours.
+            const NEW_ONLY: u64 = 1;
+            known.insert(tuple, reference, NEW_ONLY).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// The program does not find packets with these tuples any more.
+    fn remove(&self, tuples: &[Tuple; 2]) {
+        let mut known = lock(&self.offload.tuples);
+        for tuple in tuples {
+            // One that was not inserted belongs to another entry.
+            if known.get(tuple, 0).is_ok_and(|found| found.entry == self.index) {
+                let _ = known.remove(tuple);
+            }
+        }
+    }
+
+    /// The tuples of what the sockets send.
+    fn outgoing(&self) -> [Tuple; 2] {
+        [0, 1].map(|direction| self.direction(direction).to)
+    }
+
     /// From here on packets are translated. What has passed the program before still arrives at the sockets,
     /// until the ticket has passed.
     ///
     /// # Errors
-    /// Those of asking the sockets for their positions and clocks: nothing has changed then.
+    /// Those of asking the sockets for their positions and clocks, and of the map: nothing has changed then.
     pub fn offload(&self, [peer, upstream]: [RawFd; 2]) -> io::Result<Ticket> {
         let (offload, [from_peer, _]) = (&self.offload, self.interfaces());
         let entries = &offload.entries;
+        self.insert(&self.outgoing(), FROM_SOCKET)?;
         if from_peer != offload.loopback {
             entries.leave_by(self.index, 0, out::TO_LOOPBACK, offload.loopback);
             entries.leave_by(self.index, 1, out::TO_NEIGHBOUR, from_peer);
@@ -231,6 +254,7 @@ impl Place {
 
     /// Nothing is owed to the sockets any more.
     pub fn end_draining(&self) {
+        self.remove(&self.outgoing());
         self.offload.entries.draining(self.index).store(0, Ordering::Relaxed);
     }
 
@@ -298,14 +322,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let offload = &self.offload;
         offload.count.fetch_sub(1, Ordering::Relaxed);
-        let mut tuples = lock(&offload.tuples);
-        for tuple in &self.incoming {
-            // One that was not inserted belongs to another entry.
-            if tuples.get(tuple, 0).is_ok_and(|found| found.entry == self.index) {
-                let _ = tuples.remove(tuple);
-            }
-        }
-        drop(tuples);
+        self.remove(&self.incoming);
+        self.remove(&self.outgoing());
         offload.entries.state(self.index).store(state::FREE, Ordering::Release);
         let ticket = offload.grace.ask();
         lock(&offload.free).used.push_back((ticket, self.index));
@@ -331,7 +349,7 @@ pub fn check() -> Result<(), String> {
 /// The object's maps, with room for so many connections.
 fn load_program(entries: u32) -> Result<Ebpf, String> {
     aya::EbpfLoader::new()
-        .map_max_entries("tuples", 2 * entries)
+        .map_max_entries("tuples", 4 * entries)
         .map_max_entries("entries", entries)
         .load(OBJECT)
         .map_err(|error| reasons(&error))

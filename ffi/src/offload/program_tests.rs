@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, Map};
 use aya::programs::SchedClassifier;
 use aya::Ebpf;
 
-use super::record::{saw, state, Direction, Entry, Reference, Tuple};
+use super::record::{saw, state, Direction, Entry, Reference, Tuple, FROM_SOCKET};
 use super::translation::{self, Pair};
 use super::{monotonic_ns, OBJECT};
 use crate::net::socket::{Numbers, Position};
@@ -323,7 +323,7 @@ impl Model {
         let (base, read_next) = (to.clock, to.at.read_next);
         let back = |number: u32| read_next.wrapping_add(number.wrapping_sub(add));
         let packet = &made.packet;
-        let window = (u64::from(packet.window) << scale_in) >> scale_out;
+        let window = in_scale(packet.window, scale_in, scale_out);
         let mut options = Vec::new();
         for option in &packet.options {
             options.push(match option {
@@ -361,11 +361,16 @@ impl Model {
             sequence: sequence as u32,
             acknowledgement,
             flags: if is_question { ACK } else { packet.flags },
-            window: window.min(0xffff) as u16,
+            window,
             options,
             ..packet.clone()
         }
     }
+}
+
+/// A window of one scale in another, as far as it can be said there.
+fn in_scale(window: u16, from: u8, to: u8) -> u16 {
+    ((u64::from(window) << from) >> to).min(0xffff) as u16
 }
 
 impl Made {
@@ -401,6 +406,15 @@ impl Program {
         for (direction, tuple) in pair.incoming().unwrap().iter().enumerate() {
             let reference = Reference { entry: 0, direction: direction as u32 };
             self.tuples.insert(tuple, reference, 0).unwrap();
+        }
+    }
+
+    /// What the proxy's sockets send is found, too.
+    fn add_outgoing(&mut self, pair: &Pair) {
+        let outgoing = [(pair.client, pair.upstream), (pair.listen, pair.peer)];
+        for (direction, (from, to)) in outgoing.into_iter().enumerate() {
+            let reference = Reference { entry: 0, direction: direction as u32 | FROM_SOCKET };
+            self.tuples.insert(Tuple::new(from, to).unwrap(), reference, 0).unwrap();
         }
     }
 
@@ -635,6 +649,8 @@ fn acknowledgements_of_what_the_sockets_sent_are_theirs_while_they_drain() {
     (entry.state, entry.draining) = (state::OFFLOADED, 1);
     entry.directions[0].boundary = write_next.wrapping_add(100);
     entry.directions[0].sent = entry.directions[0].acknowledged + 200;
+    entry.directions[1].boundary =
+        upstream.at.read_next.wrapping_add(entry.directions[1].add_sequence);
     program.set(&pair, &entry);
     let acknowledges = |ahead: u32, payload: usize| Packet {
         source: pair.upstream,
@@ -648,6 +664,15 @@ fn acknowledgements_of_what_the_sockets_sent_are_theirs_while_they_drain() {
     };
     let run = |packet: &Packet| program.run(&packet.frame()).1 == packet.frame();
     assert!(run(&acknowledges(99, 0)), "the socket's");
+    // The socket has not had what was translated since, and its window does not reach there.
+    let waits_for = upstream.at.read_next;
+    for ahead in [0u32, 1, 1 << 30, 0u32.wrapping_sub(3)] {
+        let packet = Packet { sequence: waits_for.wrapping_add(ahead), ..acknowledges(99, 0) };
+        let at_socket = if (ahead as i32) > 0 { waits_for } else { packet.sequence };
+        let (answer, frame) = program.run(&packet.frame());
+        assert_eq!(answer, NEXT);
+        assert_eq!(frame, Packet { sequence: at_socket, ..packet }.frame(), "{ahead} ahead");
+    }
     assert!(!run(&acknowledges(99, 1)), "it has data for the peer");
     assert!(!run(&acknowledges(100, 0)), "it is of what the peer has sent itself");
     let counted = program.direction(0).acknowledged - entry.directions[0].acknowledged;
@@ -655,6 +680,62 @@ fn acknowledgements_of_what_the_sockets_sent_are_theirs_while_they_drain() {
     // An old one takes nothing back.
     run(&acknowledges(5, 0));
     assert_eq!(program.direction(0).acknowledged - entry.directions[0].acknowledged, 100);
+}
+
+#[test]
+fn what_a_draining_socket_sends_acknowledges_what_the_other_end_has() {
+    let mut random = Random(12);
+    for round in 0..40 {
+        let mut program = Program::load();
+        let pair = addresses(&mut random, round % 2 == 1);
+        let (peer, upstream) = (numbers(&mut random, 7), numbers(&mut random, 7));
+        let mut entry = translation::entry(&pair, &peer, &upstream).unwrap();
+        (entry.state, entry.draining) = (state::OFFLOADED, 1);
+        // The service has acknowledged what its peer has sent since, and told its window with that.
+        entry.directions[0].sent += 5_000_000;
+        program.set(&pair, &entry);
+        program.add_outgoing(&pair);
+        let own = Packet {
+            source: pair.listen,
+            destination: pair.peer,
+            sequence: peer.at.unacknowledged,
+            acknowledgement: peer.at.receive_next,
+            flags: ACK,
+            window: 4_000,
+            options: vec![Opt::Nop, Opt::Nop, Opt::Timestamps(random.number(), random.number())],
+            payload: vec![7; random.below(3) as usize * 700],
+        };
+        let kept = |packet: &Packet| program.run(&packet.frame()) == (NEXT, packet.frame());
+        assert!(kept(&own), "nothing was acknowledged since");
+        let since = random.below(2_000_000) as u32 + 250_000;
+        let from_service = Packet {
+            source: pair.upstream,
+            destination: pair.client,
+            sequence: upstream.at.receive_next,
+            acknowledgement: upstream.at.unacknowledged.wrapping_add(since),
+            window: 600,
+            payload: vec![],
+            options: vec![],
+            ..own.clone()
+        };
+        program.run(&from_service.frame());
+        let add_sequence = entry.directions[0].add_sequence;
+        let translated = Packet {
+            acknowledgement: from_service.acknowledgement.wrapping_sub(add_sequence),
+            window: in_scale(600, upstream.scale_in, peer.scale_out),
+            ..own.clone()
+        };
+        assert_eq!(program.run(&own.frame()), (NEXT, translated.frame()));
+        // It may have acknowledged more itself; a SYN or a reset is none of these.
+        let newer = translated.acknowledgement.wrapping_add(1);
+        assert!(kept(&Packet { acknowledgement: newer, ..own.clone() }));
+        assert!(kept(&Packet { flags: RST | ACK, ..own.clone() }));
+        // Once nothing drains, there is nobody whose packets these are.
+        entry.draining = 0;
+        program.set(&pair, &entry);
+        let kept = program.run(&own.frame()) == (NEXT, own.frame());
+        assert!(kept, "it drains no more");
+    }
 }
 
 #[test]

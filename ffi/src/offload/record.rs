@@ -24,6 +24,9 @@ pub mod out {
     pub const TO_NEIGHBOUR: u32 = 2;
 }
 
+/// Of a `Reference`'s direction: packets of the proxy's own socket.
+pub const FROM_SOCKET: u32 = 2;
+
 /// See `Direction::reach`.
 pub const MOST_REACH: u32 = 1 << 29;
 
@@ -64,7 +67,7 @@ pub struct Direction {
     pub seen: u32,
     pub fin: u32,
     pub reach: u32,
-    pub reserved: u32,
+    pub window: u32,
     pub acknowledged: u64,
     pub sent: u64,
     pub clock_at: u64,

@@ -185,6 +185,15 @@ impl Offloading {
                 set_boundaries(&draining.place, fds);
                 if !draining.is_done(relay, fds) {
                     let directions = [0, 1].map(|direction| draining.place.direction(direction));
+                    // It has reached the other end; the sockets hear nothing of it.
+                    if let Some(by) = directions.iter().position(is_reset) {
+                        return Look::Ended {
+                            bytes: [0, 0],
+                            first: PARTIES[by],
+                            error: Some(libc::ECONNRESET),
+                            ago: 0,
+                        };
+                    }
                     let ask = |at: usize| socket::ask_by(fds[at]);
                     if let Some(dead) = draining.silence.dead(&directions, hosts.keepalive, ask) {
                         return lost([0, 0], dead);
@@ -269,11 +278,13 @@ fn is_calm(fd: RawFd) -> bool {
     of(socket::unacknowledged) <= MOST_UNACKNOWLEDGED && of(socket::unsent) == 0
 }
 
-/// Says which acknowledgements are the sockets': those of what they have written.
-fn set_boundaries(place: &Place, [peer, upstream]: [RawFd; 2]) {
-    for (direction, fd) in [(0, upstream), (1, peer)] {
-        if let Ok(number) = socket::write_next(fd) {
-            place.set_boundary(direction, number);
+/// Says which acknowledgements are the sockets': those of what they have written, and are still to write. The last one
+/// of what is written would otherwise go to the other end: a socket whose buffer is full waits for it forever.
+fn set_boundaries(place: &Place, fds: [RawFd; 2]) {
+    for (direction, fd) in fds.into_iter().enumerate() {
+        if let Ok(from) = socket::position(fd) {
+            let add_sequence = place.direction(direction).add_sequence;
+            place.set_boundary(direction, from.receive_next.wrapping_add(add_sequence));
         }
     }
 }
@@ -311,8 +322,7 @@ impl Offloaded {
         }
         // After both ends have closed, a reset only says that nobody reads any more.
         let closed = directions.iter().all(|direction| direction.seen & saw::FIN != 0);
-        let reset = |direction: &Direction| direction.seen & saw::RST != 0;
-        let was_reset = directions.iter().position(reset).filter(|_| !closed);
+        let was_reset = directions.iter().position(is_reset).filter(|_| !closed);
         let over = translation::is_over(&directions) || self.place.is_over();
         if !over {
             self.lingers = false;
@@ -357,16 +367,14 @@ impl WatchedPlace {
         fits
     }
 
-    /// By how much the larger of the two directions goes beyond its receiver's window; `None` if something waits to be
-    /// read, or the sockets do not say.
+    /// By how much the larger of the two directions goes beyond its receiver's window; `None` if the sockets do not say.
     fn excess(&self, [peer, upstream]: [RawFd; 2]) -> Option<u32> {
         let (at, there) = (socket::position(peer).ok()?, socket::position(upstream).ok()?);
         let excess = |direction: usize, from: &Position, to: &Position| {
             let add_sequence = self.place.direction(direction).add_sequence;
             translation::excess(add_sequence, from, to)
         };
-        let is_read = at.receive_next == at.read_next && there.receive_next == there.read_next;
-        is_read.then(|| excess(0, &at, &there).max(excess(1, &there, &at)))
+        Some(excess(0, &at, &there).max(excess(1, &there, &at)))
     }
 
     /// Offers each sender half of its receiver's window for a while, so that it fits even if that becomes smaller.
@@ -409,6 +417,11 @@ impl Silence {
         }
         None
     }
+}
+
+/// Whether the sender of a direction has reset the connection.
+fn is_reset(direction: &Direction) -> bool {
+    direction.seen & saw::RST != 0
 }
 
 /// The look at a connection one of whose hosts is dead.
