@@ -86,4 +86,7 @@ struct entry {
 	/* 1: the proxy's sockets have sent bytes that the ends have not acknowledged yet. */
 	__u32 draining;
 	struct direction directions[2];
+	/* User space's, for whoever adopts the entry: the mark of packets to the service, and what record.rs says. */
+	__u32 mark;
+	__u32 notes;
 };

@@ -36,9 +36,9 @@ use deno_bindgen::deno_bindgen;
 use abi::description;
 use abi::errors::{self, guard, Error};
 use abi::layout::{
-    protocol, status, ConnectionRecord, DestinationRecord, Endpoint, Event, ListenerRecord,
-    PortRecord, Probe, ReachRecord, ReplyQuery, ReplyRecord, RoutingRecord, SandboxRecord,
-    SandboxRequest, SelectionRecord, SurveyRecord, TrustRecord, UsageRecord,
+    protocol, status, AdoptionRecord, ConnectionRecord, DestinationRecord, Endpoint, Event,
+    ListenerRecord, PortRecord, Probe, ReachRecord, ReplyQuery, ReplyRecord, RoutingRecord,
+    SandboxRecord, SandboxRequest, SelectionRecord, SurveyRecord, TrustRecord, UsageRecord,
 };
 
 use control::{client, server};
@@ -281,6 +281,52 @@ pub extern "C" fn open_worker(proxy: u32) -> i32 {
 #[cfg_attr(not(feature = "bindgen"), no_mangle)]
 pub extern "C" fn start_offload(proxy: u32) -> i32 {
     guard(|| handles::proxy(proxy)?.start_offload().map(|()| 0))
+}
+
+/// Whether connections that a proxy hands over outlive this program: 0.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn outlives_offload(proxy: u32) -> i32 {
+    guard(|| handles::proxy(proxy)?.outlives_offload().map(|()| 0))
+}
+
+/// Takes over the connections that earlier programs have left to the kernel. Call it before the sandbox.
+///
+/// # Safety
+/// `record` is valid for writing `length` bytes: one `AdoptionRecord`.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub unsafe extern "C" fn adopt_offload(proxy: u32, record: Buffer, length: u32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's promise; any bit pattern is an `AdoptionRecord`.
+        let record: &mut AdoptionRecord = only_mut(unsafe { records_mut(record, length)? })?;
+        *record = handles::proxy(proxy)?.adopt_offload()?;
+        Ok(0)
+    })
+}
+
+/// From here on a proxy leaves connections to the kernel that need nothing of this program, where they outlive it.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn leave_offload(proxy: u32) -> i32 {
+    guard(|| {
+        handles::proxy(proxy)?.leave_offload();
+        Ok(0)
+    })
+}
+
+/// Ends what `start_offload` began, after the workers; returns how many connections are left to the kernel.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn end_offload(proxy: u32) -> i32 {
+    guard(|| Ok(handles::proxy(proxy)?.end_offload() as i32))
+}
+
+/// Whether connections would outlive a program that this process starts: 0. Changes nothing.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn check_pins() -> i32 {
+    guard(|| offload::pins::check().map(|()| 0).map_err(Error::unavailable))
 }
 
 /// Whether this process may load the BPF program of `start_offload`, and this kernel takes it: 0. Changes nothing.

@@ -155,7 +155,14 @@ const CASES: [name: string, check: string, given: Facts, expected: string][] = [
     "an offload that can be had",
     "offload",
     facts(`${SERVICE} --offload auto`),
-    "ok: Established TCP connections can be handed over to the kernel",
+    "ok: Established TCP connections can be handed over to the kernel and outlive mmproxy",
+  ],
+  [
+    "an offload that ends with mmproxy",
+    "offload",
+    facts(`${SERVICE} --offload auto`, { pins: refusal(Status.system) }),
+    "warning: established TCP connections can be handed over to the kernel; they end with mmproxy: " +
+    "Cannot do it (docs/offload.md)",
   ],
   [
     "an offload that cannot be had",

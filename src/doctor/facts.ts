@@ -43,6 +43,8 @@ export interface Facts {
   readonly sandbox: SandboxResult | NativeError;
   /** Why connections cannot be handed over to the kernel. */
   readonly offload?: NativeError;
+  /** Why connections that were handed over would end with mmproxy, if they would. */
+  readonly pins?: NativeError;
   /** The limit of open files. */
   readonly fileLimit: number;
   readonly isLoopbackUp: boolean;
@@ -137,6 +139,7 @@ export async function gather(config: ProxyConfig, library: Library): Promise<Fac
   const routing = new KernelRouting(library);
   const incapable = problemOf(() => library.checkCapabilities(markOf(config)));
   const offload = config.offload === "off" ? undefined : problemOf(() => library.checkOffload());
+  const pins = config.offload === "off" ? undefined : problemOf(() => library.checkPins());
   const targets = config.listeners.flatMap(targetsOf);
   // A mark that this process may not set would hide whether the service is there.
   const plain = await probeAll(library, targets, false, !incapable);
@@ -176,6 +179,7 @@ export async function gather(config: ProxyConfig, library: Library): Promise<Fac
     self: parseSelf(readText(library, "/proc/self/status") ?? ""),
     ...(incapable && { incapable }),
     ...(offload && { offload }),
+    ...(pins && { pins }),
     sandbox: rehearse(config, library),
     fileLimit,
     isLoopbackUp,

@@ -65,9 +65,13 @@ export function sandbox({ config, sandbox, listeners }: Facts): Finding[] {
 }
 
 /** Only where it is wanted: nothing of it is needed otherwise. */
-export function offload({ config, offload }: Facts): Finding[] {
+export function offload({ config, offload, pins }: Facts): Finding[] {
   if (config.offload === "off") return [];
-  if (!offload) return [ok("Established TCP connections can be handed over to the kernel")];
+  const can = "established TCP connections can be handed over to the kernel";
+  if (!offload && pins) {
+    return [warning(`${can}; they end with mmproxy: ${pins.message} (docs/offload.md)`)];
+  }
+  if (!offload) return [ok(capitalise(`${can} and outlive mmproxy`))];
   return [warning(
     `connections cannot be handed over and are relayed: ${offload.message}; it needs CAP_BPF, ` +
       "CAP_NET_ADMIN and Linux 5.17 (docs/offload.md)",

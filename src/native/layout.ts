@@ -285,6 +285,14 @@ export const Sandbox = {
   set: 2,
 } as const;
 
+/** Byte offsets of a `AdoptionRecord`; numbers in host byte order. */
+export const ADOPTION = {
+  adopted: 0,
+  ended: 4,
+  unreadable: 8,
+  size: 12,
+} as const;
+
 /** Byte offsets of a `SandboxRequest`; numbers in host byte order. */
 export const SANDBOX_REQUEST = {
   mark: 0,
@@ -544,4 +552,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 1748507794;
+export const ABI_VERSION = 3923877633;

@@ -1,6 +1,7 @@
 /** The native core: finds it, checks its version, and has a typed call for each export. */
 import {
   ABI_VERSION,
+  ADOPTION,
   ENDPOINT,
   EVENT,
   LISTENER,
@@ -314,6 +315,36 @@ export class Library {
   /** Hands relayed TCP connections of a proxy over to the kernel from here on. Call it before the sandbox. */
   startOffload(proxy: number): void {
     this.#unwrap(this.#native.start_offload(proxy));
+  }
+
+  /** Throws, with the reason, if the connections that a proxy hands over end with this program. */
+  checkOutlives(proxy: number): void {
+    this.#unwrap(this.#native.outlives_offload(proxy));
+  }
+
+  /**
+   * Takes over the connections that earlier programs have left to the kernel: an `AdoptionRecord`. Call it before the
+   * sandbox.
+   */
+  adoptOffload(proxy: number): Uint8Array<ArrayBuffer> {
+    const record = new Uint8Array(ADOPTION.size);
+    this.#unwrap(this.#native.adopt_offload(proxy, record, record.length));
+    return record;
+  }
+
+  /** From here on, a proxy leaves connections to the kernel that need nothing of this program. */
+  leaveOffload(proxy: number): void {
+    this.#unwrap(this.#native.leave_offload(proxy));
+  }
+
+  /** Ends what `startOffload` began, after the workers; how many connections are left to the kernel. */
+  endOffload(proxy: number): number {
+    return this.#unwrap(this.#native.end_offload(proxy));
+  }
+
+  /** Throws, with the reason, if connections would end with a program that this process starts. */
+  checkPins(): void {
+    this.#unwrap(this.#native.check_pins());
   }
 
   /** Throws if this process may not load the BPF program of `startOffload`, or this kernel does not take it. */

@@ -14,6 +14,10 @@ export const symbols = {
     parameters: ["buffer", "u32"],
     result: "i32",
   },
+  adopt_offload: {
+    parameters: ["u32", "buffer", "u32"],
+    result: "i32",
+  },
   answer_request: {
     parameters: ["u32", "u32", "buffer", "u32"],
     result: "i32",
@@ -36,6 +40,10 @@ export const symbols = {
     result: "i32",
   },
   check_offload: {
+    parameters: [],
+    result: "i32",
+  },
+  check_pins: {
     parameters: [],
     result: "i32",
   },
@@ -65,6 +73,10 @@ export const symbols = {
   },
   debugger_listens: {
     parameters: [],
+    result: "i32",
+  },
+  end_offload: {
+    parameters: ["u32"],
     result: "i32",
   },
   end_successor: {
@@ -108,6 +120,10 @@ export const symbols = {
   last_error: {
     parameters: ["buffer", "u32"],
     result: "u32",
+  },
+  leave_offload: {
+    parameters: ["u32"],
+    result: "i32",
   },
   link_is_up: {
     parameters: ["buffer", "u32"],
@@ -169,6 +185,10 @@ export const symbols = {
     result: "i32",
   },
   open_worker: {
+    parameters: ["u32"],
+    result: "i32",
+  },
+  outlives_offload: {
     parameters: ["u32"],
     result: "i32",
   },

@@ -25,6 +25,8 @@ export class Phase {
   handedOver = false;
   /** Every worker has ended. */
   over = false;
+  /** Connections are handed over to the kernel. */
+  offload = false;
   /** What the last SIGHUP came to. */
   lastReloadGood = true;
 }
@@ -114,15 +116,26 @@ export class Ending {
     const stopping = this.#logStopping(first, drainTimeout);
     manager.stopping(stopping, shutdownDelay + drainTimeout);
     phase.stopping = true;
-    if (shutdownDelay > 0) setTimeout(() => this.#drain(drainTimeout), shutdownDelay * 1000);
-    else this.#drain(drainTimeout);
+    const drain = () => {
+      this.#leave();
+      this.#drain(drainTimeout);
+    };
+    if (shutdownDelay > 0) setTimeout(drain, shutdownDelay * 1000);
+    else drain();
   }
 
   /** A signal to a program that was taken over: the drain of a stop in place of the upgrade's. */
   #stopDraining(): void {
     const { library, proxy, configuration: { config } } = this.#run;
     this.#logStopping("", config.drainTimeout);
+    this.#leave();
     library.stop(proxy, config.drainTimeout * 1000);
+  }
+
+  /** Connections that the kernel goes on with need not be waited for. */
+  #leave(): void {
+    const { library, proxy, phase } = this.#run;
+    if (phase.offload) library.leaveOffload(proxy);
   }
 
   #drain(seconds: number): void {

@@ -21,7 +21,7 @@ import { logMetrics, MetricsPort } from "./metrics_port.ts";
 import { openProxy } from "./open.ts";
 import { Configuration } from "./reload.ts";
 import { drainingOf, stillRunning } from "./replaced.ts";
-import { startOffload } from "./offload.ts";
+import { endOffload, startOffload } from "./offload.ts";
 import { enterSandbox } from "./sandbox.ts";
 import { orStartErrorSync } from "./start_error.ts";
 import { ServiceManager } from "./systemd.ts";
@@ -158,9 +158,10 @@ async function open(given: Given): Promise<Run> {
   Deno.addSignalListener("SIGUSR2", () => void upgrade.run());
   // Workers inherit the sandbox.
   try {
-    const offload = startOffload(config, proxy, library, log);
+    const offload = phase.offload = startOffload(config, proxy, library, log);
     enterSandbox({ ...config, mark: markOf(config), offload }, library, log);
   } catch (error) {
+    if (phase.offload) endOffload(proxy, library, log);
     configuration.routes?.remove();
     control?.close();
     throw error;
@@ -196,6 +197,7 @@ async function serve(run: Run): Promise<void> {
     try {
       await finishTakeOver(run.proxy, predecessor, library, log);
     } catch (error) {
+      if (phase.offload) endOffload(run.proxy, library, log);
       configuration.routes?.remove();
       throw error;
     }
@@ -225,7 +227,9 @@ async function close(run: Run, logging: Promise<void>): Promise<void> {
   phase.over = true;
   await logging;
   run.metrics.close();
-  run.configuration.routes?.remove();
+  const left = phase.offload ? endOffload(run.proxy, run.library, run.log) : 0;
+  if (left > 0) run.configuration.routes?.stay();
+  else run.configuration.routes?.remove();
   const counters = Object.fromEntries(
     [...run.library.stats(run.proxy, 0).flat(), ["log_lines_lost", output.lost] as const]
       .filter(([, value]) => value !== 0),

@@ -91,6 +91,18 @@ export class AutoRoutes {
     this.#set = [];
   }
 
+  /** Leaves everything as it is at the end: connections that the kernel goes on with need it. */
+  stay(): void {
+    if (this.#set.length === 0) return;
+    this.#log(
+      "info",
+      "Routes stay: the connections that the kernel goes on with need them; where mmproxy does not start again, " +
+        `remove them afterwards with "mmproxy routes down --table ${this.#table}"`,
+      { event: "routes_kept" },
+    );
+    this.leave();
+  }
+
   /**
    * Removes exactly what was set, here or by a run that has left it to this one; what was there before
    * stays. While another run uses the table, everything stays.

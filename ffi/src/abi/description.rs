@@ -231,6 +231,7 @@ pub const BOUNDARY: &[Item] = &[
         sandbox::HELD,
         sandbox::SET,
     ),
+    offsets!("ADOPTION", AdoptionRecord, adopted, ended, unreadable),
     offsets!("SANDBOX_REQUEST", SandboxRequest, mark, routing, offload),
     offsets!("SANDBOX",
         SandboxRecord,

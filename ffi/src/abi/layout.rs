@@ -445,6 +445,18 @@ pub struct SandboxRequest {
     pub offload: u32,
 }
 
+/// Connections that earlier programs have left to the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AdoptionRecord {
+    /// Those that go on.
+    pub adopted: u32,
+    /// Those that were in the middle of being handed over.
+    pub ended: u32,
+    /// Programs of another version: whatever they had was ended.
+    pub unreadable: u32,
+}
+
 /// What came of the sandbox: for each mechanism one of `sandbox`, and the operating system's error or 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

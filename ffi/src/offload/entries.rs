@@ -54,6 +54,12 @@ impl Entries {
         unsafe { self.at(index).write_volatile(*entry) }
     }
 
+    /// An entry as it is; its fields may be of different moments.
+    pub fn entry(&self, index: u32) -> Entry {
+        // SAFETY: as above; every bit pattern is an `Entry`.
+        unsafe { self.at(index).read_volatile() }
+    }
+
     /// A direction as it is; its fields may be of different moments.
     pub fn direction(&self, index: u32, direction: usize) -> Direction {
         // SAFETY: as above; every bit pattern is a `Direction`.

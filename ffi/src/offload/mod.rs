@@ -3,31 +3,43 @@
 //! (docs/decisions/0085-offload.md).
 //!
 //! `record.rs` is what the program shares with this one, `translation.rs` the arithmetic, `entries.rs` the
-//! shared memory, `grace.rs` the wait for packets on their way. `tcp/offloading.rs` decides when.
+//! shared memory, `grace.rs` the wait for packets on their way. `pins.rs` keeps all of it beyond the process, and
+//! `adopted.rs` has what earlier ones left. `tcp/offloading.rs` decides when.
 
+mod adopted;
 mod entries;
 mod grace;
+pub mod links;
+pub mod pins;
 pub mod record;
 pub mod translation;
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::ffi::CStr;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aya::maps::{HashMap, Map, MapData};
-use aya::programs::{tc, SchedClassifier, TcAttachType};
+use aya::programs::links::FdLink;
+use aya::programs::tc::SchedClassifierLinkId;
+use aya::programs::{tc, ProgramError, SchedClassifier, TcAttachType};
 use aya::Ebpf;
 
+use crate::abi::layout::AdoptionRecord;
 use crate::net::socket::{self, End};
 use crate::system::sync::lock;
+use adopted::Adopted;
 use entries::Entries;
 use grace::Grace;
 pub use grace::Ticket;
-use record::{out, saw, state, Direction, Reference, Tuple, FROM_SOCKET};
+use links::Link;
+use pins::Directory;
+use record::{out, saw, state, Direction, Entry, Reference, Tuple, FROM_SOCKET};
 use translation::{Pair, Sent};
 
 /// The program, compiled from `ffi/bpf/offload.bpf.c` by `deno task bpf`.
@@ -46,7 +58,15 @@ pub struct Offload {
     grace: Arc<Grace>,
     /// The number of lo.
     loopback: u32,
-    /// The program is detached when this is dropped.
+    /// Where the program and the connections outlive this process; or why they do not.
+    pins: Result<Directory, String>,
+    /// Entries of other programs.
+    others: Arc<Adopted>,
+    /// The program stops: connections that need no socket are left to the kernel.
+    leaves: AtomicBool,
+    /// Those that are pinned.
+    links: Vec<Link>,
+    /// The program is detached when this is dropped, where it is not pinned.
     _program: Ebpf,
 }
 
@@ -64,8 +84,8 @@ pub struct Place {
     offload: Arc<Offload>,
     index: u32,
     incoming: [Tuple; 2],
-    pair: Pair,
-    has_timestamps: bool,
+    /// The entry outlives it: the kernel goes on with the connection.
+    stays: bool,
 }
 
 impl Offload {
@@ -77,27 +97,48 @@ impl Offload {
         let mut program = load_program(ENTRIES)?;
         let missing = || "the object lacks a part: build it again".to_owned();
         let Some(Map::Array(entries)) = program.take_map("entries") else { return Err(missing()) };
-        let entries =
-            Entries::map(&entries.fd(), ENTRIES as usize).map_err(|error| reasons(&error))?;
         let tuples = program.take_map("tuples").ok_or_else(missing)?;
-        let tuples = HashMap::try_from(tuples).map_err(|error| reasons(&error))?;
         let classifier = classifier_of(&mut program)?;
-        let mut attach = |name: &str, hook| {
-            let attached = classifier.attach(name, hook);
-            attached.map(|_| ()).map_err(|error| format!("{name}: {}", reasons(&error)))
-        };
-        let mut loopback = None;
+        // Nobody sees the directory before it is complete.
+        let base = pins::Base::open();
+        let mut pins = base.as_ref().map_err(Clone::clone).and_then(|base| {
+            let directory = base.create().map_err(|error| reasons(&error))?;
+            let pinned = tuples.pin(directory.tuples()).and(entries.pin(directory.entries()));
+            undone(directory, pinned.map_err(|error| reasons(&error)))
+        });
+        let (mut loopback, mut links) = (None, Vec::new());
         for interface in interfaces().map_err(|error| reasons(&error))? {
             // Before Linux 6.6; there it says "exists" where it does, and later it is not needed.
             let _ = tc::qdisc_add_clsact(&interface.name);
-            attach(&interface.name, TcAttachType::Ingress)?;
+            let failed = |error: &dyn Error| format!("{}: {}", interface.name, reasons(error));
+            for hook in interface.hooks() {
+                let link = attach(classifier, &interface, hook).map_err(|error| failed(&error))?;
+                pins = match pins {
+                    Ok(directory) => {
+                        let path = directory.link(interface.index, hook);
+                        match pin(classifier, link, &path) {
+                            Ok(link) => {
+                                links.push(link);
+                                Ok(directory)
+                            }
+                            Err(reason) => {
+                                // It was detached.
+                                attach(classifier, &interface, hook)
+                                    .map_err(|error| failed(&error))?;
+                                undone(directory, Err(format!("{}: {reason}", interface.name)))
+                            }
+                        }
+                    }
+                    without => without,
+                };
+            }
             if interface.is_loopback {
-                // What leaves by it arrives by it.
                 loopback = Some(interface.index);
-            } else {
-                attach(&interface.name, TcAttachType::Egress)?;
             }
         }
+        let entries =
+            Entries::map(&entries.fd(), ENTRIES as usize).map_err(|error| reasons(&error))?;
+        let tuples = HashMap::try_from(tuples).map_err(|error| reasons(&error))?;
         Ok(Offload {
             tuples: Mutex::new(tuples),
             entries,
@@ -105,8 +146,50 @@ impl Offload {
             count: AtomicUsize::new(0),
             grace: Grace::start().map_err(|error| reasons(&error))?,
             loopback: loopback.ok_or("there is no loopback interface")?,
+            pins,
+            others: Arc::default(),
+            leaves: AtomicBool::new(false),
+            links,
             _program: program,
         })
+    }
+
+    /// Whether connections outlive this program.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn outlives(&self) -> Result<(), &str> {
+        self.pins.as_ref().map(|_| ()).map_err(String::as_str)
+    }
+
+    /// Takes over the connections that earlier programs have left, and those of other programs once they end.
+    ///
+    /// # Errors
+    /// Why nothing can be known of them, in words.
+    pub fn adopt(&self) -> Result<AdoptionRecord, String> {
+        let own = self.pins.as_ref().map(|directory| directory.path()).ok();
+        self.others.take_over(own)
+    }
+
+    /// From here on connections that need no socket are left to the kernel, where that outlives this program.
+    pub fn leave(&self) {
+        self.leaves.store(self.pins.is_ok(), Ordering::Relaxed);
+    }
+
+    pub fn leaves(&self) -> bool {
+        self.leaves.load(Ordering::Relaxed)
+    }
+
+    /// Nobody has a place any more. How many connections go on in the kernel; without any, the program is detached.
+    pub fn end(&self) -> usize {
+        let adopted = self.others.count();
+        let goes_on = |index: &u32| adopted::is_adoptable(&self.entries, *index);
+        let own = (0..lock(&self.free).unused).filter(goes_on).count();
+        if own == 0 {
+            // The sandbox lets nobody remove files: the next start does.
+            self.links.iter().for_each(|link| drop(link.detach()));
+        }
+        own + adopted
     }
 
     /// Begins to watch a relayed connection. Everything that was read from one socket was written to the
@@ -127,29 +210,29 @@ impl Offload {
         else {
             return Ok(None);
         };
-        let Some(entry) = translation::entry(&pair, &of_peer, &of_upstream) else {
+        let Some(mut entry) = translation::entry(&pair, &of_peer, &of_upstream) else {
             return Ok(None);
         };
+        entry.mark = socket::mark(upstream);
         let Some(index) = self.take_entry() else { return Ok(None) };
         self.entries.write(index, &entry);
         self.entries.state(index).store(state::WATCHED, Ordering::Release);
         self.count.fetch_add(1, Ordering::Relaxed);
         // From here on dropping it undoes everything.
-        let has_timestamps = of_peer.has_timestamps();
-        let place = Place { offload: self.clone(), index, incoming, pair, has_timestamps };
+        let place = Place { offload: self.clone(), index, incoming, stays: false };
         Ok(place.insert(&incoming, 0).is_ok().then_some(place))
     }
 
     /// Whether an offloaded connection to an upstream comes from a client's address and port, and goes on.
+    /// One of an earlier program, or of another one beside this, counts as well.
     pub fn holds(&self, client: SocketAddr, upstream: SocketAddr) -> bool {
-        if self.count.load(Ordering::Relaxed) == 0 {
+        let is_empty = self.count.load(Ordering::Relaxed) == 0;
+        if is_empty && self.others.is_empty() {
             return false;
         }
         let Some(tuple) = Tuple::new(upstream, client) else { return false };
-        let Ok(Reference { entry, .. }) = lock(&self.tuples).get(&tuple, 0) else { return false };
-        let directions = [0, 1].map(|direction| self.entries.direction(entry, direction));
-        self.entries.state(entry).load(Ordering::Relaxed) == state::OFFLOADED
-            && !translation::is_over(&directions)
+        let own = || goes_on(&lock(&self.tuples), &self.entries, &tuple);
+        !is_empty && own() || self.others.hold(&tuple)
     }
 
     /// An entry that no connection has, and no packet in hand.
@@ -295,21 +378,17 @@ impl Place {
 
     /// Where the peer is, and the upstream, as the sockets would be that are gone.
     pub fn ends(&self, mark: u32) -> [End; 2] {
-        let Pair { peer, listen, client, upstream } = self.pair;
-        let directions = [0, 1].map(|direction| self.direction(direction));
-        let end = |from, to, mark, direction: usize| {
-            let (towards, back) = (&directions[direction], &directions[1 - direction]);
-            End {
-                from,
-                to,
-                mark,
-                sequence: towards.acknowledged as u32,
-                // What it sends next, in its own numbers.
-                acknowledgement: (back.acknowledged as u32).wrapping_sub(back.add_sequence),
-                timestamp: self.has_timestamps.then_some(towards.timestamp_base),
-            }
-        };
-        [end(listen, peer, 0, 1), end(client, upstream, mark, 0)]
+        translation::ends(&Entry { mark, ..self.offload.entries.entry(self.index) })
+    }
+
+    /// Whether the connection outlives this program.
+    pub fn is_lasting(&self) -> bool {
+        self.offload.pins.is_ok()
+    }
+
+    /// Leaves the connection to the kernel, and to a program to come.
+    pub fn leave(mut self) {
+        self.stays = true;
     }
 
     /// Whether someone else has the addresses and ports by now.
@@ -320,6 +399,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         let offload = &self.offload;
         offload.count.fetch_sub(1, Ordering::Relaxed);
         self.remove(&self.incoming);
@@ -366,10 +448,56 @@ fn classifier_of(program: &mut Ebpf) -> Result<&mut SchedClassifier, String> {
     Ok(classifier)
 }
 
+/// Attaches the program to an interface, with a TCX link where the kernel has those.
+fn attach(
+    classifier: &mut SchedClassifier,
+    interface: &Interface,
+    hook: TcAttachType,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    classifier.attach(&interface.name, hook)
+}
+
+/// Gives a link a file. Without one, it is gone.
+fn pin(
+    classifier: &mut SchedClassifier,
+    link: SchedClassifierLinkId,
+    path: &Path,
+) -> Result<Link, String> {
+    let link = classifier.take_link(link).map_err(|error| reasons(&error))?;
+    let link = FdLink::try_from(link).map_err(|error| reasons(&error))?;
+    let _pinned = link.pin(path).map_err(|error| reasons(&error))?;
+    Link::open(path).map_err(|error| reasons(&error))
+}
+
+/// The directory, or without it the reason.
+fn undone(directory: Directory, done: Result<(), String>) -> Result<Directory, String> {
+    if done.is_err() {
+        // A later start removes what is left.
+        let _ = directory.remove();
+    }
+    done.map(|()| directory)
+}
+
+/// Whether a connection with packets of such a tuple is one that goes on.
+fn goes_on(tuples: &HashMap<MapData, Tuple, Reference>, entries: &Entries, tuple: &Tuple) -> bool {
+    let Ok(Reference { entry, .. }) = tuples.get(tuple, 0) else { return false };
+    let directions = [0, 1].map(|direction| entries.direction(entry, direction));
+    entries.state(entry).load(Ordering::Relaxed) == state::OFFLOADED
+        && !translation::is_over(&directions)
+}
+
 struct Interface {
     name: String,
     index: u32,
     is_loopback: bool,
+}
+
+impl Interface {
+    /// Where the program runs: what leaves by lo arrives by it.
+    fn hooks(&self) -> impl Iterator<Item = TcAttachType> {
+        let egress = (!self.is_loopback).then_some(TcAttachType::Egress);
+        [TcAttachType::Ingress].into_iter().chain(egress)
+    }
 }
 
 /// The interfaces whose packets have Ethernet headers: lo has them, too.
@@ -425,7 +553,7 @@ fn hardware_type(name: &str) -> Option<libc::c_ushort> {
 }
 
 /// An error with what has caused it, in one line.
-fn reasons(error: &dyn std::error::Error) -> String {
+fn reasons(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -26,6 +26,15 @@ pub mod out {
 
 /// Of a `Reference`'s direction: packets of the proxy's own socket.
 pub const FROM_SOCKET: u32 = 2;
+/// What `Entry::notes` has, for whoever adopts the entry; the BPF program does not look at it.
+pub mod note {
+    pub const TIMESTAMPS: u32 = 1;
+    pub const IPV6: u32 = 2;
+}
+
+/// The version of all of this, which programs of several versions share by the BPF file system (`pins.rs`): another
+/// number for whatever an adopter would misunderstand.
+pub const LAYOUT: u32 = 1;
 
 /// See `Direction::reach`.
 pub const MOST_REACH: u32 = 1 << 29;
@@ -82,6 +91,9 @@ pub struct Entry {
     pub state: u32,
     pub draining: u32,
     pub directions: [Direction; 2],
+    /// Of packets to the upstream.
+    pub mark: u32,
+    pub notes: u32,
 }
 
 // SAFETY: integers alone, and no padding between them: any bytes are valid.
@@ -91,7 +103,7 @@ unsafe impl aya::Pod for Reference {}
 
 const _: () = assert!(size_of::<Tuple>() == 36);
 const _: () = assert!(size_of::<Direction>() == 136);
-const _: () = assert!(size_of::<Entry>() == 280);
+const _: () = assert!(size_of::<Entry>() == 288);
 
 impl Tuple {
     /// The tuple of packets between two addresses of one family; `None` for two families.
@@ -102,6 +114,26 @@ impl Tuple {
             source_port: source.port().to_be_bytes(),
             destination_port: destination.port().to_be_bytes(),
         })
+    }
+
+    /// The two ends, for whoever knows their family.
+    pub fn ends(&self, is_ipv6: bool) -> [SocketAddr; 2] {
+        let end = |words: [u8; 16], port| {
+            let [a, b, c, d, ..] = words;
+            let ip = if is_ipv6 { IpAddr::from(words) } else { IpAddr::from([a, b, c, d]) };
+            SocketAddr::new(ip, u16::from_be_bytes(port))
+        };
+        [end(self.source, self.source_port), end(self.destination, self.destination_port)]
+    }
+
+    /// That of the packets back.
+    pub fn reversed(&self) -> Tuple {
+        Tuple {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
     }
 
     /// What a checksum over the addresses of `from` must change by to fit these: ones' complement, as

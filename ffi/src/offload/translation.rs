@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::record::{saw, Direction, Entry, Tuple, MOST_REACH};
-use crate::net::socket::{Numbers, Position};
+use super::record::{note, saw, Direction, Entry, Tuple, MOST_REACH};
+use crate::net::socket::{End, Numbers, Position};
 
 /// The low half is a sequence number; the rest makes room for it to be taken back by a little.
 const EPOCH: u64 = 1 << 32;
@@ -12,7 +12,7 @@ const EPOCH: u64 = 1 << 32;
 const LEAST_REACH: u32 = 64 << 10;
 
 /// Both connections of a relay: the peer's and the upstream's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
     pub peer: SocketAddr,
     pub listen: SocketAddr,
@@ -34,6 +34,34 @@ impl Pair {
     fn outgoing(&self) -> Option<[Tuple; 2]> {
         Some([Tuple::new(self.client, self.upstream)?, Tuple::new(self.listen, self.peer)?])
     }
+
+    /// Those of an entry.
+    pub fn of(entry: &Entry) -> Pair {
+        let is_ipv6 = entry.notes & note::IPV6 != 0;
+        let [[client, upstream], [listen, peer]] =
+            [0, 1].map(|direction: usize| entry.directions[direction].to.ends(is_ipv6));
+        Pair { peer, listen, client, upstream }
+    }
+}
+
+/// Where the peer is, and the upstream, as the sockets would be that are gone.
+pub fn ends(entry: &Entry) -> [End; 2] {
+    let Pair { peer, listen, client, upstream } = Pair::of(entry);
+    let has_timestamps = entry.notes & note::TIMESTAMPS != 0;
+    let directions = &entry.directions;
+    let end = |from, to, mark, direction: usize| {
+        let (towards, back) = (&directions[direction], &directions[1 - direction]);
+        End {
+            from,
+            to,
+            mark,
+            sequence: towards.acknowledged as u32,
+            // What it sends next, in its own numbers.
+            acknowledgement: (back.acknowledged as u32).wrapping_sub(back.add_sequence),
+            timestamp: has_timestamps.then_some(towards.timestamp_base),
+        }
+    };
+    [end(listen, peer, 0, 1), end(client, upstream, entry.mark, 0)]
 }
 
 /// The entry for a pair whose sockets are where the numbers say, with everything that was read from one
@@ -62,10 +90,10 @@ pub fn entry(pair: &Pair, peer: &Numbers, upstream: &Numbers) -> Option<Entry> {
             ..Direction::default()
         }
     };
-    Some(Entry {
-        directions: [direction(0, peer, upstream), direction(1, upstream, peer)],
-        ..Entry::default()
-    })
+    let directions = [direction(0, peer, upstream), direction(1, upstream, peer)];
+    let timestamps = if upstream.has_timestamps() { note::TIMESTAMPS } else { 0 };
+    let family = if pair.peer.is_ipv4() { 0 } else { note::IPV6 };
+    Some(Entry { directions, notes: timestamps | family, ..Entry::default() })
 }
 
 /// What a direction's sender has sent, and may send, when its packets still go to a socket.
@@ -175,6 +203,35 @@ mod tests {
                 assert_eq!(translated, written.wrapping_add(ahead));
             }
         }
+    }
+
+    #[test]
+    fn an_entry_tells_whoever_adopts_it_where_its_ends_are() {
+        let address = |text: &str| text.parse().unwrap();
+        let ipv6 = Pair {
+            peer: address("[2001:db8::]:40000"),
+            listen: address("[2001:db8:1::]:443"),
+            client: address("[2001:db8:2::]:51000"),
+            upstream: address("[::1]:8080"),
+        };
+        for pair in [pair(), ipv6] {
+            let entry = entry(&pair, &numbers(), &numbers()).unwrap();
+            assert_eq!(Pair::of(&entry), pair);
+            let incoming = [1, 0].map(|other| entry.directions[other].to.reversed());
+            assert_eq!(Some(incoming), pair.incoming());
+            let [peer, upstream] = ends(&Entry { mark: 7, ..entry });
+            assert_eq!((peer.from, peer.to, peer.mark), (pair.listen, pair.peer, 0));
+            assert_eq!(
+                (upstream.from, upstream.to, upstream.mark),
+                (pair.client, pair.upstream, 7)
+            );
+            // Where both sockets are: nothing is on its way.
+            assert_eq!((peer.sequence, peer.acknowledgement), (2000, 1000));
+            assert_eq!(peer.timestamp, Some(7));
+        }
+        let without = Numbers { options: 6, ..numbers() };
+        let entry = entry(&pair(), &without, &without).unwrap();
+        assert_eq!(ends(&entry).map(|end| end.timestamp), [None, None]);
     }
 
     #[test]

@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 
 use crate::abi::errors::{self, Error, Result};
 use crate::abi::layout::{
-    level, DestinationRecord, Endpoint, Event, ListenerRecord, PortRecord, ProxyConfig, TrustRecord,
+    level, AdoptionRecord, DestinationRecord, Endpoint, Event, ListenerRecord, PortRecord,
+    ProxyConfig, TrustRecord,
 };
 use crate::net::socket;
 use crate::observe::events::{Doorbell, EventKind};
@@ -243,6 +244,39 @@ impl Proxy {
         let offload = Offload::load().map_err(Error::unavailable)?;
         self.offload.get_or_init(|| Arc::new(offload));
         Ok(())
+    }
+
+    fn offload(&self) -> Result<&Arc<Offload>> {
+        self.offload.get().ok_or_else(|| Error::invalid("nothing is handed over"))
+    }
+
+    /// Whether connections that are handed over outlive this program.
+    ///
+    /// # Errors
+    /// `SYSTEM`, with the reason, where they do not.
+    pub fn outlives_offload(&self) -> Result<()> {
+        self.offload()?.outlives().map_err(|reason| Error::unavailable(reason.to_owned()))
+    }
+
+    /// Takes over the connections that earlier programs have left to the kernel.
+    ///
+    /// # Errors
+    /// `SYSTEM` where they cannot be found.
+    pub fn adopt_offload(&self) -> Result<AdoptionRecord> {
+        self.offload()?.adopt().map_err(Error::unavailable)
+    }
+
+    /// From here on connections that need nothing of this program are left to the kernel, where they outlive it.
+    pub fn leave_offload(&self) {
+        if let Some(offload) = self.offload.get() {
+            offload.leave();
+            self.wake();
+        }
+    }
+
+    /// The end, after that of the workers: how many connections are left to the kernel.
+    pub fn end_offload(&self) -> usize {
+        self.offload.get().map_or(0, |offload| offload.end())
     }
 
     /// One more worker.

@@ -67,6 +67,8 @@ pub struct Connections {
     watch: Watch,
     /// When connections that the kernel relays are looked at.
     offload_looks: Deadlines,
+    /// The program stops, and those with which the kernel goes on were left to it.
+    has_left: bool,
     /// Listeners that were closed, and when their last connections end.
     closed: Vec<(u64, u32)>,
     exhausted: Exhausted,
@@ -138,6 +140,8 @@ enum End {
     Idle,
     /// The program stops.
     Stopped,
+    /// The program stops, and the kernel goes on with it.
+    Left,
     /// The operator closes it.
     Closed,
 }
@@ -169,6 +173,11 @@ impl Connection {
             bytes_down: upstream.relay.down.taken(),
             ..record
         }
+    }
+
+    /// Whether the kernel goes on with it when this program ends.
+    fn is_lasting(&self) -> bool {
+        matches!(&self.phase, Phase::Relaying(upstream) if upstream.offloading.is_lasting())
     }
 
     /// Whether something that was sent may not have been delivered.
@@ -217,6 +226,7 @@ impl Connections {
             connect_deadlines: Deadlines::default(),
             watch: Watch::default(),
             offload_looks: Deadlines::default(),
+            has_left: false,
             closed: Vec::new(),
             tools: Tools::new(0),
             exhausted: Exhausted::default(),
@@ -327,10 +337,20 @@ impl Connections {
         self.acceptable = acceptable;
     }
 
-    /// Ends every connection.
+    /// Ends every connection, but for those with which the kernel goes on.
     pub fn end_all(&mut self, cx: &Context) {
+        self.leave(cx);
         for key in self.connections.keys() {
             self.end(cx, key, End::Stopped);
+        }
+    }
+
+    /// Leaves connections to the kernel that need nothing of this program.
+    fn leave(&mut self, cx: &Context) {
+        for key in self.connections.keys() {
+            if self.connections.get(key).is_some_and(Connection::is_lasting) {
+                self.end(cx, key, End::Left);
+            }
         }
     }
 
@@ -344,6 +364,11 @@ impl Connections {
             self.acceptable.clear();
             self.paused.clear();
             self.resume_at = None;
+        }
+        if !self.has_left && cx.offload().is_some_and(|offload| offload.leaves()) {
+            // Those that follow are left at the next look at them.
+            self.has_left = true;
+            self.leave(cx);
         }
         self.connections.len() == 0
     }
@@ -961,6 +986,9 @@ impl Connections {
             watched.moved_at = cx.now;
         }
         match look {
+            Look::Goes { .. } if self.has_left && upstream.offloading.is_lasting() => {
+                Some(End::Left)
+            }
             Look::Goes { again, .. } => {
                 self.offload_looks.push(key.index, cx.now, again);
                 None
@@ -1041,7 +1069,8 @@ impl Connections {
             stats.add(Counter::IdleTimeouts, 1);
         }
         let reset = match end {
-            End::Refused => false,
+            // It has no sockets.
+            End::Refused | End::Left => false,
             // A stream that is cut short must not look complete.
             End::Idle | End::Stopped | End::Closed => connection.owes(),
             // A reset leaves no socket behind that waits in the kernel.
@@ -1064,7 +1093,13 @@ impl Connections {
             cx.tell(&connection.served, event);
         }
         let Upstream { side, offloading, .. } = upstream;
+        if let End::Left = end {
+            return offloading.stay();
+        }
         let fds = [&connection.peer, &side].map(|side| side.fd.as_raw_fd());
+        if !reset && offloading.is_handed_over() && !offloading.is_offloaded() {
+            fds.iter().for_each(|fd| socket::finish_on_close(*fd));
+        }
         // A host that does not answer has told the other one nothing.
         let by_end = matches!(end, End::Over(Some(errno)) if errno != libc::ETIMEDOUT);
         let cut = matches!(end, End::Over(Some(_)) | End::Idle | End::Stopped | End::Closed);
@@ -1194,7 +1229,7 @@ fn tell_account(cx: &Context, mut account: Box<Account>, connection: &Connection
     let (ending, errno) = match *end {
         End::Refused | End::Evicted => return,
         End::Idle => (Ending::Idle, 0),
-        End::Stopped => (Ending::Stopped, 0),
+        End::Stopped | End::Left => (Ending::Stopped, 0),
         End::Closed => (Ending::Closed, 0),
         End::Unreachable(0) => (Ending::ConnectTimeout, 0),
         End::Unreachable(errno) => (Ending::ConnectFailed, errno),

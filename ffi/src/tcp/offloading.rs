@@ -114,6 +114,18 @@ impl Offloading {
         matches!(self, Offloading::Offloaded(_))
     }
 
+    /// Whether the kernel goes on with it when this program ends.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Offloading::Offloaded(offloaded) if offloaded.place.is_lasting())
+    }
+
+    /// Leaves a connection that is `is_lasting` to the kernel.
+    pub fn stay(self) {
+        if let Offloading::Offloaded(offloaded) = self {
+            offloaded.place.leave();
+        }
+    }
+
     /// Goes on with a connection whose relay has had its turn. When to look at it, where that is new.
     pub fn advance(
         &mut self,
@@ -162,7 +174,11 @@ impl Offloading {
                     *self = Offloading::Refused;
                     return None;
                 };
-                fds.iter().for_each(|fd| socket::keep_silent(*fd));
+                for fd in fds {
+                    socket::keep_silent(fd);
+                    // Of a program that crashes, no socket stays that takes its ends' packets and answers none.
+                    socket::reset_on_close(fd);
+                }
                 let silence = Silence { since: monotonic_ns(), asked: [(0, 0); 2] };
                 *self =
                     Offloading::Draining(Box::new(Draining { place, ticket, looks: 0, silence }));

@@ -24,7 +24,8 @@ pub use listen::{
 #[cfg(test)]
 pub use options::get_int;
 pub use options::{
-    reset_on_close, set_int, set_receive_buffer, take_error, unanswered, Unanswered,
+    finish_on_close, mark, reset_on_close, set_int, set_receive_buffer, take_error, unanswered,
+    Unanswered,
 };
 pub use repair::{
     acknowledge, ask, ask_by, clock, keep_silent, largest_segment_of_path, leave, limit_window,

@@ -24,10 +24,21 @@ pub fn set_receive_buffer(fd: RawFd, bytes: c_int) {
     }
 }
 
+/// The mark of a socket's packets; 0 without one.
+pub fn mark(fd: RawFd) -> u32 {
+    options(fd).mark().unwrap_or(0)
+}
+
 /// Makes close(2) send a reset, so that a reset is relayed as one (socket(7), SO_LINGER).
 pub fn reset_on_close(fd: RawFd) {
     // If the option cannot be set, the socket is closed normally.
     let _ = options(fd).set_linger(Some(Duration::ZERO));
+}
+
+/// Makes close(2) end a connection as usual again.
+pub fn finish_on_close(fd: RawFd) {
+    // If the option cannot be set, a stream that was complete ends with a reset.
+    let _ = options(fd).set_linger(None);
 }
 
 /// The error that a socket holds, or 0 (socket(7), SO_ERROR).

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use crate::offload::links::LINK_DETACH;
 use libc::c_long;
 use seccompiler::{
     apply_filter, apply_filter_all_threads, BackendError, BpfProgram, SeccompAction,
@@ -24,7 +25,8 @@ pub enum Scope {
 }
 
 /// Installs the filter, for good.
-/// `offload`: entries of BPF maps that are open may be read and changed; nothing else of bpf(2).
+/// `offload`: entries of BPF maps that are open may be read and changed, and links that are open detached; nothing else
+/// of bpf(2).
 pub fn install(scope: Scope, offload: bool) -> io::Result<()> {
     for program in programs(offload).map_err(io::Error::other)? {
         let applied = match scope {
@@ -387,8 +389,9 @@ const TCGETS2: i64 = 0x802c_542a;
 /// fcntl(2): signals of a descriptor, and who gets them.
 const F_SETSIG: i64 = 10;
 const F_SETOWN_EX: i64 = 15;
-/// BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM and BPF_MAP_DELETE_ELEM of bpf(2).
-const MAP_COMMANDS: [i64; 3] = [1, 2, 3];
+/// BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM and BPF_MAP_DELETE_ELEM of bpf(2), and BPF_LINK_DETACH: all of them of
+/// what is open.
+const BPF_COMMANDS: [i64; 4] = [1, 2, 3, LINK_DETACH];
 /// A packet socket, also when it is asked of AF_INET (packet(7)).
 const SOCK_PACKET: i64 = 10;
 
@@ -398,7 +401,7 @@ fn denied(offload: bool) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendEr
         DENIED.iter().chain(DENIED_HERE).map(|&call| (call, Vec::new())).collect();
 
     if offload {
-        rules.insert(libc::SYS_bpf, vec![none_of(0, &MAP_COMMANDS)?]);
+        rules.insert(libc::SYS_bpf, vec![none_of(0, &BPF_COMMANDS)?]);
     }
     rules.insert(libc::SYS_openat, writing(2)?);
     #[cfg(target_arch = "x86_64")]
