@@ -13,7 +13,7 @@ import { listenPorts, portAddress } from "../config/ports.ts";
 import type { PortRange } from "../config/ranges.ts";
 import { encodeAnyEndpoint, encodePorts } from "../config/records.ts";
 import { KernelRouting, type Routing } from "../routing/kernel.ts";
-import { type Library, NativeError } from "../native/library.ts";
+import { type Library, NativeError, problemOf } from "../native/library.ts";
 import { probe, PROBE_CLIENTS, type ProbeRequest, type ProbeResult } from "../native/probe.ts";
 import type { Need } from "../routing/needs.ts";
 import { type Reach, RoutingError } from "../routing/plan.ts";
@@ -243,16 +243,6 @@ function request(
     ? UDP_WAIT_MS
     : Math.min(connectTimeout * 1000, MOST_TCP_WAIT_MS);
   return { protocol: transport, service: address, spoofed, mark: marked ? mark : 0, timeout };
-}
-
-function problemOf(call: () => void): NativeError | undefined {
-  try {
-    call();
-    return undefined;
-  } catch (error) {
-    if (error instanceof NativeError) return error;
-    throw error;
-  }
 }
 
 function rehearse(config: ProxyConfig, library: Library): SandboxResult | NativeError {

@@ -31,6 +31,17 @@ export class NativeError extends Error {
   }
 }
 
+/** Why the native core refuses a call, if it does. Any other error is thrown on. */
+export function problemOf(call: () => void): NativeError | undefined {
+  try {
+    call();
+    return undefined;
+  } catch (error) {
+    if (error instanceof NativeError) return error;
+    throw error;
+  }
+}
+
 /** The library could not be loaded, from any of its places. */
 export class LibraryError extends Error {
   override readonly name = "LibraryError";

@@ -4,7 +4,7 @@ import type { ProxyConfig } from "../config/model.ts";
 import { LITTLE_ENDIAN } from "../config/options.ts";
 import type { Log } from "../log/log.ts";
 import { ADOPTION } from "../native/layout.ts";
-import { type Library, NativeError } from "../native/library.ts";
+import { type Library, problemOf } from "../native/library.ts";
 
 /**
  * Starts what the option asks for. Where the host does not offer it, a warning says why, and connections
@@ -19,7 +19,7 @@ export function startOffload(
   log: Log,
 ): boolean {
   if (offload === "off") return false;
-  const reason = problemOf(() => library.startOffload(proxy));
+  const reason = problemOf(() => library.startOffload(proxy))?.message;
   if (reason !== undefined) {
     log(
       "warn",
@@ -29,7 +29,7 @@ export function startOffload(
     );
     return false;
   }
-  const short = problemOf(() => library.checkOutlives(proxy));
+  const short = problemOf(() => library.checkOutlives(proxy))?.message;
   log(
     "info",
     "Offload: established TCP connections are handed over to the kernel; they " +
@@ -85,14 +85,4 @@ export function endOffload(
     );
   }
   return left;
-}
-
-function problemOf(call: () => void): string | undefined {
-  try {
-    call();
-    return undefined;
-  } catch (error) {
-    if (error instanceof NativeError) return error.message;
-    throw error;
-  }
 }

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
-import { type Endpoint, freePort } from "../e2e/support/endpoints.ts";
+import { type Endpoint, freePort, show } from "../e2e/support/endpoints.ts";
 import { v2 } from "../e2e/support/headers.ts";
 import { killAtEnd, type LogEvent, Program } from "../e2e/support/program.ts";
 import { ProgramCopy } from "../e2e/support/program_copy.ts";
@@ -119,10 +119,6 @@ class Site implements AsyncDisposable {
     await this.service[Symbol.asyncDispose]();
     await this.copy[Symbol.asyncDispose]();
   }
-}
-
-function show({ ip, port }: Endpoint): string {
-  return ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`;
 }
 
 /** Bytes there and back, by SHA-256. */

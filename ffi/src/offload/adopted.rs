@@ -14,7 +14,7 @@ use super::entries::Entries;
 use super::links::Link;
 use super::pins::{self, Base, Directory};
 use super::record::{state, Entry, Reference, Tuple, LAYOUT};
-use super::{goes_on, monotonic_ns, reasons, translation};
+use super::{goes_on, monotonic_ns, reasons, remove, translation};
 use crate::abi::layout::AdoptionRecord;
 use crate::net::socket;
 use crate::system::sync::lock;
@@ -223,11 +223,8 @@ impl Held {
         let entry = self.entries.entry(index);
         let to = [0, 1].map(|direction: usize| entry.directions[direction].to);
         // What arrived, and what the sockets of a hand-over sent.
-        for tuple in [to[1].reversed(), to[0].reversed(), to[0], to[1]] {
-            if self.tuples.get(&tuple, 0).is_ok_and(|found| found.entry == index) {
-                let _ = self.tuples.remove(&tuple);
-            }
-        }
+        let tuples = [to[1].reversed(), to[0].reversed(), to[0], to[1]];
+        remove(&mut self.tuples, index, &tuples);
         self.entries.state(index).store(state::FREE, Ordering::Release);
         if resets {
             for end in translation::ends(&entry) {

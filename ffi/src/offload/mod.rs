@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex};
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::SchedClassifierLinkId;
-use aya::programs::{tc, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{tc, SchedClassifier, TcAttachType};
 use aya::Ebpf;
 
 use crate::abi::layout::AdoptionRecord;
@@ -110,9 +110,13 @@ impl Offload {
         for interface in interfaces().map_err(|error| reasons(&error))? {
             // Before Linux 6.6; there it says "exists" where it does, and later it is not needed.
             let _ = tc::qdisc_add_clsact(&interface.name);
-            let failed = |error: &dyn Error| format!("{}: {}", interface.name, reasons(error));
+            // With a TCX link where the kernel has those.
+            let attach = |classifier: &mut SchedClassifier, hook| {
+                let attached = classifier.attach(&interface.name, hook);
+                attached.map_err(|error| format!("{}: {}", interface.name, reasons(&error)))
+            };
             for hook in interface.hooks() {
-                let link = attach(classifier, &interface, hook).map_err(|error| failed(&error))?;
+                let link = attach(classifier, hook)?;
                 pins = match pins {
                     Ok(directory) => {
                         let path = directory.link(interface.index, hook);
@@ -123,8 +127,7 @@ impl Offload {
                             }
                             Err(reason) => {
                                 // It was detached.
-                                attach(classifier, &interface, hook)
-                                    .map_err(|error| failed(&error))?;
+                                attach(classifier, hook)?;
                                 undone(directory, Err(format!("{}: {reason}", interface.name)))
                             }
                         }
@@ -283,13 +286,12 @@ impl Place {
 
     /// The program does not find packets with these tuples any more.
     fn remove(&self, tuples: &[Tuple; 2]) {
-        let mut known = lock(&self.offload.tuples);
-        for tuple in tuples {
-            // One that was not inserted belongs to another entry.
-            if known.get(tuple, 0).is_ok_and(|found| found.entry == self.index) {
-                let _ = known.remove(tuple);
-            }
-        }
+        remove(&mut lock(&self.offload.tuples), self.index, tuples);
+    }
+
+    /// Whether the sockets are still needed, and what they send is found by its tuples.
+    fn is_draining(&self) -> bool {
+        self.offload.entries.draining(self.index).load(Ordering::Relaxed) != 0
     }
 
     /// The tuples of what the sockets send.
@@ -305,12 +307,13 @@ impl Place {
     pub fn offload(&self, [peer, upstream]: [RawFd; 2]) -> io::Result<Ticket> {
         let (offload, [from_peer, _]) = (&self.offload, self.interfaces());
         let entries = &offload.entries;
+        // While the entry is watched, that changes nothing: no end has more than the sockets have had.
+        entries.draining(self.index).store(1, Ordering::Relaxed);
         self.insert(&self.outgoing(), FROM_SOCKET)?;
         if from_peer != offload.loopback {
             entries.leave_by(self.index, 0, out::TO_LOOPBACK, offload.loopback);
             entries.leave_by(self.index, 1, out::TO_NEIGHBOUR, from_peer);
         }
-        entries.draining(self.index).store(1, Ordering::Relaxed);
         for (direction, from, to) in [(0, peer, upstream), (1, upstream, peer)] {
             // In this order: the program's clock is never ahead of the socket's.
             let clock = socket::clock(to)?;
@@ -405,7 +408,9 @@ impl Drop for Place {
         let offload = &self.offload;
         offload.count.fetch_sub(1, Ordering::Relaxed);
         self.remove(&self.incoming);
-        self.remove(&self.outgoing());
+        if self.is_draining() {
+            self.remove(&self.outgoing());
+        }
         offload.entries.state(self.index).store(state::FREE, Ordering::Release);
         let ticket = offload.grace.ask();
         lock(&offload.free).used.push_back((ticket, self.index));
@@ -448,15 +453,6 @@ fn classifier_of(program: &mut Ebpf) -> Result<&mut SchedClassifier, String> {
     Ok(classifier)
 }
 
-/// Attaches the program to an interface, with a TCX link where the kernel has those.
-fn attach(
-    classifier: &mut SchedClassifier,
-    interface: &Interface,
-    hook: TcAttachType,
-) -> Result<SchedClassifierLinkId, ProgramError> {
-    classifier.attach(&interface.name, hook)
-}
-
 /// Gives a link a file. Without one, it is gone.
 fn pin(
     classifier: &mut SchedClassifier,
@@ -476,6 +472,15 @@ fn undone(directory: Directory, done: Result<(), String>) -> Result<Directory, S
         let _ = directory.remove();
     }
     done.map(|()| directory)
+}
+
+/// Packets with these tuples are an entry's no more. One that was not inserted belongs to another entry.
+fn remove(known: &mut HashMap<MapData, Tuple, Reference>, entry: u32, tuples: &[Tuple]) {
+    for tuple in tuples {
+        if known.get(tuple, 0).is_ok_and(|found| found.entry == entry) {
+            let _ = known.remove(tuple);
+        }
+    }
 }
 
 /// Whether a connection with packets of such a tuple is one that goes on.

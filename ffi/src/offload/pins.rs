@@ -18,6 +18,7 @@ use aya::programs::TcAttachType;
 
 use super::links::Link;
 use super::record::LAYOUT;
+use crate::net::socket;
 
 /// Where the BPF file system is mounted.
 const ROOT: &str = "/sys/fs/bpf";
@@ -265,11 +266,7 @@ fn may_write(path: &Path) -> io::Result<()> {
     let result = unsafe {
         libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK | libc::X_OK, libc::AT_EACCESS)
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    socket::check(result).map(drop)
 }
 
 fn open_directory(path: &Path) -> io::Result<File> {
@@ -294,11 +291,8 @@ pub fn namespace() -> io::Result<u64> {
         let (fd, to) = (socket.as_raw_fd(), (&raw mut cookie).cast());
         libc::getsockopt(fd, libc::SOL_SOCKET, NETNS_COOKIE, to, &raw mut length)
     };
-    if result == 0 {
-        Ok(cookie)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    socket::check(result)?;
+    Ok(cookie)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub mod out {
 
 /// Of a `Reference`'s direction: packets of the proxy's own socket.
 pub const FROM_SOCKET: u32 = 2;
+
 /// What `Entry::notes` has, for whoever adopts the entry; the BPF program does not look at it.
 pub mod note {
     pub const TIMESTAMPS: u32 = 1;
