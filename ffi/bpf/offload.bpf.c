@@ -440,8 +440,14 @@ int offload(struct __sk_buff *skb)
 	header = tcp->doff * 4;
 	if (header < sizeof(*tcp))
 		return state == WATCHED ? NEXT : DROP;
-	if (reference->direction & FROM_SOCKET)
-		return entry->draining ? refresh(skb, &layout, tcp, other) : NEXT;
+	if (reference->direction & FROM_SOCKET) {
+		/* On its way out, or over lo, by which the service's packets come. A packet that another host has
+		 * sent with these addresses must not get numbers that its sender could not know.
+		 */
+		int is_own = !skb->ingress_ifindex || skb->ifindex == entry->directions[1].in_interface;
+
+		return entry->draining && is_own ? refresh(skb, &layout, tcp, other) : NEXT;
+	}
 	if (tcp->syn) {
 		if (state == WATCHED)
 			return NEXT;

@@ -434,6 +434,14 @@ impl Program {
 
     /// What the program answers, and the frame afterwards.
     fn run(&self, frame: &[u8]) -> (u32, Vec<u8>) {
+        self.run_from(frame, 0)
+    }
+
+    /// As `run`, of a packet that has come by an interface of this number.
+    fn run_from(&self, frame: &[u8], interface: u32) -> (u32, Vec<u8>) {
+        // The start of `struct __sk_buff`, up to `ingress_ifindex` and `ifindex`.
+        let mut context = [0u32; 11];
+        context[9..].fill(interface);
         /// `union bpf_attr` of BPF_PROG_TEST_RUN (linux/bpf.h), as far as it is used.
         #[repr(C)]
         #[derive(Default)]
@@ -446,6 +454,9 @@ impl Program {
             data_out: u64,
             repeat: u32,
             duration: u32,
+            context_in: u32,
+            context_out: u32,
+            context: u64,
         }
         const BPF_PROG_TEST_RUN: libc::c_long = 10;
         let mut out = vec![0u8; frame.len() + 256];
@@ -455,6 +466,8 @@ impl Program {
             size_out: out.len() as u32,
             data_in: frame.as_ptr() as u64,
             data_out: out.as_mut_ptr() as u64,
+            context_in: size_of_val(&context) as u32,
+            context: context.as_ptr() as u64,
             ..TestRun::default()
         };
         // SAFETY: the record and both buffers outlive the call, with the lengths that it names.
@@ -730,6 +743,14 @@ fn what_a_draining_socket_sends_acknowledges_what_the_other_end_has() {
         let newer = translated.acknowledgement.wrapping_add(1);
         assert!(kept(&Packet { acknowledgement: newer, ..own.clone() }));
         assert!(kept(&Packet { flags: RST | ACK, ..own.clone() }));
+        // Over lo, by which the service's packets come; and the same packet by another interface.
+        const LO: u32 = 1;
+        for (services, expected) in [(LO, &translated), (LO + 1, &own)] {
+            entry = program.entry();
+            entry.directions[1].in_interface = services;
+            program.set(&pair, &entry);
+            assert_eq!(program.run_from(&own.frame(), LO), (NEXT, expected.frame()), "{services}");
+        }
         // Once nothing drains, there is nobody whose packets these are.
         entry.draining = 0;
         program.set(&pair, &entry);
