@@ -4,7 +4,7 @@ set -euo pipefail
 
 # cargo-zigbuild links for every processor and C library with the libraries that Zig brings.
 pip3 install --quiet --user --break-system-packages cargo-zigbuild==0.24.1 ziglang==0.17.1
-go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.48.0
+go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 rustup component add llvm-tools
 rustup target add {x86_64,aarch64}-unknown-linux-{gnu,musl}
 

@@ -146,6 +146,20 @@ Deno.test("offload: connections that are full in both directions lose nothing, a
   assert.ok(offloaded >= 30, `${offloaded} of 60 were handed over`);
 });
 
+Deno.test("offload: connections that exchange without a pause are handed over, all of them", async () => {
+  await using program = await Program.start({
+    args: ["-4", "127.0.0.1:5001", "--offload", "auto"],
+    logLevel: "info",
+  });
+  const exchanges = join(HERE, "support/pingpong.py");
+  // Packets pass between the moment at which a connection is old enough and the one at which the program sees it.
+  for (let round = 0; round < 4; round++) {
+    const ports = [program.listen.port, 5001].map(String);
+    assert.equal(await runTool("python3", [exchanges, ...ports, "8", "2"], MINUTES), "8 right\n");
+  }
+  assert.equal((await program.stop()).get("offloaded"), 32);
+});
+
 Deno.test("offload: an end that resets a handed-over connection ends it, and no other", async () => {
   await using copy = await handingOver();
   await using service = new TcpService(tellAndEcho);

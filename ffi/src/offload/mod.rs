@@ -268,6 +268,19 @@ impl Place {
         from_peer != 0 && from_upstream == self.offload.loopback
     }
 
+    /// Raises the counts of a watched connection to what its sockets, the peer's and the upstream's, know. Where they do
+    /// not say, nothing changes.
+    pub fn note_arrived(&self, [peer, upstream]: [RawFd; 2]) {
+        let entries = &self.offload.entries;
+        for (direction, from, to) in [(0, peer, upstream), (1, upstream, peer)] {
+            let (Ok(from), Ok(to)) = (socket::position(from), socket::position(to)) else { return };
+            let sent = Sent::new(self.direction(direction).add_sequence, &from, &to);
+            entries::raise(entries.acknowledged(self.index, direction), sent.since as u32);
+            entries::raise(entries.sent(self.index, direction), sent.upto as u32);
+            entries.reach(self.index, direction).fetch_max(sent.reach, Ordering::Relaxed);
+        }
+    }
+
     fn interfaces(&self) -> [u32; 2] {
         [0, 1].map(|direction| self.direction(direction).in_interface)
     }
