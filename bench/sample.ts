@@ -272,19 +272,23 @@ async function measureIdle(task: Task, pid: number | undefined): Promise<Numbers
   };
 }
 
-/** A load that says when all connections are open and when it has measured, and waits in between. */
+/**
+ * A load that says when all idle connections are open, and before and after what it measures; the processor
+ * time is what was used in between.
+ */
 async function measureOpen(task: Task, pid: number | undefined): Promise<Numbers> {
   const load = new TalkingLoad(task, ["--seconds", `${task.seconds}`]);
   await load.next();
-  const before = pid === undefined ? undefined : readCpu(pid);
   await load.go();
-  const { measured = 0 } = await load.next();
+  const { exchanged: first = 0 } = await load.next();
+  const before = pid === undefined ? undefined : readCpu(pid);
+  const { exchanged: last = 0 } = await load.next();
   const cpu = pid === undefined || before === undefined ? 0 : cpuSeconds(before, readCpu(pid));
   const numbers = await load.end();
-  return pid === undefined || measured === 0 ? numbers : {
+  return pid === undefined || last === first ? numbers : {
     ...numbers,
     cpu_seconds: cpu,
-    [COST]: cpu * 1e6 / measured * task.work.operationsPerCost,
+    [COST]: cpu * 1e6 / (last - first) * task.work.operationsPerCost,
   };
 }
 

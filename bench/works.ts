@@ -170,6 +170,24 @@ function open(connections: number): Work {
   };
 }
 
+/** What a connection costs that was opened a while before: what a program does for established ones counts here. */
+function lasting(connections: number): Work {
+  return {
+    name: `lasting-${connections}`,
+    title: `TCP ping-pong of 64 bytes, ${count(connections, "connection")} of two seconds and more`,
+    protocol: "tcp",
+    kind: "open",
+    load: [
+      ...["tcp-pingpong", "--connections", `${connections}`],
+      ...["--held", "0", "--warm-up", "2"],
+    ],
+    metrics: [perSecond("exchanges"), cost("µs/exchange"), ...times],
+    operationsPerCost: 1,
+    quick: false,
+    mostRounds: 4,
+  };
+}
+
 interface UdpOptions {
   readonly clients: number;
   readonly size: number;
@@ -251,6 +269,7 @@ export const WORKS: readonly Work[] = [
   pingPong(32, 0, true),
   pingPong(32, 2000, false),
   pingPong(1, 0, false),
+  lasting(32),
   open(10),
   open(1000),
   // Two files for each, and a quarter more for HAProxy's pipes: all that a limit of 20,000 allows.

@@ -126,8 +126,8 @@ pub fn rate(mut arguments: Arguments) -> Result<()> {
 
 /// `tcp-pingpong`. With `--held`, so many other connections are open and idle meanwhile, and what
 /// they cost to open and to close stays out of the proxy's processor time: the load prints
-/// `{"ready":N}` and waits for a line before it starts, and prints `{"measured":N}` and waits for the
-/// end of its input before anything closes.
+/// `{"ready":N}` and waits for a line before it starts, prints `{"exchanged":N}` when the warm-up and when
+/// the measured time is over, and waits for the end of its input before anything closes.
 pub fn ping_pong(mut arguments: Arguments) -> Result<()> {
     let common = Common::parse(&mut arguments)?;
     let connections = bounded(&mut arguments, "--connections", 32, 1..=1000)?;
@@ -153,14 +153,20 @@ pub fn ping_pong(mut arguments: Arguments) -> Result<()> {
         })
     });
     let counts = Arc::clone(&load.counts);
+    let report_exchanges = || report_one("exchanged", counts.received.get());
+    let mut is_first_tick = true;
     let seconds = conduct_to_drain(
         &course,
         common.timing,
         || load.is_finished() && storm.as_ref().is_none_or(Side::is_finished),
-        || {},
+        || {
+            if std::mem::take(&mut is_first_tick) && held.is_some() {
+                report_exchanges();
+            }
+        },
     );
     if held.is_some() {
-        report_one("measured", counts.received.get());
+        report_exchanges();
         wait_for_end_of_input(MEASURER)?;
     }
     let closed = idle::count_closed(&others)
