@@ -86,7 +86,7 @@ export interface Status {
 export interface Connection {
   readonly listener: string;
   readonly protocol: "tcp" | "udp";
-  readonly phase: "header" | "connecting" | "relayed";
+  readonly phase: "header" | "connecting" | "relayed" | "offloaded";
   readonly worker: number;
   readonly peer?: string;
   /** None before its header has come, and where the header names none. */

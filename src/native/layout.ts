@@ -206,6 +206,7 @@ export const Phase = {
   header: 0,
   connecting: 1,
   relayed: 2,
+  offloaded: 3,
 } as const;
 
 /** Byte offsets of a `ConnectionRecord`; numbers in host byte order. */

@@ -6,7 +6,8 @@ import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Host } from "../e2e/support/host.ts";
-import { type Counters, Program } from "../e2e/support/program.ts";
+import type { Connections } from "../../src/control/protocol.ts";
+import { type Counters, Program, runToEnd } from "../e2e/support/program.ts";
 import { ProgramCopy } from "../e2e/support/program_copy.ts";
 import { runTool } from "../e2e/support/real_peers.ts";
 import { v2 } from "../e2e/support/headers.ts";
@@ -213,9 +214,13 @@ Deno.test("offload: a balancer that has lost its connections gets new ones from 
 Deno.test("offload: a handed-over connection is counted, listed and ended as any other", async () => {
   await using copy = await handingOver();
   await using service = new TcpService(tellAndEcho);
+  const control = join(copy.root, "control");
   await using program = await Program.start({
     root: copy.root,
-    args: ["-4", service.address, "--offload", "auto", "--idle-timeout", "4", "--sandbox", "on"],
+    args: [
+      ...["-4", service.address, "--offload", "auto", "--idle-timeout", "4", "--sandbox", "on"],
+      ...["--control", control],
+    ],
     logLevel: "access",
   });
   assert.equal(program.all("offload").length, 1);
@@ -226,6 +231,12 @@ Deno.test("offload: a handed-over connection is counted, listed and ended as any
     await client.send("ping");
     await client.exactly(4);
   }
+  await eventually(async () => {
+    const { stdout } = await runToEnd(["connections", "--control", control, "--json"]);
+    const [only] = (JSON.parse(stdout) as Connections).connections;
+    // Its bytes are counted once a second.
+    return only?.phase === "offloaded" && only.bytesUp === 40 && only.bytesDown === 57;
+  }, "connection listed as offloaded, with its bytes");
   // The idle timeout resets it: its sockets are gone.
   assert.equal(await client.end(), "reset");
   const line = await eventually(

@@ -186,6 +186,7 @@ pub const BOUNDARY: &[Item] = &[
         phase::HEADER,
         phase::CONNECTING,
         phase::RELAYED,
+        phase::OFFLOADED,
     ),
     offsets!("CONNECTION",
         ConnectionRecord,

@@ -315,6 +315,8 @@ pub mod phase {
     pub const CONNECTING: u8 = 1;
     /// It is relayed; a flow always is.
     pub const RELAYED: u8 = 2;
+    /// The kernel has it: its packets are translated, and mmproxy has no socket of it any more.
+    pub const OFFLOADED: u8 = 3;
 }
 
 /// A connection or a flow at one moment.

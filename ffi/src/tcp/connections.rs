@@ -162,6 +162,9 @@ impl Connection {
         let (upstream, phase) = match &self.phase {
             Phase::Header(_) => return record,
             Phase::Connecting(upstream) => (upstream, phase::CONNECTING),
+            Phase::Relaying(upstream) if upstream.offloading.is_offloaded() => {
+                (upstream, phase::OFFLOADED)
+            }
             Phase::Relaying(upstream) => (upstream, phase::RELAYED),
         };
         ConnectionRecord {
