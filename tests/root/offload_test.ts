@@ -232,7 +232,9 @@ Deno.test("offload: a handed-over connection is counted, listed and ended as any
     await client.exactly(4);
   }
   await eventually(async () => {
-    const { stdout } = await runToEnd(["connections", "--control", control, "--json"]);
+    const words = ["connections", "--control", control, "--json"];
+    const { code, stdout, stderr } = await runToEnd(words, { root: copy.root });
+    assert.equal(code, 0, stderr);
     const [only] = (JSON.parse(stdout) as Connections).connections;
     // Its bytes are counted once a second.
     return only?.phase === "offloaded" && only.bytesUp === 40 && only.bytesDown === 57;
