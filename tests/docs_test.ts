@@ -80,6 +80,27 @@ for (const page of PAGES.filter((page) => page.startsWith("docs/recipes/"))) {
   });
 }
 
+Deno.test("docs: files of the repository that a page names are there", () => {
+  const folders = "bench|bin|demo|deploy|docs|ffi|fuzz|src|tests";
+  const file = new RegExp(`^(?:${folders})/[\\w./-]+\\.\\w+$`);
+  const named = PAGES.flatMap((page) => {
+    const prose = read(page).replace(/^ *```[^]*?^ *```$/gm, "");
+    const paths = [...prose.matchAll(/`([^`\n]+)`/g)].map(([, text = ""]) => text);
+    return paths.filter((path) => file.test(path)).map((path) => ({ page, path }));
+  });
+  assert.ok(named.length > 0);
+  const tracked = new Set(trackedFiles());
+  assert.deepEqual(named.filter(({ path }) => !tracked.has(path)), []);
+});
+
+/** What git has: a result that is there and ignored is not there for others. */
+function trackedFiles(): string[] {
+  const { success, stdout } = new Deno.Command("git", { args: ["ls-files"], cwd: ROOT })
+    .outputSync();
+  assert.ok(success);
+  return new TextDecoder().decode(stdout).split("\n");
+}
+
 Deno.test("docs: every flag that moving.md names for this program is one of its flags", () => {
   const help = parseArguments(["--help"], "0");
   assert.ok(help.kind === "print");
