@@ -58,6 +58,8 @@ pub struct WatchedPlace {
     /// The age since which it is watched, and at which it is worth another attempt, in milliseconds.
     since: u64,
     next: u64,
+    /// The age at which what has arrived was noted last: once in a millisecond is enough.
+    noted: u64,
     attempts: u32,
 }
 
@@ -147,6 +149,7 @@ impl Offloading {
                             place,
                             since: age,
                             next: age,
+                            noted: age,
                             attempts: 0,
                         }))
                     });
@@ -160,8 +163,10 @@ impl Offloading {
                 if !watched.place.is_seen() {
                     // What passed before the program knew the connection is missing from its counts: it would
                     // believe no acknowledgment of that, nor what carries one.
-                    watched.place.note_arrived(fds);
-                    watched.next = age + 1;
+                    if watched.noted < age {
+                        watched.place.note_arrived(fds);
+                        watched.noted = age;
+                    }
                     return None;
                 }
                 let calm = || fds.iter().all(|fd| is_calm(*fd));
