@@ -120,7 +120,7 @@ Deno.test("offload: 10,000 hand-overs under load, every byte right and every cli
   const { said, counters } = await overWire(wire, load(10_000, 6_000, 50));
   assert.match(said, /^10000 right, 0 wrong/);
   const offloaded = counters.get("offloaded");
-  assert.ok(offloaded >= 9_500, `${offloaded} of 10000 were handed over`);
+  assert.ok(offloaded >= 9_800, `${offloaded} of 10000 were handed over`);
 });
 
 Deno.test("offload: a wire that loses, delays, reorders and repeats", async () => {
