@@ -85,8 +85,7 @@ Deno.test("docs: files of the repository that a page names are there", () => {
   const file = new RegExp(`^(?:${folders})/[\\w./-]+\\.\\w+$`);
   const named = PAGES.flatMap((page) => {
     const prose = read(page).replace(/^ *```[^]*?^ *```$/gm, "");
-    const paths = [...prose.matchAll(/`([^`\n]+)`/g)].map(([, text = ""]) => text);
-    return paths.filter((path) => file.test(path)).map((path) => ({ page, path }));
+    return code(prose).filter((path) => file.test(path)).map((path) => ({ page, path }));
   });
   assert.ok(named.length > 0);
   const tracked = new Set(trackedFiles());

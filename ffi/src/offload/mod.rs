@@ -273,12 +273,17 @@ impl Place {
     pub fn note_arrived(&self, [peer, upstream]: [RawFd; 2]) {
         let entries = &self.offload.entries;
         for (direction, from, to) in [(0, peer, upstream), (1, upstream, peer)] {
-            let (Ok(from), Ok(to)) = (socket::position(from), socket::position(to)) else { return };
-            let sent = Sent::new(self.direction(direction).add_sequence, &from, &to);
+            let Ok(sent) = self.sent(direction, from, to) else { return };
             entries::raise(entries.acknowledged(self.index, direction), sent.since as u32);
             entries::raise(entries.sent(self.index, direction), sent.upto as u32);
             entries.reach(self.index, direction).fetch_max(sent.reach, Ordering::Relaxed);
         }
+    }
+
+    /// What the sockets that a direction comes from, and goes to, know of it now.
+    fn sent(&self, direction: usize, from: RawFd, to: RawFd) -> io::Result<Sent> {
+        let (from, to) = (socket::position(from)?, socket::position(to)?);
+        Ok(Sent::new(self.direction(direction).add_sequence, &from, &to))
     }
 
     fn interfaces(&self) -> [u32; 2] {
@@ -332,9 +337,7 @@ impl Place {
             let clock = socket::clock(to)?;
             entries.set_clock(self.index, direction, clock, monotonic_ns());
             // What the program has seen while the relay buffered more than a window is not credible to it.
-            let add_sequence = self.direction(direction).add_sequence;
-            let (from, to) = (socket::position(from)?, socket::position(to)?);
-            let sent = Sent::new(add_sequence, &from, &to);
+            let sent = self.sent(direction, from, to)?;
             entries.acknowledged(self.index, direction).store(sent.since, Ordering::Relaxed);
             entries.sent(self.index, direction).store(sent.upto, Ordering::Relaxed);
             entries.reach(self.index, direction).fetch_max(sent.reach, Ordering::Relaxed);

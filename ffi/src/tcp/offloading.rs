@@ -58,8 +58,8 @@ pub struct WatchedPlace {
     /// The age since which it is watched, and at which it is worth another attempt, in milliseconds.
     since: u64,
     next: u64,
-    /// The age at which what has arrived was noted last: once in a millisecond is enough.
-    noted: u64,
+    /// The age at which it is worth noting what has arrived, while the program has not seen both directions.
+    note_at: u64,
     attempts: u32,
 }
 
@@ -149,7 +149,7 @@ impl Offloading {
                             place,
                             since: age,
                             next: age,
-                            noted: age,
+                            note_at: age + 1,
                             attempts: 0,
                         }))
                     });
@@ -163,9 +163,9 @@ impl Offloading {
                 if !watched.place.is_seen() {
                     // What passed before the program knew the connection is missing from its counts: it would
                     // believe no acknowledgment of that, nor what carries one.
-                    if watched.noted < age {
+                    if age >= watched.note_at {
                         watched.place.note_arrived(fds);
-                        watched.noted = age;
+                        watched.note_at = watched.later(age);
                     }
                     return None;
                 }
@@ -174,8 +174,7 @@ impl Offloading {
                     return None;
                 }
                 if !watched.fits(fds) {
-                    // An attempt takes twenty system calls: the longer it lasts, the fewer there are.
-                    watched.next = age + ((age - watched.since) / 16).max(1);
+                    watched.next = watched.later(age);
                     return None;
                 }
                 let Offloading::Watched(watched) = std::mem::take(self) else { return None };
@@ -378,6 +377,11 @@ impl Offloaded {
 }
 
 impl WatchedPlace {
+    /// The age at which to try again. An attempt takes twenty system calls: the longer it lasts, the fewer there are.
+    fn later(&self, age: u64) -> u64 {
+        age + ((age - self.since) / 16).max(1)
+    }
+
     /// Whether neither end may send more than the other's window takes. Were it more, the receiver would drop it, and
     /// the sender would wait for longer and longer before it repeats it, even where the receiver only pauses.
     fn fits(&mut self, fds: [RawFd; 2]) -> bool {
