@@ -161,6 +161,32 @@ Deno.test("offload: connections that exchange without a pause are handed over, a
   assert.equal((await program.stop()).get("offloaded"), 32);
 });
 
+Deno.test("offload: a client that comes back at once with its port is handed over again", async () => {
+  await using copy = await handingOver();
+  await using service = new TcpService(tellAndEcho);
+  await using program = await Program.start({
+    root: copy.root,
+    args: ["-4", service.address, "--offload", "auto"],
+    logLevel: "info",
+  });
+  for (let visit = 0; visit < 5; visit++) {
+    using client = await Stream.connect(program.listen.port);
+    await client.send(v2({ ip: "192.0.2.44", port: 40_321 }, BALANCER));
+    assert.equal(await client.line(), "192.0.2.44:40321");
+    for (let round = 0; round < 20; round++) {
+      await client.send("ping");
+      await client.exactly(4);
+    }
+    // Until the hand-over is complete.
+    await pause(100);
+    await client.finish();
+    assert.equal(await client.end(), "closed");
+    // Until the last acknowledgment has passed, and less than until mmproxy looks at the connection.
+    await pause(50);
+  }
+  assert.equal((await program.stop()).get("offloaded"), 5);
+});
+
 Deno.test("offload: an end that resets a handed-over connection ends it, and no other", async () => {
   await using copy = await handingOver();
   await using service = new TcpService(tellAndEcho);

@@ -238,6 +238,11 @@ impl Offload {
         !is_empty && own() || self.others.hold(&tuple)
     }
 
+    /// Whether a new connection has the addresses and ports of an entry, so that the program translates nothing for it.
+    fn is_over(&self, entry: u32) -> bool {
+        self.entries.state(entry).load(Ordering::Acquire) == state::OVER
+    }
+
     /// An entry that no connection has, and no packet in hand.
     fn take_entry(&self) -> Option<u32> {
         let mut free = lock(&self.free);
@@ -290,14 +295,19 @@ impl Place {
         [0, 1].map(|direction| self.direction(direction).in_interface)
     }
 
-    /// From here on the program finds packets with these tuples, of the two directions.
+    /// From here on the program finds packets with these tuples, of the two directions. An entry that is over keeps
+    /// its tuples until someone looks at it, up to two seconds later; whoever has them by now need not wait for that.
+    ///
+    /// # Errors
+    /// EEXIST where they are another connection's, and those of the map.
     fn insert(&self, tuples: &[Tuple; 2], flag: u32) -> io::Result<()> {
         let mut known = lock(&self.offload.tuples);
         for (direction, tuple) in tuples.iter().enumerate() {
+            if known.get(tuple, 0).is_ok_and(|found| !self.offload.is_over(found.entry)) {
+                return Err(io::Error::from_raw_os_error(libc::EEXIST));
+            }
             let reference = Reference { entry: self.index, direction: direction as u32 | flag };
-            // Another connection's entry, which has ended and is not removed yet, is none of ours.
-            const NEW_ONLY: u64 = 1;
-            known.insert(tuple, reference, NEW_ONLY).map_err(io::Error::other)?;
+            known.insert(tuple, reference, 0).map_err(io::Error::other)?;
         }
         Ok(())
     }
@@ -412,7 +422,7 @@ impl Place {
 
     /// Whether someone else has the addresses and ports by now.
     pub fn is_over(&self) -> bool {
-        self.offload.entries.state(self.index).load(Ordering::Acquire) == state::OVER
+        self.offload.is_over(self.index)
     }
 }
 
