@@ -22,7 +22,6 @@ import { openProxy } from "./open.ts";
 import { Configuration } from "./reload.ts";
 import { drainingOf, stillRunning } from "./replaced.ts";
 import { endOffload, startOffload } from "./offload.ts";
-import { enterSandbox } from "./sandbox.ts";
 import { orStartErrorSync } from "./start_error.ts";
 import { ServiceManager } from "./systemd.ts";
 import { finishTakeOver, type Predecessor, takeOver, wordsFor } from "./take_over.ts";
@@ -99,6 +98,9 @@ async function open(given: Given): Promise<Run> {
     log,
     ...(reread && { reread }),
   });
+  // Takes a turn of the event loop. Deno stores what it has compiled meanwhile, so that the next start is 10 ms shorter;
+  // the sandbox forbids to write it.
+  const { enterSandbox } = await import("./sandbox.ts");
   const phase = new Phase();
   const supervisor = new Supervisor({
     spawn: spawnWorker(workerUrl()),

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { pathToFileURL } from "node:url";
 import { layOut, ReleaseError } from "../../deploy/release.ts";
 import { freePort, show } from "./support/endpoints.ts";
 import { v2 } from "./support/headers.ts";
@@ -79,6 +81,24 @@ Deno.test("release: runs from its folder, with no package cache and no home to w
   const ended = await runToEnd(["-l", show(program.listen)], { root });
   assert.equal(ended.code, 1);
   assert.ok(ended.stderr.includes(`${root}/${LIBRARY} (no such file)`), ended.stderr);
+});
+
+Deno.test("release: a start in the sandbox stores what Deno has compiled, for the next one", async () => {
+  await using scratch = await Scratch.make();
+  const root = `${scratch.path}/mmproxy`;
+  await layOut(root);
+  const cache = `${scratch.path}/cache`;
+  await using program = await Program.start({
+    root,
+    args: ["--sandbox", "on"],
+    shell: `export DENO_DIR=${cache}; exec "$@"`,
+  });
+  await program.stop();
+  using stored = new DatabaseSync(`${cache}/v8_code_cache_v2`, { readOnly: true });
+  const modules = stored.prepare("SELECT specifier FROM codecache").all()
+    .map(({ specifier }) => String(specifier));
+  const main = pathToFileURL(`${root}/lib/main.js`).href;
+  assert.ok(modules.includes(main), modules.join(" "));
 });
 
 /** The pages in a folder of a release. */
