@@ -49,7 +49,9 @@ use proxy::port::{self, Transport};
 use proxy::settings::Budgets;
 use proxy::stored::Stored;
 use proxy::{handles, sandbox, Records};
-use system::{files, journal, notify, presence, probe, resolve, spawner, usage, usr1, watch};
+use system::{
+    files, journal, memory, notify, presence, probe, resolve, spawner, usage, usr1, watch,
+};
 
 /// Bytes that TypeScript owns for the length of a call: valid for the length given next to it, and
 /// aligned to 8.
@@ -742,6 +744,16 @@ pub unsafe extern "C" fn process_usage(record: Buffer, length: u32) -> i32 {
         // SAFETY: the caller's promise; any bit pattern is a `UsageRecord`.
         let record: &mut UsageRecord = only_mut(unsafe { records_mut(record, length)? })?;
         *record = usage::usage()?;
+        Ok(0)
+    })
+}
+
+/// Returns the memory to the kernel that the start needed.
+#[cfg_attr(feature = "bindgen", deno_bindgen)]
+#[cfg_attr(not(feature = "bindgen"), no_mangle)]
+pub extern "C" fn release_memory() -> i32 {
+    guard(|| {
+        memory::release();
         Ok(0)
     })
 }

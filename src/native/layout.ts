@@ -553,4 +553,4 @@ export const BUCKETS_MS: readonly number[] = [
 ];
 
 /** What `abi_version()` of a matching library answers. */
-export const ABI_VERSION = 2889766061;
+export const ABI_VERSION = 1813354553;

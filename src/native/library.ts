@@ -703,6 +703,11 @@ export class Library {
     return decodeUsage(record);
   }
 
+  /** Returns the memory to the kernel that the start needed. */
+  releaseMemory(): void {
+    this.#unwrap(this.#native.release_memory());
+  }
+
   /** The rules that look in a routing table, and its routes: `RoutingRecord`s. */
   listRouting(table: number): Uint8Array<ArrayBuffer> {
     let records = new Uint8Array(16 * ROUTING.size);

@@ -226,6 +226,10 @@ export const symbols = {
     parameters: ["buffer", "u32", "buffer", "u32"],
     result: "i32",
   },
+  release_memory: {
+    parameters: [],
+    result: "i32",
+  },
   remove_routing: {
     parameters: ["buffer", "u32"],
     result: "i32",

@@ -50,6 +50,7 @@ export async function runService(
   const { ready, ended } = run.supervisor.start(library.path, run.workers);
   await ready;
   await serve(run);
+  library.releaseMemory();
   await ended;
   await close(run, logging);
 }

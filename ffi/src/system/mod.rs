@@ -3,6 +3,7 @@
 pub mod fdstore;
 pub mod files;
 pub mod journal;
+pub mod memory;
 pub mod notify;
 pub mod presence;
 pub mod probe;

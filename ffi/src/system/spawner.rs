@@ -24,6 +24,7 @@ use crate::abi::errors::{Error, Result};
 use crate::net::descriptors;
 use crate::net::socket::check;
 use crate::system::journal;
+use crate::system::memory::Mapping;
 use crate::system::sync::lock;
 
 /// Names the descriptor of the standard error to be used once the start is over: until then it goes to whoever
@@ -459,16 +460,9 @@ fn spare_memory(prepared: &Prepared) -> Vec<(usize, usize)> {
 /// The start and length of a private mapping without a file that can be written to, of a line of
 /// proc_pid_maps(5).
 fn anonymous(line: &str) -> Option<(usize, usize)> {
-    let mut fields = line.split_ascii_whitespace();
-    let (start, end) = fields.next()?.split_once('-')?;
-    let permissions = fields.next()?;
-    let inode = fields.nth(2)?;
-    let name = fields.next().unwrap_or_default();
-    let plain =
-        permissions == "rw-p" && inode == "0" && (name.is_empty() || name.starts_with("[anon"));
-    let (start, end) =
-        (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
-    plain.then_some((start, end - start))
+    let Mapping { addresses, permissions, inode, file } = Mapping::of(line)?;
+    let is_anonymous = inode == 0 && (file.is_empty() || file.starts_with("[anon"));
+    (permissions == "rw-p" && is_anonymous).then_some((addresses.start, addresses.len()))
 }
 
 #[cfg(test)]
