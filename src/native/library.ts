@@ -97,12 +97,13 @@ export function loadLibrary(places: readonly string[]): Library {
  */
 function open(place: string) {
   const names = Object.keys(symbols) as (keyof NativeSymbols)[];
-  const address = { type: "pointer", optional: true } as const;
+  // A library of another version lacks some, and says so by its `abi_version`.
+  const address = (optional: boolean) => ({ type: "pointer", optional } as const);
   return Deno.dlopen(
     place,
-    Object.fromEntries(names.map((name) => [name, address])) as Record<
+    Object.fromEntries(names.map((name) => [name, address(name !== "abi_version")])) as Record<
       keyof NativeSymbols,
-      typeof address
+      ReturnType<typeof address>
     >,
   );
 }
