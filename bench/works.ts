@@ -308,7 +308,7 @@ export const WORKS: readonly Work[] = [
     ],
     operationsPerCost: 1,
     quick: false,
-    mostRounds: 2,
+    mostRounds: 5,
   },
   {
     name: "startup",
