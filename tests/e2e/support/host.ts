@@ -69,14 +69,24 @@ export class Host implements Disposable {
   async connect(device: string, other: Host, itsDevice: string): Promise<void> {
     await this.run(
       `ip link add ${device} type veth peer name ${itsDevice} netns ${other.path}
-       ip link set ${device} up`,
+       ${up(device)}`,
     );
-    await other.run(`ip link set ${itsDevice} up`);
+    await other.run(up(itsDevice));
   }
 
   [Symbol.dispose](): void {
     libc.symbols.close(this.fd);
   }
+}
+
+/**
+ * Commands that set an interface up. Without duplicate address detection: until its link-local address is no longer
+ * tentative, for up to two seconds, a router asks for no neighbour (ndisc_solicit), and the first packets are lost.
+ */
+function up(device: string): string {
+  const detect = `/proc/sys/net/ipv6/conf/${device}/accept_dad`;
+  return `[ ! -e ${detect} ] || echo 0 > ${detect}
+       ip link set ${device} up`;
 }
 
 function current(): number {
