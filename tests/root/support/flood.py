@@ -1,7 +1,7 @@
 """Connections through a proxy that are full in both directions, and whose bytes are counted at both ends.
 
-Usage: flood.py PROXY SERVICE CONNECTIONS ROUNDS (two ports of 127.0.0.1). Sends for half a second in each round,
-and waits five seconds for the rest. Prints how many connections were right, and what was wrong with the first ones.
+Usage: flood.py PROXY SERVICE CONNECTIONS ROUNDS (two ports of 127.0.0.1). Sends for a second in each round,
+and waits twenty for the rest. Prints how many connections were right, and what was wrong with the first ones.
 """
 import socket
 import sys
@@ -26,7 +26,7 @@ def receive(connection, received, index):
 def run(ends, seconds):
     """Both ends of every connection send and receive; what was sent and received at each."""
     for end in ends:
-        end.settimeout(seconds + 5)
+        end.settimeout(seconds + 20)
     sent, received, failed = [0] * len(ends), [0] * len(ends), []
     until = time.monotonic() + seconds
 
@@ -60,7 +60,7 @@ with socket.create_server(("127.0.0.1", service)) as listener:
             if address != (f"192.0.2.{1 + index}", port):
                 sys.exit(f"the service saw {address}")
             ends += [client, accepted]
-        sent, received, failed = run(ends, 0.5)
+        sent, received, failed = run(ends, 1)
         for client in range(0, len(ends), 2):
             counts = (sent[client], received[client + 1], sent[client + 1], received[client])
             if counts[0] == counts[1] and counts[2] == counts[3] and not failed:
