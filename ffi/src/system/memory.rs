@@ -99,7 +99,7 @@ Anonymous:             0 kB
         let resident = || crate::system::usage::usage().unwrap().resident_bytes;
         // Free in the allocator, below something that is not.
         let many: Vec<_> = (0..400_000).map(|at| vec![1u8; 100 + at % 2]).collect();
-        let last = vec![1u8; 100];
+        let last: Box<[u8]> = vec![1u8; 100].into();
         drop(many);
         let before = resident();
         release();
