@@ -49,8 +49,8 @@ export async function runService(
   const logging = logEvents({ ...run, note: run.metrics.note });
   const { ready, ended } = run.supervisor.start(library.path, run.workers);
   await ready;
-  await serve(run);
   library.releaseMemory();
+  await serve(run);
   await ended;
   await close(run, logging);
 }
