@@ -1,7 +1,7 @@
 """Connections through a proxy that are full in both directions, and whose bytes are counted at both ends.
 
 Usage: flood.py PROXY SERVICE CONNECTIONS ROUNDS (two ports of 127.0.0.1). Sends for a second in each round,
-and waits twenty for the rest. Prints how many connections were right, and what was wrong with the first ones.
+and waits five for the rest. Prints how many connections were right, and what was wrong with the first ones.
 """
 import socket
 import sys
@@ -26,7 +26,7 @@ def receive(connection, received, index):
 def run(ends, seconds):
     """Both ends of every connection send and receive; what was sent and received at each."""
     for end in ends:
-        end.settimeout(seconds + 20)
+        end.settimeout(seconds + 5)
     sent, received, failed = [0] * len(ends), [0] * len(ends), []
     until = time.monotonic() + seconds
 
